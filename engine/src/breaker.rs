@@ -1,0 +1,163 @@
+//! The circuit breaker: keeps work away from a store that does not answer, and finds out soon
+//! when it does again.
+//!
+//! ```text
+//! Closed --5 failures in a row--> Open --cool-down--> HalfOpen --2 good probes--> Closed
+//!                                  ^---------- a bad probe ------'
+//! ```
+//!
+//! Invariant: while not closed, a probe is due at most one cool-down after the last one ended, and
+//! no more than one is under way. Probes come from a timer, not from traffic, so that a store
+//! nobody writes to recovers too.
+
+use std::time::Duration;
+
+/// Failures in a row that open the breaker.
+pub const FAILURES_TO_OPEN: u32 = 5;
+/// Between probes while not closed.
+pub const COOL_DOWN: Duration = Duration::from_millis(300);
+/// Good probes in a row that close it.
+pub const PROBES_TO_CLOSE: u32 = 2;
+
+/// Where the breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Work flows.
+    Closed {
+        /// In a row.
+        failures: u32,
+    },
+    /// No work; a probe is due at `probe_at` (monotonic).
+    Open {
+        /// When the next probe is due.
+        probe_at: Duration,
+    },
+    /// Probing: no work yet.
+    HalfOpen {
+        /// Good ones in a row.
+        successes: u32,
+        /// When the next is due.
+        probe_at: Duration,
+    },
+}
+
+/// What a call to the store showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The store answered, be it with a refusal on the merits.
+    Answer,
+    /// It did not.
+    Failure,
+}
+
+/// A change that others act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// Nothing changed for the lanes.
+    None,
+    /// Work stops.
+    Opened,
+    /// Work resumes; back-off starts anew.
+    Closed,
+}
+
+/// A breaker for one store. Monotonic time is passed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    state: State,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Breaker { state: State::Closed { failures: 0 } }
+    }
+}
+
+impl Breaker {
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// True when work may be sent.
+    pub fn admits(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
+    /// When the next probe is due; `None` while closed.
+    pub fn probe_at(&self) -> Option<Duration> {
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { probe_at } | State::HalfOpen { probe_at, .. } => Some(probe_at),
+        }
+    }
+
+    /// Takes note of a call's end: work while closed, a probe otherwise. Work that was sent before
+    /// the breaker opened and ends later says nothing new, unless it shows that the store answers.
+    pub fn record(&mut self, now: Duration, seen: Seen) -> Transition {
+        let probe_at = now + COOL_DOWN;
+        let (next, transition) = match (self.state, seen) {
+            (State::Closed { .. }, Seen::Answer) => {
+                (State::Closed { failures: 0 }, Transition::None)
+            }
+            (State::Closed { failures }, Seen::Failure) if failures + 1 < FAILURES_TO_OPEN => {
+                (State::Closed { failures: failures + 1 }, Transition::None)
+            }
+            (State::Closed { .. }, Seen::Failure) => (State::Open { probe_at }, Transition::Opened),
+            (State::Open { .. } | State::HalfOpen { .. }, Seen::Failure) => {
+                (State::Open { probe_at }, Transition::None)
+            }
+            (State::Open { .. }, Seen::Answer) => {
+                (State::HalfOpen { successes: 1, probe_at: now }, Transition::None)
+            }
+            (State::HalfOpen { successes, .. }, Seen::Answer) => {
+                if successes + 1 < PROBES_TO_CLOSE {
+                    let successes = successes + 1;
+                    (State::HalfOpen { successes, probe_at: now }, Transition::None)
+                } else {
+                    (State::Closed { failures: 0 }, Transition::Closed)
+                }
+            }
+        };
+        self.state = next;
+        transition
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened() -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 1..FAILURES_TO_OPEN {
+            assert_eq!(breaker.record(Duration::ZERO, Seen::Failure), Transition::None);
+        }
+        assert_eq!(breaker.record(Duration::ZERO, Seen::Failure), Transition::Opened);
+        breaker
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it() {
+        assert!(!opened().admits());
+        let mut breaker = Breaker::default();
+        for n in 0..100 {
+            let seen = if n % 3 == 0 { Seen::Answer } else { Seen::Failure };
+            assert_eq!(breaker.record(Duration::ZERO, seen), Transition::None);
+        }
+    }
+
+    #[test]
+    fn good_probes_close_it_and_a_bad_one_starts_over() {
+        let mut breaker = opened();
+        assert_eq!(breaker.probe_at(), Some(COOL_DOWN));
+        let now = COOL_DOWN;
+        assert_eq!(breaker.record(now, Seen::Answer), Transition::None);
+        assert_eq!(breaker.probe_at(), Some(now), "the next probe follows at once");
+        assert_eq!(breaker.record(now, Seen::Failure), Transition::None);
+        assert_eq!(breaker.probe_at(), Some(now + COOL_DOWN));
+        breaker.record(now, Seen::Answer);
+        assert_eq!(breaker.record(now, Seen::Answer), Transition::Closed);
+        assert!(breaker.admits());
+    }
+}

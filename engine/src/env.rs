@@ -1,0 +1,311 @@
+//! The door to the world. The engine reaches clock, network and storage through these traits
+//! alone, so that the simulator and the production binary run the same code.
+//!
+//! Invariant: a write to the outside ends in one of three outcomes, and the type says which:
+//! [`Outcome::Applied`], [`Outcome::Refused`] (it certainly did not happen) or
+//! [`Outcome::Unknown`] (it may have happened, or may yet).
+//!
+//! Every call answers within a bound that the binding sets; no caller has to race it against a
+//! timer.
+
+use crate::journal::{JournalBatch, JournalError, Replay};
+use crate::row::{BatchAnswer, Change, Poll, PollPage, RowOp, StoreTime};
+use crate::version::NodeId;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+/// Everything that the engine needs of the world.
+pub trait Env: Clone + Send + Sync + 'static {
+    /// See [`Clock`].
+    type Clock: Clock;
+    /// See [`Network`].
+    type Network: Network;
+    /// See [`Storage`].
+    type Storage: Storage;
+
+    /// This coordinator's clock.
+    fn clock(&self) -> &Self::Clock;
+    /// The way to other coordinators.
+    fn network(&self) -> &Self::Network;
+    /// The stores and this coordinator's journal.
+    fn storage(&self) -> &Self::Storage;
+    /// Runs a task until it ends or the coordinator's process does.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
+    /// The next number of this coordinator's random stream: from the seed in the simulator, from
+    /// the operating system in production.
+    fn random(&self) -> u64;
+}
+
+/// Time, as this coordinator sees it.
+pub trait Clock: Send + Sync + 'static {
+    /// Since the Unix epoch. May jump.
+    fn wall(&self) -> Duration;
+    /// Since this process started. Never goes back.
+    fn monotonic(&self) -> Duration;
+    /// Ends after `duration` of monotonic time.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send;
+}
+
+/// Request and response to another coordinator. A message may be lost, late, doubled or
+/// overtaken by a later one.
+pub trait Network: Send + Sync + 'static {
+    /// Sends `message` and waits for the answer.
+    fn request(
+        &self,
+        to: NodeId,
+        message: PeerMessage,
+    ) -> impl Future<Output = Outcome<PeerReply>> + Send;
+    /// The other coordinators, in order.
+    fn peers(&self) -> Vec<NodeId>;
+}
+
+/// What coordinators tell each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// These versions are in the authority: news before the next poll.
+    Installed(Vec<Change>),
+}
+
+/// The answer to a [`PeerMessage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerReply {
+    /// It was taken note of.
+    Noted,
+}
+
+/// Opens the stores and this coordinator's journal.
+pub trait Storage: Send + Sync + 'static {
+    /// Workers KV.
+    type Kv: KvStore;
+    /// D1, as the authority's rows.
+    type D1: RowStore;
+    /// R2.
+    type R2: ObjectStore;
+    /// This coordinator's own durable state.
+    type Journal: Journal;
+
+    /// Workers KV.
+    fn kv(&self) -> &Self::Kv;
+    /// D1.
+    fn d1(&self) -> &Self::D1;
+    /// R2.
+    fn r2(&self) -> &Self::R2;
+    /// The journal.
+    fn journal(&self) -> &Self::Journal;
+}
+
+/// What became of a write to the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// It happened.
+    Applied(T),
+    /// It certainly did not happen.
+    Refused(Refusal),
+    /// It may have happened, or may happen yet.
+    Unknown(Doubt),
+}
+
+impl<T> Outcome<T> {
+    /// Converts what was applied.
+    pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Outcome::Applied(value) => Outcome::Applied(convert(value)),
+            Outcome::Refused(refusal) => Outcome::Refused(refusal),
+            Outcome::Unknown(doubt) => Outcome::Unknown(doubt),
+        }
+    }
+}
+
+/// Why a store certainly did not apply a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the caller can do about it.
+    pub kind: RefusalKind,
+    /// The store's own words.
+    pub detail: Cow<'static, str>,
+}
+
+/// Tells the caller of a refused write what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RefusalKind {
+    /// 429: the same again, later.
+    RateLimited,
+    /// 412: the object is not what the condition asks for.
+    Precondition,
+    /// The put came after its lease had ended (rule A5): claim again.
+    DeadlinePassed,
+    /// 413, 414 or a key, value or metadata over a limit: never again.
+    TooLarge,
+    /// Constraint or type error: never again.
+    Constraint,
+    /// The connection was refused: nothing was sent.
+    Unreachable,
+}
+
+impl Refusal {
+    /// A refusal in the store's words.
+    pub fn new(kind: RefusalKind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Refusal { kind, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.detail)
+    }
+}
+
+/// Why nobody knows whether a write happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// What was seen.
+    pub kind: DoubtKind,
+    /// The store's own words.
+    pub detail: Cow<'static, str>,
+}
+
+/// What was seen instead of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum DoubtKind {
+    /// No answer in time.
+    Timeout,
+    /// The connection ended before the answer.
+    ConnectionLost,
+    /// A 5xx: the store failed before or after it applied.
+    ServerError,
+    /// "D1 DB is overloaded" and its like.
+    Overloaded,
+}
+
+impl Doubt {
+    /// A doubt in the store's words.
+    pub fn new(kind: DoubtKind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Doubt { kind, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.detail)
+    }
+}
+
+/// A read that gave no answer. Nothing changed; the same again may succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unavailable(pub Cow<'static, str>);
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// A value in KV.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvEntry {
+    /// The raw bytes.
+    pub value: Bytes,
+    /// JSON text of at most 1,024 bytes. A plain put erases it.
+    pub metadata: Option<String>,
+}
+
+/// Workers KV: eventual, last write wins, no compare-and-set; reads may be 60 s old, "not found"
+/// included. <https://developers.cloudflare.com/kv/concepts/how-kv-works/>
+pub trait KvStore: Send + Sync + 'static {
+    /// The value, as this place sees it.
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<KvEntry>, Unavailable>> + Send;
+    /// Puts value and metadata. Refused once the store side's clock has reached `deadline`.
+    fn put(
+        &self,
+        key: &str,
+        entry: KvEntry,
+        deadline: StoreTime,
+    ) -> impl Future<Output = Outcome<()>> + Send;
+    /// Deletes. Refused once the store side's clock has reached `deadline`.
+    fn delete(&self, key: &str, deadline: StoreTime) -> impl Future<Output = Outcome<()>> + Send;
+    /// Keys after `after` that begin with `prefix`, in order, at most `limit`, with metadata.
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Listed>, Unavailable>> + Send;
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The whole key.
+    pub key: String,
+    /// As it was put.
+    pub metadata: Option<String>,
+}
+
+/// D1 as the authority's rows: the primary, strongly consistent.
+pub trait RowStore: Send + Sync + 'static {
+    /// Applies the operations in order, all in one transaction: on `Applied`, each has its
+    /// answer; on `Refused`, none happened.
+    fn batch(&self, ops: Vec<RowOp>) -> impl Future<Output = Outcome<BatchAnswer>> + Send;
+    /// The change feed, and the marks that wait for a holder.
+    fn poll(&self, poll: Poll) -> impl Future<Output = Result<PollPage, Unavailable>> + Send;
+}
+
+/// An object in R2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// The raw bytes.
+    pub body: Bytes,
+    /// Custom metadata: JSON text of at most 8,192 bytes.
+    pub metadata: Option<String>,
+    /// Changes with every put.
+    pub etag: String,
+}
+
+/// When an object is put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PutIf {
+    /// Whatever is there.
+    Always,
+    /// Nothing is there (`If-None-Match: *`); else refused as [`RefusalKind::Precondition`].
+    Absent,
+}
+
+/// R2: strongly consistent, conditional puts. <https://developers.cloudflare.com/r2/>
+pub trait ObjectStore: Send + Sync + 'static {
+    /// The object.
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<Object>, Unavailable>> + Send;
+    /// Puts body and metadata; gives the new ETag. Refused once the store side's clock has
+    /// reached `deadline`; a put without one lands whenever it does.
+    fn put(
+        &self,
+        key: &str,
+        body: Bytes,
+        metadata: Option<String>,
+        condition: PutIf,
+        deadline: Option<StoreTime>,
+    ) -> impl Future<Output = Outcome<String>> + Send;
+    /// Deletes. Refused once the store side's clock has reached `deadline`.
+    fn delete(&self, key: &str, deadline: StoreTime) -> impl Future<Output = Outcome<()>> + Send;
+    /// Keys after `after` that begin with `prefix`, in order, at most `limit`, with metadata.
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Listed>, Unavailable>> + Send;
+}
+
+/// This coordinator's durable memory of what it owes.
+pub trait Journal: Send + Sync + 'static {
+    /// Everything that was committed and not dropped, in commit order.
+    fn replay(&self) -> impl Future<Output = Result<Replay, JournalError>> + Send;
+    /// Durable when it returns `Ok`. After an error nobody knows what is on the disk: the journal
+    /// is poisoned until it is replayed (rule V2).
+    fn commit(&self, batch: JournalBatch) -> impl Future<Output = Result<(), JournalError>> + Send;
+}

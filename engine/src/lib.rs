@@ -1,0 +1,22 @@
+//! Tidelock's engine: keeps records identical across Cloudflare KV, D1 and R2.
+//!
+//! A write goes one way: `coordinator` → `journal` → `lane` → the stores → `ledger`. Everything
+//! that decides is a plain function or state machine with time and randomness passed in;
+//! everything that waits goes through the traits in [`env`]. The engine itself draws no entropy,
+//! reads no clock, spawns no thread and iterates no hash table.
+//!
+//! With the feature `production` (on by default) [`production`] binds the traits to real disks,
+//! sockets and clocks, and the binary `tidelock` serves them.
+
+pub mod breaker;
+pub mod env;
+pub mod hlc;
+pub mod journal;
+pub mod policy;
+#[cfg(feature = "production")]
+pub mod production;
+pub mod record;
+pub mod resolve;
+pub mod retry;
+pub mod row;
+pub mod version;

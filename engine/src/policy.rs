@@ -1,0 +1,246 @@
+//! Policies: what is kept where, and what an acknowledgement means.
+//!
+//! Invariant: a [`Dataset`] that exists can be kept. Whatever cannot hold is refused when the
+//! configuration is read, with file, line, field and what would be accepted (`parse`).
+
+pub mod parse;
+
+use crate::record::{KV_VALUE_BYTES_MAX, KeyError, RecordId, StoreId, VALUE_BYTES_MAX};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The largest value that a D1 row takes whole: its limit less room for key and version.
+pub const D1_VALUE_BYTES_MAX: usize = crate::record::D1_ROW_BYTES_MAX - 64 * 1024;
+
+/// What the values of a dataset are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// JSON documents.
+    Json,
+    /// UTF-8 text.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+/// What a projection keeps of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All of it, where the store's limit allows.
+    Full,
+    /// Version, hash, size, and where the value is.
+    Reference,
+}
+
+/// A place beside the authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Projection {
+    /// Before each key.
+    pub prefix: String,
+    /// What is kept.
+    pub keep: Keep,
+}
+
+/// Whether an acknowledgement waits for a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// It does.
+    WriteThrough,
+    /// It does not.
+    WriteBehind,
+}
+
+/// What happens to a value over the authority's limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oversize {
+    /// R2 keeps it whole, the others refer to it.
+    Reference,
+    /// It is refused before it is acknowledged.
+    Refuse,
+}
+
+/// What a read may return when the caller does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadLevel {
+    /// The nearest copy.
+    Any,
+    /// The authority's.
+    Latest,
+}
+
+/// What an acknowledged write survives when nothing is write-through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Everything but the loss of the authority.
+    Authority,
+    /// Crashes of this coordinator, not the loss of its disk.
+    Local,
+}
+
+/// The limits of the stores that a coordinator talks to; smaller in tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest value that the authority takes whole.
+    pub authority_value_bytes_max: usize,
+    /// The largest value that KV takes whole.
+    pub kv_value_bytes_max: usize,
+    /// The largest value at all.
+    pub value_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            authority_value_bytes_max: D1_VALUE_BYTES_MAX,
+            kv_value_bytes_max: KV_VALUE_BYTES_MAX,
+            value_bytes_max: VALUE_BYTES_MAX,
+        }
+    }
+}
+
+/// A named data type with one policy. Its authority is D1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataset {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What its values are.
+    pub kind: Kind,
+    /// Its copy in KV.
+    pub kv: Option<Projection>,
+    /// Its copy in R2.
+    pub r2: Option<Projection>,
+    /// For each store that it is kept in.
+    pub strategy: BTreeMap<StoreId, Strategy>,
+    /// Values over the authority's limit.
+    pub oversize: Oversize,
+    /// Reads that do not say.
+    pub read: ReadLevel,
+    /// What an acknowledged write survives.
+    pub durability: Durability,
+}
+
+impl Dataset {
+    /// Binary values in all three stores, write-through to D1, write-behind to the others.
+    pub fn everywhere(name: &str) -> Self {
+        let projection = || Projection { prefix: format!("{name}/"), keep: Keep::Full };
+        Dataset {
+            name: Arc::from(name),
+            kind: Kind::Binary,
+            kv: Some(projection()),
+            r2: Some(projection()),
+            strategy: BTreeMap::from([
+                (StoreId::D1, Strategy::WriteThrough),
+                (StoreId::Kv, Strategy::WriteBehind),
+                (StoreId::R2, Strategy::WriteBehind),
+            ]),
+            oversize: Oversize::Reference,
+            read: ReadLevel::Any,
+            durability: Durability::Authority,
+        }
+    }
+
+    /// The copy that is kept in a store beside the authority.
+    pub fn projection(&self, store: StoreId) -> Option<&Projection> {
+        match store {
+            StoreId::D1 => None,
+            StoreId::Kv => self.kv.as_ref(),
+            StoreId::R2 => self.r2.as_ref(),
+        }
+    }
+
+    /// The stores beside the authority, in order.
+    pub fn projections(&self) -> impl Iterator<Item = StoreId> + '_ {
+        StoreId::ALL.into_iter().filter(|store| self.projection(*store).is_some())
+    }
+
+    /// The stores that an acknowledgement waits for.
+    pub fn write_through(&self) -> impl Iterator<Item = StoreId> + '_ {
+        let through = |(store, strategy): (&StoreId, &Strategy)| match strategy {
+            Strategy::WriteThrough => Some(*store),
+            Strategy::WriteBehind => None,
+        };
+        self.strategy.iter().filter_map(through)
+    }
+
+    /// Checks a key against every store that the dataset is kept in.
+    pub fn record(&self, key: &str) -> Result<RecordId, KeyError> {
+        let longest = self.projections().filter_map(|s| self.projection(s)).map(|p| p.prefix.len());
+        RecordId::parse(&self.name, key, longest.max().unwrap_or(0))
+    }
+
+    /// What an acknowledged write survives, in one sentence.
+    pub fn promise(&self) -> String {
+        let through: Vec<&str> = self.write_through().map(StoreId::name).collect();
+        match (self.durability, through.as_slice()) {
+            (Durability::Local, []) => format!(
+                "{}: an acknowledged write is in this machine's journal; it survives crashes, \
+                 not the loss of this disk",
+                self.name
+            ),
+            (_, stores) => format!(
+                "{}: an acknowledged write is in this machine's journal and in {}; while such a \
+                 store does not answer, the write is taken with 202 and survives crashes, not the \
+                 loss of this disk",
+                self.name,
+                stores.join(" and ")
+            ),
+        }
+    }
+}
+
+/// All datasets of a coordinator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// By name.
+    pub datasets: BTreeMap<Arc<str>, Dataset>,
+    /// Of the stores.
+    pub limits: Limits,
+}
+
+impl Policy {
+    /// Of these datasets, with the services' documented limits.
+    pub fn new(datasets: impl IntoIterator<Item = Dataset>) -> Self {
+        let datasets = datasets.into_iter().map(|d| (d.name.clone(), d)).collect();
+        Policy { datasets, limits: Limits::default() }
+    }
+}
+
+/// How a coordinator paces itself. The defaults keep recovery under five seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// A write-through write is answered as pending (202) after this.
+    pub acknowledge_within: Duration,
+    /// Between looks at the authority's change feed and lapsed marks.
+    pub poll: Duration,
+    /// Work on so many records at once, per store.
+    pub lane_width: usize,
+    /// Operations in one authority batch.
+    pub batch_ops_max: usize,
+    /// Bytes of values in one authority batch.
+    pub batch_bytes_max: usize,
+    /// Authority batches under way at once.
+    pub batches_max: usize,
+    /// Intents that may wait for the authority; more are refused before acknowledgement.
+    pub intents_max: usize,
+    /// Bytes of their values.
+    pub intent_bytes_max: usize,
+    /// Between two puts of one key at KV or R2, which take one write a second for each.
+    pub same_key: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            acknowledge_within: Duration::from_secs(2),
+            poll: Duration::from_millis(500),
+            lane_width: 8,
+            batch_ops_max: 50,
+            batch_bytes_max: 8 * 1024 * 1024,
+            batches_max: 2,
+            intents_max: 100_000,
+            intent_bytes_max: 256 * 1024 * 1024,
+            same_key: Duration::from_millis(1_000),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The real world: disks, sockets and clocks.

@@ -1,0 +1,202 @@
+//! Records: what is kept in step, and the limits that the three services put on it.
+//!
+//! Invariant: a [`RecordId`] that exists fits every store, so that no store can refuse its key
+//! after the write was acknowledged.
+
+use crate::version::{ContentHash, Dot, Sibling};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+
+/// KV: longest key in bytes. <https://developers.cloudflare.com/kv/platform/limits/>
+pub const KV_KEY_BYTES_MAX: usize = 512;
+/// KV: largest value in bytes.
+pub const KV_VALUE_BYTES_MAX: usize = 25 * 1024 * 1024;
+/// KV: largest metadata in bytes, as JSON text.
+pub const KV_METADATA_BYTES_MAX: usize = 1024;
+/// D1: largest row, string or blob. <https://developers.cloudflare.com/d1/platform/limits/>
+pub const D1_ROW_BYTES_MAX: usize = 2_000_000;
+/// R2: longest key in bytes. <https://developers.cloudflare.com/r2/platform/limits/>
+pub const R2_KEY_BYTES_MAX: usize = 1024;
+/// R2: largest custom metadata in bytes.
+pub const R2_METADATA_BYTES_MAX: usize = 8192;
+/// Ours: largest value in bytes. Values are held whole in memory on their way.
+pub const VALUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Where a record can be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreId {
+    /// The SQL database; the authority of a dataset that is kept in it.
+    D1,
+    /// The edge key-value store.
+    Kv,
+    /// The object store.
+    R2,
+}
+
+impl StoreId {
+    /// All of them, in their order.
+    pub const ALL: [StoreId; 3] = [StoreId::D1, StoreId::Kv, StoreId::R2];
+
+    /// The name in configuration, addresses and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StoreId::D1 => "d1",
+            StoreId::Kv => "kv",
+            StoreId::R2 => "r2",
+        }
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for StoreId {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        StoreId::ALL
+            .into_iter()
+            .find(|store| store.name() == text)
+            .ok_or_else(|| format!("{text:?} is no store; the stores are d1, kv and r2"))
+    }
+}
+
+/// Why a key is no key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyError {
+    /// It has no bytes.
+    Empty,
+    /// It is `.` or `..`, which KV and URLs cannot carry.
+    Dots,
+    /// With the dataset's prefix it is longer than KV allows.
+    TooLong {
+        /// Its length with prefix.
+        bytes: usize,
+        /// The longest allowed.
+        bytes_max: usize,
+    },
+    /// It holds a NUL or another control character.
+    Control,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyError::Empty => f.write_str("the key is empty; give at least one character"),
+            KeyError::Dots => f.write_str("the keys \".\" and \"..\" are not allowed by KV"),
+            KeyError::TooLong { bytes, bytes_max } => write!(
+                f,
+                "the key has {bytes} bytes with its prefix, and KV allows {bytes_max}; shorten it"
+            ),
+            KeyError::Control => {
+                f.write_str("the key holds a control character; use printable characters")
+            }
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+/// Names a record: a dataset and a key in it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecordId {
+    /// The dataset's name.
+    pub dataset: Arc<str>,
+    /// The key within it.
+    pub key: Arc<str>,
+}
+
+impl RecordId {
+    /// Checks a key against what every store can carry. `prefix_bytes` is the longest prefix that
+    /// the dataset puts before it in a store.
+    pub fn parse(dataset: &Arc<str>, key: &str, prefix_bytes: usize) -> Result<Self, KeyError> {
+        if key.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if key == "." || key == ".." {
+            return Err(KeyError::Dots);
+        }
+        if key.chars().any(char::is_control) {
+            return Err(KeyError::Control);
+        }
+        let bytes = prefix_bytes + key.len();
+        if bytes > KV_KEY_BYTES_MAX {
+            return Err(KeyError::TooLong { bytes, bytes_max: KV_KEY_BYTES_MAX });
+        }
+        Ok(RecordId { dataset: dataset.clone(), key: Arc::from(key) })
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.dataset, self.key)
+    }
+}
+
+/// How a store keeps a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stored {
+    /// The record is deleted.
+    Tombstone,
+    /// The whole value.
+    Inline(Bytes),
+    /// The value is whole in R2 under [`blob_key`] of this hash (rule A0).
+    Reference {
+        /// Of the bytes.
+        hash: ContentHash,
+        /// Length of the value.
+        bytes: u64,
+    },
+}
+
+impl Stored {
+    /// Bytes that this takes where it stands.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Stored::Inline(bytes) => bytes.len(),
+            Stored::Tombstone | Stored::Reference { .. } => 0,
+        }
+    }
+}
+
+/// The R2 key of a value stored under its own hash: written before a row refers to it.
+pub fn blob_key(hash: ContentHash) -> String {
+    format!("_tidelock/blobs/{hash}")
+}
+
+/// A value that lost a conflict, durable where the winner is (rule V6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loser {
+    /// The write that lost.
+    pub sibling: Sibling,
+    /// Its bytes.
+    pub value: Stored,
+    /// The write that won.
+    pub winner: Dot,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys() {
+        let dataset: Arc<str> = Arc::from("notes");
+        let check = |key: &str, expected: Result<(), KeyError>| {
+            assert_eq!(RecordId::parse(&dataset, key, 6).map(drop), expected, "{key:?}");
+        };
+        check("a", Ok(()));
+        check("../../x", Ok(()));
+        check("ключ/ü", Ok(()));
+        check("", Err(KeyError::Empty));
+        check("..", Err(KeyError::Dots));
+        check("a\0b", Err(KeyError::Control));
+        check(&"k".repeat(506), Ok(()));
+        check(&"k".repeat(507), Err(KeyError::TooLong { bytes: 513, bytes_max: 512 }));
+    }
+}

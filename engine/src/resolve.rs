@@ -1,0 +1,188 @@
+//! Conflicts: what a record becomes when two versions of it meet.
+//!
+//! Invariant: the result is a pure function of the set of values, so the order in which versions
+//! meet does not matter. A merge issues no dot: it is the join of the parents' histories, and the
+//! value that the policy picks. Every value that it does not pick is a [`Loser`], to be made
+//! durable with the winner (rule V6).
+
+use crate::record::{Loser, RecordId, Stored};
+use crate::row::{Row, StoreTime};
+use crate::version::{Actor, ContentHash, Dot, NodeId, Sibling, Stamp, Version, VersionVector};
+use std::cmp::Ordering;
+
+/// A version together with the bytes of its current value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The version.
+    pub version: Version,
+    /// Its current value.
+    pub value: Stored,
+}
+
+/// What two versions make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// `theirs` includes `ours`, or they are the same.
+    Theirs,
+    /// `ours` includes `theirs`.
+    Ours,
+    /// They are concurrent: the merge, and the values that lost.
+    Concurrent {
+        /// The join, with the winner's value.
+        merged: Held,
+        /// What it does not show.
+        losers: Vec<Loser>,
+    },
+}
+
+/// Meets two versions under `lww`: the later stamp wins, then the greater dot.
+pub fn meet(ours: &Held, theirs: &Held) -> Met {
+    match ours.version.compare(&theirs.version) {
+        Some(Ordering::Less) => Met::Theirs,
+        Some(Ordering::Greater) => Met::Ours,
+        // Equal histories with unequal bytes cannot come from `lww`; should they, the greater
+        // hash settles it for everyone alike (rule V5).
+        Some(Ordering::Equal) => {
+            if theirs.version.current().hash >= ours.version.current().hash {
+                Met::Theirs
+            } else {
+                Met::Ours
+            }
+        }
+        None => {
+            let rank = |held: &Held| (held.version.current().stamp, held.version.current().dot);
+            let (winner, loser) =
+                if rank(ours) > rank(theirs) { (ours, theirs) } else { (theirs, ours) };
+            let history = ours.version.history.join(&theirs.version.history);
+            let won = *winner.version.current();
+            let lost = *loser.version.current();
+            let version = Version::settled(history, won);
+            let merged = Held { version, value: winner.value.clone() };
+            // The same write on both sides, met with different histories, is no conflict.
+            let losers = if lost.dot == won.dot {
+                Vec::new()
+            } else {
+                vec![Loser { sibling: lost, value: loser.value.clone(), winner: won.dot }]
+            };
+            Met::Concurrent { merged, losers }
+        }
+    }
+}
+
+/// What a row holds: its version, or the version that a foreign write past every coordinator
+/// makes of its bytes (rule A2). Whoever looks at the same row makes the same version. `None`:
+/// nothing was ever here.
+pub fn held(record: &RecordId, row: &Row) -> Option<Held> {
+    let value = row.value.clone().unwrap_or(Stored::Tombstone);
+    if !row.has_foreign_write() {
+        return row.version.clone().map(|version| Held { version, value });
+    }
+    let base = row.history();
+    let actor = foreign_actor(record);
+    let stamp = foreign_stamp(row.foreign_at, row.version.as_ref());
+    let sibling = sibling(Dot { actor, counter: base.counter(actor) + 1 }, stamp, &value);
+    Some(Held { version: Version::write(&base, sibling), value })
+}
+
+/// Describes a value under a dot.
+pub fn sibling(dot: Dot, stamp: Stamp, value: &Stored) -> Sibling {
+    let (hash, bytes, deleted) = match value {
+        Stored::Tombstone => (ContentHash::of(&[]), 0, true),
+        Stored::Inline(bytes) => (ContentHash::of(bytes), bytes.len() as u64, false),
+        Stored::Reference { hash, bytes } => (*hash, *bytes, false),
+    };
+    Sibling { dot, stamp, hash, bytes, deleted }
+}
+
+/// The actor of foreign writes to one record: made from the record, so that every finder gives
+/// the same write the same dot.
+pub fn foreign_actor(record: &RecordId) -> Actor {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(record.dataset.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(record.key.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    Actor { node: NodeId::FOREIGN, incarnation: u64::from_le_bytes(first) }
+}
+
+/// The store's time, never the finder's, raised above the stamp that the write replaced
+/// (rule V3).
+fn foreign_stamp(at: StoreTime, replaced: Option<&Version>) -> Stamp {
+    let stamp = Stamp { wall_ms: at.0, logical: 0 };
+    match replaced {
+        Some(version) if version.stamp() >= stamp => version.stamp().next(),
+        _ => stamp,
+    }
+}
+
+/// The base of a write that supersedes everything its coordinator knows.
+pub fn history_of(known: Option<&Version>) -> VersionVector {
+    known.map(|version| version.history.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    fn write(base: &VersionVector, node: u16, counter: u64, wall_ms: u64) -> Held {
+        let value = Stored::Inline(Bytes::from(format!("{node}.{counter}")));
+        let dot = Dot { actor: Actor { node: NodeId(node), incarnation: 1 }, counter };
+        let sibling = sibling(dot, Stamp { wall_ms, logical: 0 }, &value);
+        Held { version: Version::write(base, sibling), value }
+    }
+
+    #[test]
+    fn the_later_stamp_wins_and_the_other_is_kept() {
+        let early = write(&VersionVector::new(), 1, 1, 10);
+        let late = write(&VersionVector::new(), 2, 1, 20);
+        let Met::Concurrent { merged, losers } = meet(&early, &late) else { panic!("concurrent") };
+        assert_eq!(merged.value, late.value);
+        assert!(merged.version.history.covers(&early.version.history));
+        assert_eq!(losers.len(), 1);
+        assert_eq!(losers[0].value, early.value);
+        assert_eq!(losers[0].winner, late.version.current().dot);
+        assert_eq!(meet(&late, &early), Met::Concurrent { merged, losers });
+    }
+
+    #[test]
+    fn order_of_meeting_does_not_matter() {
+        let writes: Vec<Held> =
+            (1..=3).map(|n| write(&VersionVector::new(), n, 1, u64::from(30 - n))).collect();
+        let fold = |order: [usize; 3]| {
+            let mut held = writes[order[0]].clone();
+            for at in &order[1..] {
+                held = match meet(&held, &writes[*at]) {
+                    Met::Theirs => writes[*at].clone(),
+                    Met::Ours => held,
+                    Met::Concurrent { merged, .. } => merged,
+                };
+            }
+            held
+        };
+        let first = fold([0, 1, 2]);
+        for order in [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            assert_eq!(fold(order), first, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn v3_a_foreign_write_exceeds_what_it_replaced_and_everyone_makes_the_same_of_it() {
+        let record = RecordId { dataset: Arc::from("d"), key: Arc::from("k") };
+        let before = write(&VersionVector::new(), 1, 1, 5_000);
+        let row = Row {
+            version: Some(before.version.clone()),
+            value: Some(Stored::Inline(Bytes::from_static(b"foreign"))),
+            row_seq: 2,
+            known_row_seq: 1,
+            foreign_at: StoreTime(1_000),
+            ..Row::default()
+        };
+        let found = held(&record, &row).expect("bytes are there");
+        assert_eq!(found, held(&record, &row).expect("the same again"));
+        assert!(found.version.history.covers(&before.version.history));
+        assert!(found.version.stamp() > before.version.stamp());
+    }
+}

@@ -1,0 +1,644 @@
+//! The authority's row, and everything that can be done to it.
+//!
+//! ```text
+//! apply(row, op, now) -> (row', answer)        one row, one transaction, one store-side clock
+//!
+//! Install   compare-and-set of a version; marks each projection as owed; registers a lease
+//! Claim     takes a mark over, renews its lease, or starts a new epoch after an Unknown put
+//! Clear     removes a mark after an Applied put that was sent while nobody else could be putting
+//! Release   takes back leases whose puts have all had definite answers
+//! ```
+//!
+//! A row is the only place where coordinators meet, so every rule that orders them (A2, A4, A5a,
+//! A5b) is one branch of [`apply`]. Bindings call it inside a transaction; the Cloudflare gateway
+//! repeats it in SQL, and the contract suite holds all of them to the same answers.
+//!
+//! Times here are of the store side's clock alone. A coordinator's own clock never decides
+//! whether a lease has ended.
+
+use crate::record::{Loser, RecordId, StoreId, Stored};
+use crate::version::{Actor, Version, VersionId, VersionVector};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How long a lease lasts. Longer than [`REPUT_MS`], else two coordinators take over from each
+/// other for ever.
+pub const LEASE_MS: u64 = 3_000;
+/// A holder that may not clear yet puts the newest version again this often.
+pub const REPUT_MS: u64 = 2_000;
+/// The longest that a request which the store side has accepted may take to land.
+pub const LAND_MS_MAX: u64 = 750;
+/// How far the clocks of the store side may stand apart.
+pub const CLOCK_ERROR_MS: u64 = 250;
+
+/// Milliseconds since the Unix epoch by the store side's clock.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct StoreTime(pub u64);
+
+/// Numbers the leases of one row.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Epoch(pub u64);
+
+/// A place in the authority's change feed.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Seq(pub u64);
+
+/// The right to put a row's version at a projection until the lease ends (rule A4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Which of the row's leases.
+    pub epoch: Epoch,
+    /// Who puts.
+    pub holder: Actor,
+    /// No put is accepted from here on (rule A5).
+    pub ends: StoreTime,
+    /// No accepted put can land from here on.
+    pub until: StoreTime,
+}
+
+/// What the authority holds for a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The version that a coordinator installed last; none when only foreign bytes are here.
+    pub version: Option<Version>,
+    /// The bytes as they stand in the table, foreign ones included.
+    pub value: Option<Stored>,
+    /// Bumped by triggers for foreign writes and by every install; survives the row's deletion.
+    pub row_seq: u64,
+    /// The `row_seq` that `version` describes. Different: a foreign write came after it.
+    pub known_row_seq: u64,
+    /// When the foreign write came.
+    pub foreign_at: StoreTime,
+    /// Place in the change feed.
+    pub seq: Seq,
+    /// The highest epoch given out.
+    pub epoch: Epoch,
+    /// The projections that may not hold `version` yet: the mark, with its leases (rule A5c).
+    pub owed: BTreeMap<StoreId, Vec<Lease>>,
+}
+
+impl Row {
+    /// The bytes were changed past every coordinator since `version` was installed.
+    pub fn has_foreign_write(&self) -> bool {
+        self.row_seq != self.known_row_seq
+    }
+
+    /// The history that an install must cover.
+    pub fn history(&self) -> VersionVector {
+        self.version.as_ref().map(|version| version.history.clone()).unwrap_or_default()
+    }
+
+    /// What a compare-and-set over this row expects.
+    pub fn expect(&self) -> Expect {
+        Expect { history: self.history(), row_seq: self.row_seq }
+    }
+
+    /// When the last put of anybody but `own` can land at `store`; `None`: nobody else has a
+    /// live lease.
+    fn others_until(&self, store: StoreId, own: Epoch, now: StoreTime) -> Option<StoreTime> {
+        let leases = self.owed.get(&store)?;
+        leases.iter().filter(|l| l.epoch != own && l.until > now).map(|l| l.until).max()
+    }
+}
+
+/// What the row must look like for an install to happen (rule A2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expect {
+    /// The version's history; empty when there is none.
+    pub history: VersionVector,
+    /// The row sequence; 0 when there is no row.
+    pub row_seq: u64,
+}
+
+/// One thing to do to one row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RowOp {
+    /// Gives the row.
+    Read {
+        /// Which.
+        record: RecordId,
+    },
+    /// Compare-and-set of a version.
+    Install(Box<Install>),
+    /// Takes the mark of a projection.
+    Claim {
+        /// Whose mark.
+        record: RecordId,
+        /// At which projection.
+        store: StoreId,
+        /// Who claims.
+        holder: Actor,
+        /// Extend this lease; `None`: begin a new epoch.
+        renew: Option<Epoch>,
+        /// Own leases whose puts all had definite answers, to be forgotten.
+        quiet: Vec<Epoch>,
+    },
+    /// Removes the mark.
+    Clear {
+        /// Whose mark.
+        record: RecordId,
+        /// At which projection.
+        store: StoreId,
+        /// The version that was put.
+        version: VersionId,
+        /// The lease under which it was put.
+        epoch: Epoch,
+        /// Other own leases whose puts all had definite answers.
+        quiet: Vec<Epoch>,
+    },
+    /// Forgets own leases whose puts all had definite answers. The mark stays.
+    Release {
+        /// Whose mark.
+        record: RecordId,
+        /// At which projection.
+        store: StoreId,
+        /// The leases.
+        quiet: Vec<Epoch>,
+    },
+}
+
+/// A compare-and-set of a version at the authority.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Install {
+    /// Which record.
+    pub record: RecordId,
+    /// What it replaces.
+    pub expect: Expect,
+    /// The new version; its history covers the expected one.
+    pub version: Version,
+    /// The bytes of its current value.
+    pub value: Stored,
+    /// The values that lost against it, made durable in the same transaction (rule V6).
+    pub losers: Vec<Loser>,
+    /// The projections that must receive it.
+    pub owe: Vec<StoreId>,
+    /// Who installs, and so projects.
+    pub holder: Actor,
+}
+
+impl RowOp {
+    /// The record that this is about.
+    pub fn record(&self) -> &RecordId {
+        match self {
+            RowOp::Read { record }
+            | RowOp::Claim { record, .. }
+            | RowOp::Clear { record, .. }
+            | RowOp::Release { record, .. } => record,
+            RowOp::Install(install) => &install.record,
+        }
+    }
+
+    /// Bytes of values that travel with this.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            RowOp::Install(install) => {
+                let losers: usize = install.losers.iter().map(|l| l.value.held_bytes()).sum();
+                install.value.held_bytes() + losers
+            }
+            RowOp::Read { .. }
+            | RowOp::Claim { .. }
+            | RowOp::Clear { .. }
+            | RowOp::Release { .. } => 0,
+        }
+    }
+}
+
+/// A lease as its holder sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Which lease.
+    pub epoch: Epoch,
+    /// When it ends.
+    pub ends: StoreTime,
+    /// Until when puts of others (or of this coordinator's former life) can land, per projection
+    /// where that is still to come. A projection that is absent here: the holder is alone.
+    pub others_until: BTreeMap<StoreId, StoreTime>,
+}
+
+/// What became of a [`RowOp`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RowAnswer {
+    /// The row, if there is one.
+    Read(Option<Row>),
+    /// The version is in; its projections are owed under this lease.
+    Installed {
+        /// The row sequence now.
+        row_seq: u64,
+        /// The place in the change feed.
+        seq: Seq,
+        /// The right to project.
+        grant: Grant,
+    },
+    /// The row is not what was expected: this is what it is.
+    Moved(Option<Row>),
+    /// The mark is the claimer's; this is the row to project.
+    Claimed {
+        /// As it stands.
+        row: Row,
+        /// The right to project.
+        grant: Grant,
+    },
+    /// Somebody else holds the mark.
+    Held {
+        /// Until then at the least.
+        ends: StoreTime,
+    },
+    /// There is no mark: nothing is owed.
+    NotOwed,
+    /// The mark is gone.
+    Cleared,
+    /// The version was put, but another put may still land: not cleared.
+    NotAlone {
+        /// No such put can land from here on.
+        until: StoreTime,
+    },
+    /// The leases are forgotten.
+    Released,
+    /// The install does not cover what it expects: a defect of the caller, refused.
+    NotCovering,
+}
+
+/// Applies one operation to one row. `next_seq` is the change feed's next place. A changed row is
+/// returned; `None` leaves the row as it was.
+pub fn apply(
+    row: Option<&Row>,
+    op: &RowOp,
+    now: StoreTime,
+    next_seq: Seq,
+) -> (Option<Row>, RowAnswer) {
+    match op {
+        RowOp::Read { .. } => (None, RowAnswer::Read(row.cloned())),
+        RowOp::Install(install) => apply_install(row, install, now, next_seq),
+        RowOp::Claim { store, holder, renew, quiet, .. } => {
+            apply_claim(row, *store, *holder, *renew, quiet, now)
+        }
+        RowOp::Clear { store, version, epoch, quiet, .. } => {
+            apply_clear(row, *store, version, *epoch, quiet, now)
+        }
+        RowOp::Release { store, quiet, .. } => {
+            let Some((mut row, mut leases)) = owed(row, *store) else {
+                return (None, RowAnswer::NotOwed);
+            };
+            leases.retain(|lease| !quiet.contains(&lease.epoch));
+            row.owed.insert(*store, leases);
+            (Some(row), RowAnswer::Released)
+        }
+    }
+}
+
+fn owed(row: Option<&Row>, store: StoreId) -> Option<(Row, Vec<Lease>)> {
+    let row = row?;
+    let leases = row.owed.get(&store)?;
+    Some((row.clone(), leases.clone()))
+}
+
+fn apply_install(
+    row: Option<&Row>,
+    install: &Install,
+    now: StoreTime,
+    next_seq: Seq,
+) -> (Option<Row>, RowAnswer) {
+    let found = row.map(Row::expect).unwrap_or_default();
+    if found != install.expect {
+        return (None, RowAnswer::Moved(row.cloned()));
+    }
+    if !install.version.history.covers(&install.expect.history) {
+        return (None, RowAnswer::NotCovering);
+    }
+    let before = row.cloned().unwrap_or_default();
+    let epoch = Epoch(before.epoch.0 + 1);
+    let row_seq = before.row_seq + 1;
+    let lease = lease(epoch, install.holder, now);
+    let mut others_until = BTreeMap::new();
+    let mut owed = before.owed.clone();
+    for leases in owed.values_mut() {
+        leases.retain(|lease| lease.until > now);
+    }
+    for store in &install.owe {
+        if let Some(until) = before.others_until(*store, epoch, now) {
+            others_until.insert(*store, until);
+        }
+        owed.entry(*store).or_default().push(lease);
+    }
+    let after = Row {
+        version: Some(install.version.clone()),
+        value: Some(install.value.clone()),
+        row_seq,
+        known_row_seq: row_seq,
+        foreign_at: before.foreign_at,
+        seq: next_seq,
+        epoch,
+        owed,
+    };
+    let grant = Grant { epoch, ends: lease.ends, others_until };
+    (Some(after), RowAnswer::Installed { row_seq, seq: next_seq, grant })
+}
+
+fn apply_claim(
+    row: Option<&Row>,
+    store: StoreId,
+    holder: Actor,
+    renew: Option<Epoch>,
+    quiet: &[Epoch],
+    now: StoreTime,
+) -> (Option<Row>, RowAnswer) {
+    let Some((mut row, mut leases)) = owed(row, store) else {
+        return (None, RowAnswer::NotOwed);
+    };
+    // A coordinator may take over from its own former life at once: what that life sent is
+    // bounded by `until`, which stays.
+    let held = leases
+        .iter()
+        .filter(|lease| lease.holder.node != holder.node && lease.ends > now)
+        .map(|lease| lease.ends)
+        .max();
+    if let Some(ends) = held {
+        return (None, RowAnswer::Held { ends });
+    }
+    leases.retain(|l| Some(l.epoch) == renew || (l.until > now && !quiet.contains(&l.epoch)));
+    let renewed = renew.and_then(|epoch| leases.iter_mut().find(|lease| lease.epoch == epoch));
+    let mine = match renewed {
+        Some(renewed) => {
+            *renewed = lease(renewed.epoch, holder, now);
+            *renewed
+        }
+        None => {
+            row.epoch = Epoch(row.epoch.0 + 1);
+            let fresh = lease(row.epoch, holder, now);
+            leases.push(fresh);
+            fresh
+        }
+    };
+    row.owed.insert(store, leases);
+    let mut others_until = BTreeMap::new();
+    if let Some(until) = row.others_until(store, mine.epoch, now) {
+        others_until.insert(store, until);
+    }
+    let grant = Grant { epoch: mine.epoch, ends: mine.ends, others_until };
+    (Some(row.clone()), RowAnswer::Claimed { row, grant })
+}
+
+fn apply_clear(
+    row: Option<&Row>,
+    store: StoreId,
+    version: &VersionId,
+    epoch: Epoch,
+    quiet: &[Epoch],
+    now: StoreTime,
+) -> (Option<Row>, RowAnswer) {
+    let Some((mut row, mut leases)) = owed(row, store) else {
+        return (None, RowAnswer::NotOwed);
+    };
+    let current = row.version.as_ref().map(Version::id);
+    if current.as_ref() != Some(version) || !leases.iter().any(|lease| lease.epoch == epoch) {
+        return (None, RowAnswer::Moved(Some(row)));
+    }
+    leases.retain(|lease| lease.until > now && !quiet.contains(&lease.epoch));
+    let others = leases.iter().filter(|lease| lease.epoch != epoch).map(|lease| lease.until).max();
+    if let Some(until) = others {
+        return (None, RowAnswer::NotAlone { until });
+    }
+    row.owed.remove(&store);
+    (Some(row), RowAnswer::Cleared)
+}
+
+fn lease(epoch: Epoch, holder: Actor, now: StoreTime) -> Lease {
+    let ends = StoreTime(now.0 + LEASE_MS);
+    Lease { epoch, holder, ends, until: StoreTime(ends.0 + LAND_MS_MAX + CLOCK_ERROR_MS) }
+}
+
+/// One entry of the authority's change feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Which record.
+    pub record: RecordId,
+    /// The version that was installed; none when only foreign bytes are there.
+    pub version: Option<Version>,
+    /// The row sequence.
+    pub row_seq: u64,
+    /// A foreign write came after the version.
+    pub foreign: bool,
+    /// The place in the feed.
+    pub seq: Seq,
+}
+
+/// What a coordinator asks of the authority twice a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Poll {
+    /// Who asks: its own lapsed incarnations' marks are given at once.
+    pub actor: Actor,
+    /// Changes after this place.
+    pub after: Seq,
+    /// At most so many changes, and so many marks.
+    pub limit: usize,
+}
+
+/// The answer to a [`Poll`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PollPage {
+    /// The store side's clock.
+    pub now: StoreTime,
+    /// In feed order.
+    pub changes: Vec<Change>,
+    /// False: more changes wait after the last of these.
+    pub complete: bool,
+    /// Marks that nobody holds, or that the asking coordinator's former life held.
+    pub lapsed: Vec<(RecordId, StoreId)>,
+}
+
+/// True when `actor` may take the mark over (see [`PollPage::lapsed`]).
+pub fn lapsed(leases: &[Lease], actor: Actor, now: StoreTime) -> bool {
+    leases.iter().all(|lease| {
+        lease.ends <= now || (lease.holder.node == actor.node && lease.holder != actor)
+    })
+}
+
+/// The answers to a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchAnswer {
+    /// The store side's clock when the batch was applied.
+    pub now: StoreTime,
+    /// One for each operation, in order.
+    pub answers: Vec<RowAnswer>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::{ContentHash, Dot, NodeId, Sibling, Stamp};
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    fn actor(node: u16) -> Actor {
+        Actor { node: NodeId(node), incarnation: 1 }
+    }
+
+    fn record() -> RecordId {
+        RecordId { dataset: Arc::from("d"), key: Arc::from("k") }
+    }
+
+    fn version(node: u16, counter: u64, over: &VersionVector) -> Version {
+        let sibling = Sibling {
+            dot: Dot { actor: actor(node), counter },
+            stamp: Stamp { wall_ms: counter, logical: 0 },
+            hash: ContentHash::of(&[node as u8, counter as u8]),
+            bytes: 2,
+            deleted: false,
+        };
+        Version::write(over, sibling)
+    }
+
+    fn install(row: Option<&Row>, node: u16, counter: u64, now: u64) -> (Row, Grant) {
+        let expect = row.map(Row::expect).unwrap_or_default();
+        let version = version(node, counter, &expect.history);
+        let op = RowOp::Install(Box::new(Install {
+            record: record(),
+            expect,
+            version,
+            value: Stored::Inline(Bytes::from_static(b"v")),
+            losers: vec![],
+            owe: vec![StoreId::Kv],
+            holder: actor(node),
+        }));
+        match apply(row, &op, StoreTime(now), Seq(1)) {
+            (Some(row), RowAnswer::Installed { grant, .. }) => (row, grant),
+            other => panic!("not installed: {other:?}"),
+        }
+    }
+
+    fn claim(row: &Row, node: u16, renew: Option<Epoch>, quiet: Vec<Epoch>, now: u64) -> RowAnswer {
+        let op = RowOp::Claim {
+            record: record(),
+            store: StoreId::Kv,
+            holder: actor(node),
+            renew,
+            quiet,
+        };
+        apply(Some(row), &op, StoreTime(now), Seq(2)).1
+    }
+
+    fn clear(row: &Row, epoch: Epoch, quiet: Vec<Epoch>, now: u64) -> RowAnswer {
+        let version = row.version.as_ref().unwrap().id();
+        let op = RowOp::Clear { record: record(), store: StoreId::Kv, version, epoch, quiet };
+        apply(Some(row), &op, StoreTime(now), Seq(2)).1
+    }
+
+    #[test]
+    fn a2_an_install_tests_history_and_row_sequence() {
+        let (mut row, _) = install(None, 1, 1, 0);
+        let expect = row.expect();
+        let op = |expect: Expect| {
+            RowOp::Install(Box::new(Install {
+                record: record(),
+                version: version(1, 2, &expect.history),
+                expect,
+                value: Stored::Tombstone,
+                losers: vec![],
+                owe: vec![],
+                holder: actor(1),
+            }))
+        };
+        row.row_seq += 1; // what the trigger does for a foreign write
+        let (changed, answer) = apply(Some(&row), &op(expect), StoreTime(1), Seq(2));
+        assert_eq!(changed, None);
+        assert_eq!(answer, RowAnswer::Moved(Some(row.clone())));
+        let (changed, _) = apply(Some(&row), &op(row.expect()), StoreTime(1), Seq(2));
+        assert!(changed.is_some_and(|row| !row.has_foreign_write()));
+    }
+
+    #[test]
+    fn an_install_must_cover_what_it_replaces() {
+        let (row, _) = install(None, 1, 1, 0);
+        let op = RowOp::Install(Box::new(Install {
+            record: record(),
+            expect: row.expect(),
+            version: version(2, 1, &VersionVector::new()),
+            value: Stored::Tombstone,
+            losers: vec![],
+            owe: vec![],
+            holder: actor(2),
+        }));
+        assert_eq!(apply(Some(&row), &op, StoreTime(1), Seq(2)), (None, RowAnswer::NotCovering));
+    }
+
+    #[test]
+    fn a4_nobody_takes_over_before_the_lease_ends_and_old_entries_stay() {
+        let (row, first) = install(None, 1, 1, 0);
+        assert_eq!(claim(&row, 2, None, vec![], 2_999), RowAnswer::Held { ends: StoreTime(3_000) });
+        let RowAnswer::Claimed { row, grant } = claim(&row, 2, None, vec![], 3_000) else {
+            panic!("the lease has ended")
+        };
+        assert!(grant.epoch > first.epoch);
+        let until = StoreTime(LEASE_MS + LAND_MS_MAX + CLOCK_ERROR_MS);
+        assert_eq!(grant.others_until.get(&StoreId::Kv), Some(&until));
+        assert_eq!(clear(&row, grant.epoch, vec![], until.0 - 1), RowAnswer::NotAlone { until });
+        assert_eq!(clear(&row, grant.epoch, vec![], until.0), RowAnswer::Cleared);
+    }
+
+    #[test]
+    fn a4_an_install_keeps_older_unexpired_entries() {
+        let (row, _) = install(None, 1, 1, 0);
+        let (row, grant) = install(Some(&row), 2, 1, 1_000);
+        assert_eq!(row.owed[&StoreId::Kv].len(), 2);
+        assert_eq!(grant.others_until.get(&StoreId::Kv), Some(&StoreTime(4_000)));
+    }
+
+    #[test]
+    fn a5a_a_new_epoch_after_unknown_leaves_the_old_entry() {
+        let (row, first) = install(None, 1, 1, 0);
+        let RowAnswer::Claimed { row, grant } = claim(&row, 1, None, vec![], 100) else {
+            panic!("an own lease is no obstacle")
+        };
+        assert_eq!(
+            clear(&row, grant.epoch, vec![], 200),
+            RowAnswer::NotAlone { until: StoreTime(4_000) }
+        );
+        // Had the first lease's puts all been answered, its owner could take it back.
+        assert_eq!(clear(&row, grant.epoch, vec![first.epoch], 200), RowAnswer::Cleared);
+    }
+
+    #[test]
+    fn a5b_a_mark_is_cleared_for_its_own_version_only() {
+        let (old, first) = install(None, 1, 1, 0);
+        let (row, _) = install(Some(&old), 1, 2, 10);
+        let version = old.version.as_ref().unwrap().id();
+        let op = RowOp::Clear {
+            record: record(),
+            store: StoreId::Kv,
+            version,
+            epoch: first.epoch,
+            quiet: vec![],
+        };
+        let (changed, answer) = apply(Some(&row), &op, StoreTime(20), Seq(3));
+        assert_eq!((changed, answer), (None, RowAnswer::Moved(Some(row))));
+    }
+
+    #[test]
+    fn a_renewed_lease_keeps_its_epoch() {
+        let (row, first) = install(None, 1, 1, 0);
+        let RowAnswer::Claimed { row, grant } = claim(&row, 1, Some(first.epoch), vec![], 2_000)
+        else {
+            panic!("renewed")
+        };
+        assert_eq!((grant.epoch, grant.ends), (first.epoch, StoreTime(5_000)));
+        assert_eq!(row.owed[&StoreId::Kv].len(), 1);
+        assert!(grant.others_until.is_empty());
+    }
+
+    #[test]
+    fn a_former_life_is_lapsed_to_its_own_coordinator_alone() {
+        let (row, _) = install(None, 1, 1, 0);
+        let leases = &row.owed[&StoreId::Kv];
+        let reborn = Actor { node: NodeId(1), incarnation: 2 };
+        assert!(lapsed(leases, reborn, StoreTime(1)));
+        assert!(!lapsed(leases, actor(1), StoreTime(1)));
+        assert!(!lapsed(leases, actor(2), StoreTime(1)));
+        assert!(lapsed(leases, actor(2), StoreTime(3_000)));
+    }
+}
