@@ -9,12 +9,16 @@
 //! sockets and clocks, and the binary `tidelock` serves them.
 
 pub mod breaker;
+pub mod coordinator;
 pub mod env;
 pub mod hlc;
 pub mod journal;
+pub mod lane;
+pub mod ledger;
 pub mod policy;
 #[cfg(feature = "production")]
 pub mod production;
+pub mod projection;
 pub mod record;
 pub mod resolve;
 pub mod retry;

@@ -351,16 +351,16 @@ fn apply_claim(
     let Some((mut row, mut leases)) = owed(row, store) else {
         return (None, RowAnswer::NotOwed);
     };
-    // A coordinator may take over from its own former life at once: what that life sent is
-    // bounded by `until`, which stays.
-    let held = leases
-        .iter()
-        .filter(|lease| lease.holder.node != holder.node && lease.ends > now)
-        .map(|lease| lease.ends)
-        .max();
-    if let Some(ends) = held {
-        return (None, RowAnswer::Held { ends });
+    // The newest lease says who holds the mark; older ones only bound what may still land. A
+    // coordinator may take over from its own former life at once.
+    let holding = newest(&leases).copied();
+    if let Some(holding) = holding
+        && holding.holder.node != holder.node
+        && holding.ends > now
+    {
+        return (None, RowAnswer::Held { ends: holding.ends });
     }
+    let renew = renew.filter(|epoch| holding.is_some_and(|holding| holding.epoch == *epoch));
     leases.retain(|l| Some(l.epoch) == renew || (l.until > now && !quiet.contains(&l.epoch)));
     let renewed = renew.and_then(|epoch| leases.iter_mut().find(|lease| lease.epoch == epoch));
     let mine = match renewed {
@@ -454,9 +454,13 @@ pub struct PollPage {
 
 /// True when `actor` may take the mark over (see [`PollPage::lapsed`]).
 pub fn lapsed(leases: &[Lease], actor: Actor, now: StoreTime) -> bool {
-    leases.iter().all(|lease| {
+    newest(leases).is_none_or(|lease| {
         lease.ends <= now || (lease.holder.node == actor.node && lease.holder != actor)
     })
+}
+
+fn newest(leases: &[Lease]) -> Option<&Lease> {
+    leases.iter().max_by_key(|lease| lease.epoch)
 }
 
 /// The answers to a batch.
@@ -587,6 +591,19 @@ mod tests {
         let (row, grant) = install(Some(&row), 2, 1, 1_000);
         assert_eq!(row.owed[&StoreId::Kv].len(), 2);
         assert_eq!(grant.others_until.get(&StoreId::Kv), Some(&StoreTime(4_000)));
+    }
+
+    #[test]
+    fn a4_the_newest_install_holds_the_mark() {
+        let (row, first) = install(None, 1, 1, 0);
+        let (row, second) = install(Some(&row), 2, 1, 1_000);
+        let held = RowAnswer::Held { ends: StoreTime(4_000) };
+        assert_eq!(claim(&row, 1, Some(first.epoch), vec![], 1_500), held);
+        let RowAnswer::Claimed { grant, .. } = claim(&row, 2, Some(second.epoch), vec![], 1_500)
+        else {
+            panic!("the older lease is no obstacle to the newest holder")
+        };
+        assert_eq!(grant.epoch, second.epoch);
     }
 
     #[test]

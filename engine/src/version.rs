@@ -238,6 +238,27 @@ impl VersionVector {
     }
 }
 
+impl fmt::Display for VersionVector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (actor, counter)) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{actor}.{counter}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for VersionVector {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        if text.is_empty() {
+            return Ok(VersionVector::new());
+        }
+        let dots: Result<Vec<Dot>, Malformed> = text.split(',').map(str::parse).collect();
+        Ok(dots?.into_iter().map(|dot| (dot.actor, dot.counter)).collect())
+    }
+}
+
 impl FromIterator<(Actor, u64)> for VersionVector {
     fn from_iter<I: IntoIterator<Item = (Actor, u64)>>(entries: I) -> Self {
         let mut vector = VersionVector::new();
@@ -474,6 +495,9 @@ mod tests {
         let dot = sibling(3, 9, 1).dot;
         assert_eq!(dot.to_string().parse::<Dot>(), Ok(dot));
         assert!("3.zz.9".parse::<Dot>().is_err());
+        let history = vector(&[(1, 4), (2, 9)]);
+        assert_eq!(history.to_string().parse::<VersionVector>(), Ok(history));
+        assert_eq!("".parse::<VersionVector>(), Ok(VersionVector::new()));
         let version = Version::write(&vector(&[(1, 4)]), sibling(2, 1, 5));
         let text = serde_json::to_string(&version).unwrap();
         assert_eq!(serde_json::from_str::<Version>(&text).unwrap(), version);

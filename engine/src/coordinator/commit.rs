@@ -1,0 +1,151 @@
+//! Group commit: one fsync carries every intent that waits.
+//!
+//! Invariant: nobody is told that an intent is durable, and no lane sees it, before the commit
+//! that carries it returned (rule V2). After a failed commit the coordinator stops.
+
+use super::{Coordinator, State};
+use crate::env::{Clock, Env, Journal, Storage};
+use crate::journal::{Intent, JournalBatch, JournalError};
+use crate::record::StoreId;
+use crate::version::Dot;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// Bytes of values in one commit.
+const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Settled dots wait for the next intent to share its fsync, but no more than this many.
+const SETTLED_WAITING_MAX: usize = 64;
+/// Writers that were just answered often write again at once: the next commit waits this share of
+/// the last one's duration for them, so that they share one fsync instead of taking turns.
+const LINGER_SHARE: u32 = 16;
+/// And never longer than this.
+const LINGER_MAX: Duration = Duration::from_millis(2);
+
+/// What waits for the next commit.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+}
+
+type Committed = Result<(), JournalError>;
+
+#[derive(Default)]
+struct Waiting {
+    intents: Vec<(Arc<Intent>, oneshot::Sender<Committed>)>,
+    settled: Vec<Dot>,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("no code panics while it holds the journal's queue")
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.wake.notify_waiters();
+    }
+
+    /// Takes what the next commit carries, if there is reason for one.
+    fn take(&self) -> Option<Waiting> {
+        let mut waiting = self.waiting();
+        if waiting.intents.is_empty() && waiting.settled.len() < SETTLED_WAITING_MAX {
+            return None;
+        }
+        let mut bytes = 0;
+        let fitting = waiting.intents.iter().take_while(|(intent, _)| {
+            bytes += intent.value.held_bytes();
+            bytes <= COMMIT_BYTES_MAX
+        });
+        // One intent always goes, however large: values are bounded where they are accepted.
+        let count = fitting.count().max(1).min(waiting.intents.len());
+        let rest = waiting.intents.split_off(count);
+        let intents = std::mem::replace(&mut waiting.intents, rest);
+        let settled = std::mem::take(&mut waiting.settled);
+        Some(Waiting { intents, settled })
+    }
+}
+
+impl<E: Env> Coordinator<E> {
+    /// Queues an intent; the answer comes when it is durable. Called under the state's lock, so
+    /// that commits follow the order of dots.
+    pub(super) fn commit(
+        &self,
+        _order: &mut State,
+        intent: Arc<Intent>,
+    ) -> oneshot::Receiver<Committed> {
+        let (done, durable) = oneshot::channel();
+        self.journal.waiting().intents.push((intent, done));
+        self.journal.wake.notify_one();
+        durable
+    }
+
+    /// The authority holds these with their marks: the journal may forget them (rule A5c).
+    pub(super) fn forget(&self, dots: impl IntoIterator<Item = Dot>) {
+        let mut waiting = self.journal.waiting();
+        waiting.settled.extend(dots);
+        if waiting.settled.len() >= SETTLED_WAITING_MAX {
+            self.journal.wake.notify_one();
+        }
+    }
+
+    pub(super) async fn commit_loop(self: Arc<Self>) {
+        loop {
+            let news = self.journal.wake.notified();
+            if self.is_stopped() {
+                return;
+            }
+            let Some(taken) = self.journal.take() else {
+                news.await;
+                continue;
+            };
+            let begun = self.now();
+            let batch = JournalBatch {
+                intents: taken.intents.iter().map(|(intent, _)| (**intent).clone()).collect(),
+                settled: taken.settled,
+            };
+            match self.env.storage().journal().commit(batch).await {
+                Ok(()) => self.durable(&taken.intents),
+                Err(error) => {
+                    self.poison(error.clone());
+                    for (_, done) in taken.intents {
+                        let _ = done.send(Err(error.clone()));
+                    }
+                    return;
+                }
+            }
+            let several = taken.intents.len() > 1;
+            for (_, done) in taken.intents {
+                // A caller that went away does not need the answer; the intent stays.
+                let _ = done.send(Ok(()));
+            }
+            let linger = (self.now().saturating_sub(begun) / LINGER_SHARE).min(LINGER_MAX);
+            if several && linger > Duration::ZERO {
+                self.env.clock().sleep(linger).await;
+            }
+        }
+    }
+
+    fn durable<T>(&self, committed: &[(Arc<Intent>, T)]) {
+        let mut state = self.state();
+        state.counters.commits += 1;
+        state.counters.committed_intents += committed.len() as u64;
+        for (intent, _) in committed {
+            if let Some(slot) = state.slots.get_mut(&intent.record) {
+                for pending in &mut slot.intents {
+                    pending.durable |= pending.intent.dot() == intent.dot();
+                }
+            }
+            self.push(&mut state, StoreId::D1, &intent.record);
+        }
+    }
+
+    fn poison(&self, error: JournalError) {
+        tracing::error!(%error, "the journal failed; starting again from what is durable");
+        self.state().failure = Some(error.clone());
+        self.stop();
+        for (_, done) in std::mem::take(&mut self.journal.waiting().intents) {
+            let _ = done.send(Err(error.clone()));
+        }
+    }
+}

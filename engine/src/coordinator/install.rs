@@ -1,0 +1,403 @@
+//! Installing: an intent's version goes into the authority by compare-and-set.
+//!
+//! Invariant: what is sent covers what it expects to replace (rule A2), and carries every value
+//! that it does not show as a loser (rule V6). An intent leaves the journal only when the
+//! authority was seen to hold a version that covers its dot (rule A5c).
+
+use super::project::Owed;
+use super::{Coordinator, Settled, State};
+use crate::breaker::Seen;
+use crate::env::{Env, ObjectStore, Outcome, PutIf, RefusalKind, Storage};
+use crate::journal::Intent;
+use crate::lane::Next;
+use crate::policy::Dataset;
+use crate::record::{Loser, RecordId, StoreId, Stored, blob_key};
+use crate::resolve::{self, Held, Met};
+use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
+use crate::version::{Dot, Version};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Compare-and-sets in a row that may find the row moved before the record goes to the back of
+/// the lane.
+const MOVED_MAX: usize = 4;
+
+/// What to install over what.
+struct Candidate {
+    expect: Expect,
+    held: Held,
+    losers: Vec<Loser>,
+    /// An intent with a condition: it happens over `expect`, or not at all.
+    conditional: Option<Arc<Intent>>,
+}
+
+/// What the coordinator's own intents ask for.
+struct Ours {
+    intent: Arc<Intent>,
+    losers: Vec<Loser>,
+}
+
+enum Plan {
+    /// Nothing is left to install.
+    Idle,
+    /// The authority must be read first.
+    Look,
+    Install(Candidate),
+}
+
+impl<E: Env> Coordinator<E> {
+    /// One turn of the authority's lane on one record.
+    pub(super) async fn install(&self, record: &RecordId) -> Next {
+        let Some(dataset) = self.policy.datasets.get(&record.dataset) else {
+            // The dataset was taken out of the configuration: its intents wait for its return.
+            return Next::At(self.now() + crate::retry::PAUSE_MAX);
+        };
+        let mut plan = self.plan(record);
+        for _ in 0..MOVED_MAX {
+            let candidate = match plan {
+                Plan::Idle => return Next::Done,
+                Plan::Look => match self.row(RowOp::Read { record: record.clone() }).await {
+                    Outcome::Applied((_, RowAnswer::Read(row))) => {
+                        plan = self.plan_over(record, row);
+                        continue;
+                    }
+                    _ => return self.install_failed(record),
+                },
+                Plan::Install(candidate) => candidate,
+            };
+            let conditional = candidate.conditional.clone();
+            match self.send_install(dataset, record, candidate).await {
+                Sent::Done => plan = self.plan(record),
+                Sent::Moved(row) => {
+                    self.state().counters.installs_moved += 1;
+                    if let Some(intent) = conditional
+                        && !covers(row.as_ref(), intent.dot())
+                    {
+                        self.learn_row(record, row.as_ref());
+                        self.cancel(&intent);
+                    }
+                    plan = self.plan_over(record, row);
+                }
+                Sent::Failed => return self.install_failed(record),
+            }
+        }
+        Next::Again
+    }
+
+    fn install_failed(&self, record: &RecordId) -> Next {
+        let failures = {
+            let mut state = self.state();
+            let Some(slot) = state.slots.get_mut(record) else { return Next::Done };
+            // The row must be read before the next try: the last one may have happened.
+            slot.look = true;
+            slot.failures += 1;
+            slot.failures
+        };
+        self.back_off(failures)
+    }
+
+    /// What to install, from what is known here.
+    fn plan(&self, record: &RecordId) -> Plan {
+        let mut state = self.state();
+        let Some(slot) = state.slots.get(record) else { return Plan::Idle };
+        if slot.look {
+            return Plan::Look;
+        }
+        let Some(ours) = slot.ours() else { return Plan::Idle };
+        let Some(known) = state.ledger.known(record) else { return Plan::Look };
+        if let Some(version) = &known.version
+            && version.history.covers_dot(ours.intent.dot())
+        {
+            self.settle(&mut state, record, &version.clone());
+            drop(state);
+            return self.plan(record);
+        }
+        if let Some(expect) = &ours.intent.only_over {
+            let expect = expect.clone();
+            return Plan::Install(ours.conditionally(expect));
+        }
+        let history = resolve::history_of(known.version.as_ref());
+        if ours.intent.version.history.covers(&history) {
+            Plan::Install(ours.over(known.expect()))
+        } else {
+            Plan::Look
+        }
+    }
+
+    /// What to install over a row that was just seen.
+    fn plan_over(&self, record: &RecordId, row: Option<Row>) -> Plan {
+        self.learn_row(record, row.as_ref());
+        let mut state = self.state();
+        if let Some(slot) = state.slots.get_mut(record) {
+            slot.look = false;
+        }
+        let row = row.unwrap_or_default();
+        let expect = row.expect();
+        let foreign = row.has_foreign_write();
+        let theirs = resolve::held(record, &row);
+        if let Some(version) = &row.version {
+            self.settle(&mut state, record, version);
+        }
+        let ours = state.slots.get(record).and_then(super::Slot::ours);
+        if foreign {
+            state.counters.foreign_writes += 1;
+        }
+        let take_in = |held: Held, losers: Vec<Loser>| {
+            Plan::Install(Candidate { expect: expect.clone(), held, losers, conditional: None })
+        };
+        let (ours, theirs) = match (ours, theirs) {
+            (None, Some(theirs)) if foreign => return take_in(theirs, Vec::new()),
+            (None, _) => return Plan::Idle,
+            (Some(ours), None) => return Plan::Install(ours.over(expect)),
+            (Some(ours), Some(theirs)) => (ours, theirs),
+        };
+        if let Some(only_over) = ours.intent.only_over.clone() {
+            // Sent with its own expectation: the compare-and-set decides the condition.
+            return Plan::Install(ours.conditionally(only_over));
+        }
+        let mine = Held { version: ours.intent.version.clone(), value: ours.intent.value.clone() };
+        match resolve::meet(&mine, &theirs) {
+            Met::Ours => Plan::Install(ours.over(expect)),
+            Met::Theirs if foreign => take_in(theirs, ours.losers),
+            Met::Theirs => Plan::Idle,
+            Met::Concurrent { merged, losers } => {
+                state.counters.conflicts += losers.len() as u64;
+                let losers = ours.losers.into_iter().chain(losers).collect();
+                take_in(merged, losers)
+            }
+        }
+    }
+
+    async fn send_install(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        candidate: Candidate,
+    ) -> Sent {
+        let Candidate { expect, held, losers, .. } = candidate;
+        let Some(value) = self.fit(&held.value).await else { return Sent::Failed };
+        let mut fitting = Vec::with_capacity(losers.len());
+        for loser in losers {
+            let Some(value) = self.fit(&loser.value).await else { return Sent::Failed };
+            fitting.push(Loser { value, ..loser });
+        }
+        let owe: Vec<StoreId> = dataset.projections().collect();
+        let sent_at = self.now();
+        let op = RowOp::Install(Box::new(Install {
+            record: record.clone(),
+            expect,
+            version: held.version.clone(),
+            value: value.clone(),
+            losers: fitting,
+            owe: owe.clone(),
+            holder: self.actor,
+        }));
+        match self.row(op).await {
+            Outcome::Applied((now, RowAnswer::Installed { row_seq, seq, grant })) => {
+                let installed = Installed { row_seq, seq, grant, sent_at, now };
+                self.installed(record, owe, held, value, installed);
+                Sent::Done
+            }
+            Outcome::Applied((_, RowAnswer::Moved(row))) => Sent::Moved(row),
+            Outcome::Applied((_, answer)) => {
+                tracing::error!(%record, ?answer, "the authority refused an install");
+                Sent::Failed
+            }
+            Outcome::Refused(refusal) => {
+                if matches!(refusal.kind, RefusalKind::TooLarge | RefusalKind::Constraint) {
+                    self.state().counters.installs_poisoned += 1;
+                    tracing::error!(%record, %refusal, "the authority cannot keep this version");
+                }
+                Sent::Failed
+            }
+            Outcome::Unknown(_) => Sent::Failed,
+        }
+    }
+
+    /// A value as the authority can keep it. One over its limit goes to R2 first, under the name
+    /// of its own hash, so that the row never refers to nothing (rule A0). `None`: not now.
+    async fn fit(&self, value: &Stored) -> Option<Stored> {
+        let Stored::Inline(bytes) = value else { return Some(value.clone()) };
+        if bytes.len() <= self.policy.limits.authority_value_bytes_max {
+            return Some(value.clone());
+        }
+        if !self.state().admits(StoreId::R2) {
+            return None;
+        }
+        let hash = crate::version::ContentHash::of(bytes);
+        let r2 = self.env.storage().r2();
+        let stored = r2.put(&blob_key(hash), bytes.clone(), None, PutIf::Absent, None).await;
+        let seen = match &stored {
+            Outcome::Applied(_) => Seen::Answer,
+            Outcome::Refused(refusal) => super::seen_in(refusal),
+            Outcome::Unknown(_) => Seen::Failure,
+        };
+        self.record_seen(StoreId::R2, seen);
+        let stands = match stored {
+            Outcome::Applied(_) => true,
+            // 412 says that something stands under the name; the name is its hash, so it should
+            // be these bytes. That is looked at, since the row's only copy depends on it.
+            Outcome::Refused(refusal) if refusal.kind == RefusalKind::Precondition => {
+                match r2.get(&blob_key(hash)).await {
+                    Ok(Some(object)) => object.body == *bytes,
+                    Ok(None) | Err(_) => false,
+                }
+            }
+            Outcome::Refused(_) | Outcome::Unknown(_) => false,
+        };
+        stands.then(|| Stored::Reference { hash, bytes: bytes.len() as u64 })
+    }
+
+    /// The authority holds the version, and this coordinator the right to project it.
+    fn installed(
+        &self,
+        record: &RecordId,
+        owe: Vec<StoreId>,
+        held: Held,
+        value: Stored,
+        installed: Installed,
+    ) {
+        let Installed { row_seq, seq, grant, sent_at, now } = installed;
+        let whole = match held.value {
+            Stored::Inline(bytes) => Some(bytes),
+            Stored::Tombstone | Stored::Reference { .. } => None,
+        };
+        let version = Arc::new(held.version);
+        let mut state = self.state();
+        state.counters.installs += 1;
+        state.ledger.learn(record, Some((*version).clone()), row_seq);
+        let slot = state.slots.entry(record.clone()).or_default();
+        slot.failures = 0;
+        for store in &owe {
+            let owed = slot.owed.entry(*store).or_default();
+            owed.granted(&grant, *store, sent_at, now);
+            owed.target(version.clone(), value.clone(), whole.clone());
+        }
+        for store in owe {
+            self.push(&mut state, store, record);
+        }
+        self.settle(&mut state, record, &version);
+        let change = Change {
+            record: record.clone(),
+            version: Some((*version).clone()),
+            row_seq,
+            foreign: false,
+            seq,
+        };
+        self.announce(&mut state, change);
+    }
+
+    /// The authority holds `version`: what it covers is no longer owed by the journal.
+    fn settle(&self, state: &mut State, record: &RecordId, version: &Version) {
+        let Some(slot) = state.slots.get_mut(record) else { return };
+        let mut settled: Vec<Dot> = Vec::new();
+        let mut bytes = 0;
+        slot.intents.retain(|pending| {
+            let covered = version.history.covers_dot(pending.intent.dot());
+            if covered {
+                settled.push(pending.intent.dot());
+                bytes += pending.intent.value.held_bytes();
+            }
+            !covered
+        });
+        state.held_intents -= settled.len();
+        state.held_bytes -= bytes;
+        if !settled.is_empty() {
+            self.forget(settled);
+            self.wake.settled.notify_waiters();
+        }
+        state.confirm(record, StoreId::D1, version);
+    }
+
+    /// A conditional write whose condition did not hold: it did not and cannot happen any more,
+    /// since the row sequence that it expects never comes back.
+    fn cancel(&self, intent: &Arc<Intent>) {
+        let mut state = self.state();
+        let Some(slot) = state.slots.get_mut(&intent.record) else { return };
+        let before = slot.intents.len();
+        slot.intents.retain(|pending| pending.intent.dot() != intent.dot());
+        let removed = before - slot.intents.len();
+        let (ended, rest) =
+            std::mem::take(&mut slot.waiters).into_iter().partition(|w| w.dot == intent.dot());
+        slot.waiters = rest;
+        let ended: Vec<super::Waiter> = ended;
+        for waiter in ended {
+            let _ = waiter.done.send(Settled::Cancelled);
+        }
+        state.held_intents -= removed;
+        state.held_bytes -= removed * intent.value.held_bytes();
+        state.counters.writes_cancelled += 1;
+        self.forget([intent.dot()]);
+        self.wake.settled.notify_waiters();
+    }
+
+    fn announce(&self, state: &mut State, change: Change) {
+        for queue in state.news.values_mut() {
+            if queue.len() >= super::watch::NEWS_WAITING_MAX {
+                queue.pop_front();
+            }
+            queue.push_back(change.clone());
+        }
+        self.wake.news.notify_waiters();
+    }
+}
+
+struct Installed {
+    row_seq: u64,
+    seq: Seq,
+    grant: Grant,
+    sent_at: Duration,
+    now: crate::row::StoreTime,
+}
+
+enum Sent {
+    Done,
+    Moved(Option<Row>),
+    Failed,
+}
+
+impl super::Slot {
+    /// The newest durable intent that may be installed, with all the losers up to it. A
+    /// conditional one is not skipped: it goes alone.
+    fn ours(&self) -> Option<Ours> {
+        let mut losers = Vec::new();
+        let mut newest = None;
+        for pending in self.intents.iter().take_while(|pending| pending.durable) {
+            let conditional = pending.intent.only_over.is_some();
+            if conditional && newest.is_some() {
+                break;
+            }
+            losers.extend(pending.intent.losers.iter().cloned());
+            newest = Some(pending.intent.clone());
+            if conditional {
+                break;
+            }
+        }
+        newest.map(|intent| Ours { intent, losers })
+    }
+}
+
+impl Ours {
+    fn over(self, expect: Expect) -> Candidate {
+        let Ours { intent, losers } = self;
+        let held = Held { version: intent.version.clone(), value: intent.value.clone() };
+        Candidate { expect, held, losers, conditional: None }
+    }
+
+    fn conditionally(self, expect: Expect) -> Candidate {
+        let conditional = Some(self.intent.clone());
+        Candidate { conditional, ..self.over(expect) }
+    }
+}
+
+fn covers(row: Option<&Row>, dot: Dot) -> bool {
+    row.and_then(|row| row.version.as_ref()).is_some_and(|v| v.history.covers_dot(dot))
+}
+
+impl Owed {
+    /// Sets what is to be put; an older target is forgotten (only the newest is projected).
+    fn target(&mut self, version: Arc<Version>, value: Stored, whole: Option<Bytes>) {
+        self.target = Some(super::project::Target { version, value, whole });
+    }
+}

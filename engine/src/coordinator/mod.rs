@@ -1,0 +1,470 @@
+//! The coordinator: takes writes, owes them to the stores, and pays.
+//!
+//! ```text
+//! write ──> journal ──> install ──> project ──> done
+//!  write.rs  commit.rs   install.rs  project.rs
+//!            one fsync   compare-    a put under a lease at
+//!            for all     and-set at  each projection, then
+//!            waiting     the row     the mark is cleared
+//! ```
+//!
+//! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
+//! feed, takes over what others left undone and probes stores that did not answer, `read.rs`
+//! answers readers.
+//!
+//! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
+//! held across a wait. Whatever leaves the coordinator was durable in the journal before
+//! (rule V2); a coordinator whose journal fails stops, and a new one starts from replay.
+
+mod commit;
+mod install;
+mod project;
+mod read;
+mod rows;
+mod status;
+mod watch;
+mod write;
+
+pub use read::{Read, ReadError};
+pub use status::{Counters, OperationState, Status, StoreStatus};
+pub use write::{Condition, Receipt, Write, WriteOutcome, WriteRefusal};
+
+use crate::breaker::{Breaker, Seen, Transition};
+use crate::env::{
+    Clock, Env, Journal, Network, PeerMessage, PeerReply, Refusal, RefusalKind, Storage,
+};
+use crate::hlc::{HybridClock, Met};
+use crate::journal::{Intent, JournalError};
+use crate::lane::{Lane, Next};
+use crate::ledger::Ledger;
+use crate::policy::{Pace, Policy};
+use crate::record::{RecordId, StoreId};
+use crate::row::{Change, Row};
+use crate::version::{Actor, Dot, NodeId, Version};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// Operations whose record is remembered, so that their state can be asked for.
+const OPERATIONS_REMEMBERED_MAX: usize = 100_000;
+
+/// One coordinator, from replay to stop.
+pub struct Coordinator<E: Env> {
+    env: E,
+    policy: Policy,
+    pace: Pace,
+    actor: Actor,
+    state: Mutex<State>,
+    rows: rows::Queue,
+    journal: commit::Queue,
+    wake: Wake,
+    stopped: AtomicBool,
+}
+
+/// Everything that the coordinator knows.
+struct State {
+    counter: u64,
+    clock: HybridClock,
+    ledger: Ledger,
+    slots: BTreeMap<RecordId, Slot>,
+    lanes: BTreeMap<StoreId, Lane>,
+    breakers: BTreeMap<StoreId, Breaker>,
+    held_intents: usize,
+    held_bytes: usize,
+    operations: BTreeMap<Dot, RecordId>,
+    operation_order: VecDeque<Dot>,
+    news: BTreeMap<NodeId, VecDeque<Change>>,
+    counters: Counters,
+    failure: Option<JournalError>,
+}
+
+/// A record with work to do.
+#[derive(Default)]
+struct Slot {
+    /// Not yet known to be in the authority, oldest first.
+    intents: VecDeque<Pending>,
+    /// Projections that this coordinator is bringing up to date.
+    owed: BTreeMap<StoreId, project::Owed>,
+    /// Writers that wait for stores.
+    waiters: Vec<Waiter>,
+    /// The row must be looked at: foreign bytes, or an install without an answer.
+    look: bool,
+    /// Installs in a row without success.
+    failures: u32,
+}
+
+struct Pending {
+    intent: Arc<Intent>,
+    durable: bool,
+}
+
+struct Waiter {
+    dot: Dot,
+    missing: BTreeSet<StoreId>,
+    done: oneshot::Sender<Settled>,
+}
+
+/// How a write that waited for its stores came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    /// Every store that it waited for has it, or a version that includes it.
+    Held,
+    /// Its condition did not hold.
+    Cancelled,
+}
+
+#[derive(Default)]
+struct Wake {
+    lanes: BTreeMap<StoreId, Notify>,
+    probes: BTreeMap<StoreId, Notify>,
+    timer: Notify,
+    news: Notify,
+    settled: Notify,
+    stop: Notify,
+}
+
+impl<E: Env> Coordinator<E> {
+    /// Replays the journal, takes a new incarnation and starts to work.
+    pub async fn start(
+        env: E,
+        node: NodeId,
+        policy: Policy,
+        pace: Pace,
+    ) -> Result<Arc<Self>, JournalError> {
+        let replay = env.storage().journal().replay().await?;
+        let actor = Actor { node, incarnation: env.random() };
+        let mut state = State {
+            counter: 0,
+            clock: HybridClock::default(),
+            ledger: Ledger::default(),
+            slots: BTreeMap::new(),
+            lanes: StoreId::ALL.into_iter().map(|store| (store, Lane::default())).collect(),
+            breakers: StoreId::ALL.into_iter().map(|store| (store, Breaker::default())).collect(),
+            held_intents: 0,
+            held_bytes: 0,
+            operations: BTreeMap::new(),
+            operation_order: VecDeque::new(),
+            news: env.network().peers().into_iter().map(|peer| (peer, VecDeque::new())).collect(),
+            counters: Counters::default(),
+            failure: None,
+        };
+        state.counters.replayed_intents = replay.intents.len() as u64;
+        for intent in replay.intents {
+            state.remember_operation(intent.dot(), &intent.record);
+            state.meet_stamp(env.clock().wall(), &intent.version);
+            state.hold(Arc::new(intent), true);
+        }
+        let notifies = || StoreId::ALL.into_iter().map(|store| (store, Notify::new())).collect();
+        let wake = Wake { lanes: notifies(), probes: notifies(), ..Wake::default() };
+        let coordinator = Arc::new(Coordinator {
+            env,
+            policy,
+            pace,
+            actor,
+            state: Mutex::new(state),
+            rows: rows::Queue::default(),
+            journal: commit::Queue::default(),
+            wake,
+            stopped: AtomicBool::new(false),
+        });
+        coordinator.clone().spawn_tasks();
+        Ok(coordinator)
+    }
+
+    fn spawn_tasks(self: Arc<Self>) {
+        let env = self.env.clone();
+        env.spawn(self.clone().commit_loop());
+        for _ in 0..self.pace.batches_max {
+            env.spawn(self.clone().batch_loop());
+        }
+        for store in StoreId::ALL {
+            for _ in 0..self.pace.lane_width {
+                env.spawn(self.clone().lane_loop(store));
+            }
+        }
+        env.spawn(self.clone().timer_loop());
+        env.spawn(self.clone().watch_loop());
+        for store in [StoreId::Kv, StoreId::R2] {
+            env.spawn(self.clone().probe_loop(store));
+        }
+        for peer in self.env.network().peers() {
+            env.spawn(self.clone().news_loop(peer));
+        }
+    }
+
+    /// This coordinator in this incarnation.
+    pub fn actor(&self) -> Actor {
+        self.actor
+    }
+
+    /// What is kept where.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Ends every task. What is owed stays in the journal.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.wake.stop.notify_waiters();
+        self.wake.timer.notify_one();
+        self.wake.news.notify_waiters();
+        self.wake.settled.notify_waiters();
+        for notify in self.wake.lanes.values().chain(self.wake.probes.values()) {
+            notify.notify_waiters();
+        }
+        self.rows.wake_all();
+        self.journal.wake_all();
+    }
+
+    /// Waits until the journal has failed, and says how. Only a new start from replay knows what
+    /// is durable then (rule V2).
+    pub async fn failed(&self) -> JournalError {
+        loop {
+            let stop = self.wake.stop.notified();
+            if let Some(failure) = self.state().failure.clone() {
+                return failure;
+            }
+            stop.await;
+        }
+    }
+
+    /// Takes note of what another coordinator says.
+    pub fn receive(&self, message: PeerMessage) -> PeerReply {
+        match message {
+            PeerMessage::Installed(changes) => {
+                for change in &changes {
+                    self.learn_change(change);
+                }
+                PeerReply::Noted
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds the state")
+    }
+
+    fn now(&self) -> Duration {
+        self.env.clock().monotonic()
+    }
+
+    /// A pause before the next try.
+    fn back_off(&self, failures: u32) -> Next {
+        Next::At(self.now() + crate::retry::pause(failures, self.env.random()))
+    }
+
+    fn push(&self, state: &mut State, store: StoreId, record: &RecordId) {
+        state.lane(store).push(record);
+        self.wake.lanes[&store].notify_one();
+    }
+
+    /// Takes note of how a call to a store ended.
+    fn record_seen(&self, store: StoreId, seen: Seen) {
+        let now = self.now();
+        let mut state = self.state();
+        let breaker = state.breakers.get_mut(&store).expect("every store has a breaker");
+        match breaker.record(now, seen) {
+            Transition::None => {}
+            Transition::Opened => {
+                state.counters.breaker_opened += 1;
+                state.lane(store).pause();
+                self.wake.probes[&store].notify_one();
+                tracing::warn!(%store, "the store does not answer; its breaker is open");
+            }
+            Transition::Closed => {
+                state.lane(store).resume();
+                self.wake.lanes[&store].notify_one();
+                tracing::info!(%store, "the store answers again");
+            }
+        }
+    }
+
+    async fn lane_loop(self: Arc<Self>, store: StoreId) {
+        while let Some(record) = self.next_record(store).await {
+            let next = match store {
+                StoreId::D1 => self.install(&record).await,
+                StoreId::Kv | StoreId::R2 => self.project(&record, store).await,
+            };
+            let mut state = self.state();
+            state.drop_idle_slot(&record);
+            state.lane(store).finish(&record, next);
+            match next {
+                Next::At(_) => self.wake.timer.notify_one(),
+                Next::Again => self.wake.lanes[&store].notify_one(),
+                Next::Done => {
+                    if state.lane(store).is_ready() {
+                        self.wake.lanes[&store].notify_one();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_record(&self, store: StoreId) -> Option<RecordId> {
+        loop {
+            let news = self.wake.lanes[&store].notified();
+            if self.is_stopped() {
+                return None;
+            }
+            {
+                let mut state = self.state();
+                let lane = state.lane(store);
+                if let Some(record) = lane.take() {
+                    // One permit may stand for several records.
+                    if lane.is_ready() {
+                        self.wake.lanes[&store].notify_one();
+                    }
+                    return Some(record);
+                }
+            }
+            news.await;
+        }
+    }
+
+    /// Wakes delayed records when they are due.
+    async fn timer_loop(self: Arc<Self>) {
+        while !self.is_stopped() {
+            let now = self.now();
+            let due = {
+                let mut state = self.state();
+                for (store, lane) in &mut state.lanes {
+                    lane.wake(now);
+                    if lane.is_ready() {
+                        self.wake.lanes[store].notify_one();
+                    }
+                }
+                state.lanes.values().filter_map(Lane::due).min()
+            };
+            match due {
+                None => self.wake.timer.notified().await,
+                Some(at) => {
+                    tokio::select! {
+                        biased;
+                        () = self.wake.timer.notified() => {}
+                        () = self.env.clock().sleep(at.saturating_sub(now)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes note of a row that the authority showed.
+    fn learn_row(&self, record: &RecordId, row: Option<&Row>) {
+        let wall = self.env.clock().wall();
+        let mut state = self.state();
+        match row {
+            None => {
+                state.ledger.learn(record, None, 0);
+            }
+            Some(row) => {
+                if let Some(version) = &row.version {
+                    state.meet_stamp(wall, version);
+                }
+                // A foreign write is only learned as part of the version that takes it in.
+                if !row.has_foreign_write() {
+                    state.ledger.learn(record, row.version.clone(), row.row_seq);
+                }
+            }
+        }
+    }
+
+    fn learn_change(&self, change: &Change) {
+        let wall = self.env.clock().wall();
+        let mut state = self.state();
+        if let Some(version) = &change.version {
+            state.meet_stamp(wall, version);
+        }
+        if change.foreign {
+            state.slots.entry(change.record.clone()).or_default().look = true;
+            self.push(&mut state, StoreId::D1, &change.record);
+        } else {
+            state.ledger.learn(&change.record, change.version.clone(), change.row_seq);
+        }
+    }
+}
+
+impl State {
+    fn lane(&mut self, store: StoreId) -> &mut Lane {
+        self.lanes.get_mut(&store).expect("every store has a lane")
+    }
+
+    fn admits(&self, store: StoreId) -> bool {
+        self.breakers[&store].admits()
+    }
+
+    fn meet_stamp(&mut self, wall: Duration, version: &Version) {
+        match self.clock.meet(wall, version.stamp()) {
+            Met::Followed => {}
+            Met::Drift { ahead_ms } => {
+                self.counters.clock_drift_ms_max = self.counters.clock_drift_ms_max.max(ahead_ms);
+            }
+        }
+    }
+
+    /// Keeps an intent until the authority holds its version.
+    fn hold(&mut self, intent: Arc<Intent>, durable: bool) {
+        self.held_intents += 1;
+        self.held_bytes += intent.value.held_bytes();
+        let record = intent.record.clone();
+        if durable {
+            self.lane(StoreId::D1).push(&record);
+        }
+        self.slots.entry(record).or_default().intents.push_back(Pending { intent, durable });
+    }
+
+    fn remember_operation(&mut self, dot: Dot, record: &RecordId) {
+        if self.operation_order.len() >= OPERATIONS_REMEMBERED_MAX
+            && let Some(oldest) = self.operation_order.pop_front()
+        {
+            self.operations.remove(&oldest);
+        }
+        self.operations.insert(dot, record.clone());
+        self.operation_order.push_back(dot);
+    }
+
+    fn drop_idle_slot(&mut self, record: &RecordId) {
+        if let Some(slot) = self.slots.get(record)
+            && slot.intents.is_empty()
+            && slot.owed.is_empty()
+            && slot.waiters.is_empty()
+            && !slot.look
+        {
+            self.slots.remove(record);
+        }
+    }
+
+    /// A store holds a version that covers `history`: writers that waited for it there go on.
+    fn confirm(&mut self, record: &RecordId, store: StoreId, version: &Version) {
+        let Some(slot) = self.slots.get_mut(record) else { return };
+        let waiters = std::mem::take(&mut slot.waiters);
+        for mut waiter in waiters {
+            if version.history.covers_dot(waiter.dot) {
+                waiter.missing.remove(&store);
+            }
+            if waiter.missing.is_empty() {
+                // A caller that no longer listens has had its answer as pending.
+                let _ = waiter.done.send(Settled::Held);
+            } else {
+                slot.waiters.push(waiter);
+            }
+        }
+    }
+}
+
+/// What a refusal says of the store itself.
+fn seen_in(refusal: &Refusal) -> Seen {
+    match refusal.kind {
+        RefusalKind::Unreachable => Seen::Failure,
+        RefusalKind::RateLimited
+        | RefusalKind::Precondition
+        | RefusalKind::DeadlinePassed
+        | RefusalKind::TooLarge
+        | RefusalKind::Constraint => Seen::Answer,
+    }
+}

@@ -1,0 +1,507 @@
+//! Projecting: the authority's version goes to KV and R2, each under a lease.
+//!
+//! ```text
+//! claim ──> put ── Applied, and nobody else can still be putting ──> clear ──> done
+//!   ^        │ Applied, but somebody may: wait, then claim and put again (A5b)
+//!   └────────┴ Unknown: a new epoch; the old one stays until nothing of it can land (A5a)
+//! ```
+//!
+//! Invariant: a put carries its lease's end as deadline (A5), and is of the version that the row
+//! held when the lease was granted or read. The mark is cleared only after an `Applied` put that
+//! was sent after a look at the row which showed no other live lease (A5b).
+
+use super::{Coordinator, seen_in};
+use crate::breaker::Seen;
+use crate::env::{Doubt, DoubtKind, Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
+use crate::env::{Refusal, RefusalKind, Storage};
+use crate::lane::Next;
+use crate::policy::Dataset;
+use crate::projection::{self, Form};
+use crate::record::{RecordId, StoreId, Stored, blob_key};
+use crate::row::{Epoch, Grant, LEASE_MS, REPUT_MS, Row, RowAnswer, RowOp, StoreTime};
+use crate::version::Version;
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A lease with less than this left is renewed before a put: the put could not make its deadline.
+const LEASE_LEFT_MIN: Duration = Duration::from_millis(500);
+/// After a store said 429.
+const RATE_LIMIT_PAUSE: Duration = Duration::from_millis(1_000);
+
+/// What is to be put.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) version: Arc<Version>,
+    pub(super) value: Stored,
+    /// The bytes, when they are at hand.
+    pub(super) whole: Option<Bytes>,
+}
+
+/// A projection of one record that this coordinator is bringing up to date.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    /// The newest version; `None`: the row must be claimed to know it.
+    pub(super) target: Option<Target>,
+    lease: Option<Held>,
+    /// Leases of this incarnation that stand in the row, with no put in doubt.
+    quiet: BTreeSet<Epoch>,
+    /// Leases of this incarnation under which a put had no answer.
+    doubtful: BTreeSet<Epoch>,
+    last_put: Option<Duration>,
+    failures: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    epoch: Epoch,
+    ends: StoreTime,
+    /// Monotonic, by this coordinator's clock; never later than `ends` is in truth, since it
+    /// counts from before the request was sent.
+    ends_here: Duration,
+    /// Until when other puts can land; `None`: nobody else can be putting.
+    others_until: Option<StoreTime>,
+    /// The store side's time when the row was seen.
+    seen_at: StoreTime,
+    /// The version was put under this lease.
+    put: bool,
+}
+
+impl Owed {
+    /// A lease was granted by an answer to a request of `sent_at`.
+    pub(super) fn granted(
+        &mut self,
+        grant: &Grant,
+        store: StoreId,
+        sent_at: Duration,
+        now: StoreTime,
+    ) {
+        if let Some(former) = self.lease.take()
+            && former.epoch != grant.epoch
+            && !self.doubtful.contains(&former.epoch)
+        {
+            self.quiet.insert(former.epoch);
+        }
+        self.quiet.remove(&grant.epoch);
+        self.lease = Some(Held {
+            epoch: grant.epoch,
+            ends: grant.ends,
+            ends_here: sent_at + Duration::from_millis(LEASE_MS),
+            others_until: grant.others_until.get(&store).copied(),
+            seen_at: now,
+            put: false,
+        });
+    }
+
+    fn needs_claim(&self, now: Duration) -> bool {
+        match (&self.target, &self.lease) {
+            (Some(_), Some(lease)) => {
+                // Own quiet leases make it look as if others could be putting: claiming forgets
+                // them. After a put that could not be cleared, the row must be seen anew.
+                now + LEASE_LEFT_MIN >= lease.ends_here
+                    || self.doubtful.contains(&lease.epoch)
+                    || (lease.others_until.is_some() && (lease.put || !self.quiet.is_empty()))
+            }
+            _ => true,
+        }
+    }
+
+    fn renewable(&self) -> Option<Epoch> {
+        let lease = self.lease.as_ref()?;
+        (!self.doubtful.contains(&lease.epoch)).then_some(lease.epoch)
+    }
+
+    fn quiet(&self) -> Vec<Epoch> {
+        self.quiet.iter().copied().collect()
+    }
+}
+
+/// What to do next in a turn.
+enum Step {
+    Wait(Next),
+    Claim { renew: Option<Epoch>, quiet: Vec<Epoch> },
+    Put { target: Target, lease: Held },
+}
+
+/// What a put's outcome asks for.
+enum AfterPut {
+    Turn(Next),
+    Failed,
+    Clear { quiet: Vec<Epoch> },
+}
+
+impl<E: Env> Coordinator<E> {
+    /// One turn of a projection's lane on one record.
+    pub(super) async fn project(&self, record: &RecordId, store: StoreId) -> Next {
+        let Some(dataset) = self.policy.datasets.get(&record.dataset) else {
+            return self.give_up(record, store);
+        };
+        if dataset.projection(store).is_none() {
+            return self.give_up(record, store);
+        }
+        // Claim and put in one turn; whatever comes after a put starts a new one.
+        for _ in 0..2 {
+            match self.next_step(record, store) {
+                Step::Wait(next) => return next,
+                Step::Claim { renew, quiet } => {
+                    if let Some(next) = self.claim(record, store, renew, quiet).await {
+                        return next;
+                    }
+                }
+                Step::Put { target, lease } => {
+                    return self.put_and_clear(dataset, record, store, target, lease).await;
+                }
+            }
+        }
+        Next::Again
+    }
+
+    fn next_step(&self, record: &RecordId, store: StoreId) -> Step {
+        let now = self.now();
+        let state = self.state();
+        let Some(owed) = state.slots.get(record).and_then(|slot| slot.owed.get(&store)) else {
+            return Step::Wait(Next::Done);
+        };
+        // KV and R2 take one write a second for each key; only the newest version is put.
+        if let Some(next_put) = owed.last_put.map(|at| at + self.pace.same_key)
+            && next_put > now
+        {
+            return Step::Wait(Next::At(next_put));
+        }
+        if owed.needs_claim(now) {
+            return Step::Claim { renew: owed.renewable(), quiet: owed.quiet() };
+        }
+        match (&owed.target, &owed.lease) {
+            (Some(target), Some(lease)) => {
+                Step::Put { target: target.clone(), lease: lease.clone() }
+            }
+            _ => Step::Claim { renew: None, quiet: owed.quiet() },
+        }
+    }
+
+    /// Claims the mark; `None`: claimed.
+    async fn claim(
+        &self,
+        record: &RecordId,
+        store: StoreId,
+        renew: Option<Epoch>,
+        quiet: Vec<Epoch>,
+    ) -> Option<Next> {
+        let sent_at = self.now();
+        let op = RowOp::Claim {
+            record: record.clone(),
+            store,
+            holder: self.actor,
+            renew,
+            quiet: quiet.clone(),
+        };
+        match self.row(op).await {
+            Outcome::Applied((now, RowAnswer::Claimed { row, grant })) => {
+                self.learn_row(record, Some(&row));
+                self.claimed(record, store, row, &grant, quiet, sent_at, now)
+            }
+            Outcome::Applied((_, RowAnswer::NotOwed)) => Some(self.give_up(record, store)),
+            Outcome::Applied((_, RowAnswer::Held { .. })) => {
+                // Somebody installed a newer version, or took over: it is theirs to project.
+                self.release(record, store).await;
+                Some(self.give_up(record, store))
+            }
+            Outcome::Applied((_, answer)) => {
+                tracing::error!(%record, %store, ?answer, "a claim was answered with this");
+                Some(self.projection_failed(record, store))
+            }
+            Outcome::Refused(_) | Outcome::Unknown(_) => {
+                Some(self.projection_failed(record, store))
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the claim's request and its whole answer")]
+    fn claimed(
+        &self,
+        record: &RecordId,
+        store: StoreId,
+        row: Row,
+        grant: &Grant,
+        forgotten: Vec<Epoch>,
+        sent_at: Duration,
+        now: StoreTime,
+    ) -> Option<Next> {
+        let mut state = self.state();
+        if row.has_foreign_write() {
+            // The bytes in the row are not the version's: they are taken in first, which installs
+            // a version of their own and marks this projection again.
+            state.slots.entry(record.clone()).or_default().look = true;
+            self.push(&mut state, StoreId::D1, record);
+            drop(state);
+            return Some(self.projection_failed(record, store));
+        }
+        let Some(owed) = state.slots.get_mut(record).and_then(|s| s.owed.get_mut(&store)) else {
+            return Some(Next::Done);
+        };
+        for epoch in forgotten {
+            owed.quiet.remove(&epoch);
+        }
+        owed.granted(grant, store, sent_at, now);
+        // A lease of our own whose grant never arrived is not told apart from one with a put in
+        // doubt: it stays until it expires.
+        let version = row.version.expect("a mark is set together with a version");
+        let same = owed.target.as_ref().is_some_and(|target| *target.version == version);
+        if !same {
+            let value = row.value.unwrap_or(Stored::Tombstone);
+            let whole = match &value {
+                Stored::Inline(bytes) => Some(bytes.clone()),
+                Stored::Tombstone | Stored::Reference { .. } => None,
+            };
+            owed.target = Some(Target { version: Arc::new(version), value, whole });
+        }
+        None
+    }
+
+    async fn put_and_clear(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        store: StoreId,
+        target: Target,
+        lease: Held,
+    ) -> Next {
+        let outcome = self.put(dataset, record, store, &target, lease.ends).await;
+        let seen = match &outcome {
+            Outcome::Applied(()) => Seen::Answer,
+            Outcome::Refused(refusal) => seen_in(refusal),
+            Outcome::Unknown(_) => Seen::Failure,
+        };
+        self.record_seen(store, seen);
+        match self.after_put(record, store, &target, &lease, outcome) {
+            AfterPut::Turn(next) => next,
+            AfterPut::Failed => self.projection_failed(record, store),
+            AfterPut::Clear { quiet } => self.clear(record, store, &target, &lease, quiet).await,
+        }
+    }
+
+    fn after_put(
+        &self,
+        record: &RecordId,
+        store: StoreId,
+        target: &Target,
+        lease: &Held,
+        outcome: Outcome<()>,
+    ) -> AfterPut {
+        let now = self.now();
+        let mut state = self.state();
+        state.counters.puts += 1;
+        let Some(owed) = state.slots.get_mut(record).and_then(|s| s.owed.get_mut(&store)) else {
+            return AfterPut::Turn(Next::Done);
+        };
+        owed.last_put = Some(now);
+        let refusal = match outcome {
+            Outcome::Applied(()) => {
+                owed.failures = 0;
+                if let Some(held) = &mut owed.lease
+                    && held.epoch == lease.epoch
+                {
+                    held.put = true;
+                }
+                let quiet = owed.quiet();
+                state.confirm(record, store, &target.version);
+                let Some(until) = lease.others_until else { return AfterPut::Clear { quiet } };
+                // Another put may land over this one: put again once none can, and at least every
+                // two seconds until then, so that a copy made stale does not stay so (A5b).
+                let wait_ms = until.0.saturating_sub(lease.seen_at.0).min(REPUT_MS);
+                return AfterPut::Turn(Next::At(now + Duration::from_millis(wait_ms)));
+            }
+            Outcome::Unknown(_) => {
+                owed.doubtful.insert(lease.epoch);
+                owed.quiet.remove(&lease.epoch);
+                state.counters.puts_unknown += 1;
+                return AfterPut::Failed;
+            }
+            Outcome::Refused(refusal) => refusal,
+        };
+        match refusal.kind {
+            RefusalKind::RateLimited => {
+                state.counters.rate_limited += 1;
+                AfterPut::Turn(Next::At(now + RATE_LIMIT_PAUSE))
+            }
+            RefusalKind::DeadlinePassed => {
+                owed.lease = None;
+                owed.quiet.insert(lease.epoch);
+                AfterPut::Turn(Next::Again)
+            }
+            RefusalKind::TooLarge | RefusalKind::Constraint => {
+                state.counters.puts_poisoned += 1;
+                tracing::error!(%record, %store, %refusal, "the store cannot keep this copy");
+                AfterPut::Failed
+            }
+            RefusalKind::Precondition | RefusalKind::Unreachable => AfterPut::Failed,
+        }
+    }
+
+    async fn clear(
+        &self,
+        record: &RecordId,
+        store: StoreId,
+        target: &Target,
+        lease: &Held,
+        quiet: Vec<Epoch>,
+    ) -> Next {
+        let op = RowOp::Clear {
+            record: record.clone(),
+            store,
+            version: target.version.id(),
+            epoch: lease.epoch,
+            quiet,
+        };
+        match self.row(op).await {
+            Outcome::Applied((_, RowAnswer::Cleared | RowAnswer::NotOwed)) => {
+                let mut state = self.state();
+                state.counters.clears += 1;
+                let Some(slot) = state.slots.get_mut(record) else { return Next::Done };
+                // A newer install of our own may have marked it again since.
+                let newer = slot.owed.get(&store).and_then(|owed| owed.target.as_ref());
+                if newer.is_some_and(|newer| newer.version != target.version) {
+                    return Next::Again;
+                }
+                slot.owed.remove(&store);
+                Next::Done
+            }
+            Outcome::Applied((_, RowAnswer::Moved(_) | RowAnswer::NotAlone { .. })) => {
+                self.doubt_target(record, store, target);
+                Next::Again
+            }
+            Outcome::Applied((_, answer)) => {
+                tracing::error!(%record, %store, ?answer, "a clear was answered with this");
+                self.projection_failed(record, store)
+            }
+            Outcome::Refused(_) | Outcome::Unknown(_) => {
+                self.doubt_target(record, store, target);
+                self.projection_failed(record, store)
+            }
+        }
+    }
+
+    /// The row may not be what we knew, or the mark may be gone: a claim tells.
+    fn doubt_target(&self, record: &RecordId, store: StoreId, target: &Target) {
+        let mut state = self.state();
+        let owed = state.slots.get_mut(record).and_then(|slot| slot.owed.get_mut(&store));
+        if let Some(owed) = owed
+            && owed.target.as_ref().is_some_and(|newest| newest.version == target.version)
+        {
+            owed.target = None;
+        }
+    }
+
+    /// Takes back this coordinator's leases whose puts were all answered, so that their successor
+    /// need not wait for them to expire. Losing this message costs time alone.
+    async fn release(&self, record: &RecordId, store: StoreId) {
+        let quiet = {
+            let mut state = self.state();
+            let owed = state.slots.get_mut(record).and_then(|slot| slot.owed.get_mut(&store));
+            let Some(owed) = owed else { return };
+            let mut quiet = owed.quiet();
+            quiet.extend(owed.renewable());
+            quiet
+        };
+        if !quiet.is_empty() {
+            let _ = self.row(RowOp::Release { record: record.clone(), store, quiet }).await;
+        }
+    }
+
+    /// Nothing is owed here any more, or somebody else does it.
+    fn give_up(&self, record: &RecordId, store: StoreId) -> Next {
+        if let Some(slot) = self.state().slots.get_mut(record) {
+            slot.owed.remove(&store);
+        }
+        Next::Done
+    }
+
+    fn projection_failed(&self, record: &RecordId, store: StoreId) -> Next {
+        let failures = {
+            let mut state = self.state();
+            let owed = state.slots.get_mut(record).and_then(|slot| slot.owed.get_mut(&store));
+            let Some(owed) = owed else { return Next::Done };
+            owed.failures += 1;
+            owed.failures
+        };
+        self.back_off(failures)
+    }
+
+    /// Sends the copy, or the delete, that the version asks for.
+    async fn put(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        store: StoreId,
+        target: &Target,
+        deadline: StoreTime,
+    ) -> Outcome<()> {
+        let projection = dataset.projection(store).expect("checked before the turn began");
+        let key = format!("{}{}", projection.prefix, record.key);
+        let current = target.version.current();
+        let form = projection::form(store, projection.keep, current, &self.policy.limits);
+        let body = match form {
+            Form::Absent => {
+                let storage = self.env.storage();
+                return match store {
+                    StoreId::Kv => storage.kv().delete(&key, deadline).await,
+                    StoreId::R2 => storage.r2().delete(&key, deadline).await,
+                    StoreId::D1 => unreachable!("the authority is no projection"),
+                };
+            }
+            Form::Reference => {
+                let place = record.to_string();
+                projection::reference_body(&target.value, current, &place)
+            }
+            Form::Whole => match self.whole(target).await {
+                Ok(bytes) => bytes,
+                Err(refusal) => return Outcome::Refused(refusal),
+            },
+        };
+        let metadata = projection::describe(store, &target.version, form == Form::Reference);
+        match store {
+            StoreId::Kv => {
+                let entry = KvEntry { value: body, metadata: Some(metadata) };
+                self.env.storage().kv().put(&key, entry, deadline).await
+            }
+            StoreId::R2 => {
+                let r2 = self.env.storage().r2();
+                let put = r2.put(&key, body, Some(metadata), PutIf::Always, Some(deadline));
+                put.await.map(drop)
+            }
+            StoreId::D1 => unreachable!("the authority is no projection"),
+        }
+    }
+
+    /// The value's bytes: at hand, or from where the row refers to.
+    async fn whole(&self, target: &Target) -> Result<Bytes, Refusal> {
+        if let Some(bytes) = &target.whole {
+            return Ok(bytes.clone());
+        }
+        match &target.value {
+            Stored::Inline(bytes) => Ok(bytes.clone()),
+            Stored::Tombstone => Ok(Bytes::new()),
+            Stored::Reference { hash, .. } => match self.blob(*hash).await {
+                Ok(bytes) => Ok(bytes),
+                Err(doubt) => Err(Refusal::new(RefusalKind::Unreachable, doubt.detail)),
+            },
+        }
+    }
+
+    /// The bytes that a row refers to, verified.
+    pub(super) async fn blob(&self, hash: crate::version::ContentHash) -> Result<Bytes, Doubt> {
+        let key = blob_key(hash);
+        let found = self.env.storage().r2().get(&key).await;
+        self.record_seen(StoreId::R2, if found.is_ok() { Seen::Answer } else { Seen::Failure });
+        let doubt = |detail: String| Doubt::new(DoubtKind::ServerError, detail);
+        match found {
+            Ok(Some(object)) if crate::version::ContentHash::of(&object.body) == hash => {
+                Ok(object.body)
+            }
+            Ok(Some(_)) => Err(doubt(format!("R2 {key}: the bytes do not match their hash"))),
+            Ok(None) => Err(doubt(format!("R2 {key}: not there, though a row refers to it"))),
+            Err(unavailable) => Err(doubt(unavailable.to_string())),
+        }
+    }
+}

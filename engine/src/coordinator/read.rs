@@ -1,0 +1,242 @@
+//! Reads.
+//!
+//! `latest` answers with the authority's version, merged with what this coordinator has
+//! acknowledged and still owes it. `any` answers with the nearest copy; a copy that is not there
+//! says nothing, since KV remembers "not found" for a minute, so the authority is asked then.
+
+use super::Coordinator;
+use crate::breaker::Seen;
+use crate::env::{Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
+use crate::policy::{Dataset, ReadLevel};
+use crate::projection;
+use crate::record::{KeyError, RecordId, StoreId, Stored};
+use crate::resolve::{self, Held, Met};
+use crate::row::{RowAnswer, RowOp};
+use crate::version::{ContentHash, VersionVector};
+use bytes::Bytes;
+use std::fmt;
+
+/// What a reader gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The bytes; `None`: there is no such record, or it was deleted.
+    pub value: Option<Bytes>,
+    /// Names the version; `None`: nothing was ever written.
+    pub etag: Option<String>,
+    /// The history of what was read: the context of a later write. `None`: the copy's history is
+    /// too large to stand beside it; read `latest` for one.
+    pub context: Option<VersionVector>,
+    /// The store that answered; `None`: this coordinator's own journal.
+    pub from: Option<StoreId>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// No such dataset.
+    UnknownDataset {
+        /// What was asked for.
+        asked: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The key cannot be kept, so nothing is there.
+    Key(KeyError),
+    /// No store that has the record answers. The same again, later.
+    Unavailable(String),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadError::UnknownDataset { asked, known } => {
+                write!(f, "there is no dataset {asked:?}; the datasets are {}", known.join(", "))
+            }
+            ReadError::Key(error) => error.fmt(f),
+            ReadError::Unavailable(detail) => {
+                write!(f, "no store that has the record answers ({detail}); try again")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl<E: Env> Coordinator<E> {
+    /// Reads one record, at the dataset's level unless one is given.
+    pub async fn read(
+        &self,
+        dataset: &str,
+        key: &str,
+        level: Option<ReadLevel>,
+    ) -> Result<Read, ReadError> {
+        let Some(policy) = self.policy.datasets.get(dataset) else {
+            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
+            return Err(ReadError::UnknownDataset { asked: dataset.to_owned(), known });
+        };
+        let record = policy.record(key).map_err(ReadError::Key)?;
+        self.state().counters.reads += 1;
+        match level.unwrap_or(policy.read) {
+            ReadLevel::Latest => self.read_latest(&record).await,
+            ReadLevel::Any => self.read_any(policy, &record).await,
+        }
+    }
+
+    /// What one store holds under a record's key, as it stands there: for export and comparison.
+    pub async fn read_copy(
+        &self,
+        dataset: &str,
+        key: &str,
+        store: StoreId,
+    ) -> Result<Read, ReadError> {
+        let Some(policy) = self.policy.datasets.get(dataset) else {
+            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
+            return Err(ReadError::UnknownDataset { asked: dataset.to_owned(), known });
+        };
+        let record = policy.record(key).map_err(ReadError::Key)?;
+        let absent = Read { value: None, etag: None, context: None, from: Some(store) };
+        if store == StoreId::D1 {
+            let row = self.read_row(&record).await?;
+            return match row {
+                Some(held) => self.answer(held, Some(StoreId::D1)).await,
+                None => Ok(absent),
+            };
+        }
+        match self.copy(policy, &record, store).await {
+            Ok(found) => Ok(found.unwrap_or(absent)),
+            Err(Unavailable(detail)) => Err(ReadError::Unavailable(detail.into_owned())),
+        }
+    }
+
+    async fn read_latest(&self, record: &RecordId) -> Result<Read, ReadError> {
+        let theirs = self.read_row(record).await?;
+        let (held, from) = match (self.own(record), theirs) {
+            (None, None) => {
+                let from = Some(StoreId::D1);
+                return Ok(Read {
+                    value: None,
+                    etag: None,
+                    context: Some(Default::default()),
+                    from,
+                });
+            }
+            (Some(ours), None) => (ours, None),
+            (None, Some(theirs)) => (theirs, Some(StoreId::D1)),
+            (Some(ours), Some(theirs)) => match resolve::meet(&ours, &theirs) {
+                Met::Ours => (ours, None),
+                Met::Theirs => (theirs, Some(StoreId::D1)),
+                Met::Concurrent { merged, .. } => (merged, Some(StoreId::D1)),
+            },
+        };
+        self.answer(held, from).await
+    }
+
+    async fn read_any(&self, policy: &Dataset, record: &RecordId) -> Result<Read, ReadError> {
+        if let Some(ours) = self.own(record) {
+            return self.answer(ours, None).await;
+        }
+        for store in [StoreId::Kv, StoreId::R2] {
+            if policy.projection(store).is_none() || !self.state().admits(store) {
+                continue;
+            }
+            if let Ok(Some(found)) = self.copy(policy, record, store).await {
+                return Ok(found);
+            }
+        }
+        self.read_latest(record).await
+    }
+
+    /// The newest write that this coordinator has made durable and still owes to the authority.
+    fn own(&self, record: &RecordId) -> Option<Held> {
+        let state = self.state();
+        let slot = state.slots.get(record)?;
+        // A conditional write is not readable before its condition is decided.
+        let durable = slot
+            .intents
+            .iter()
+            .rfind(|pending| pending.durable && pending.intent.only_over.is_none())?;
+        let intent = &durable.intent;
+        Some(Held { version: intent.version.clone(), value: intent.value.clone() })
+    }
+
+    async fn read_row(&self, record: &RecordId) -> Result<Option<Held>, ReadError> {
+        match self.row(RowOp::Read { record: record.clone() }).await {
+            Outcome::Applied((_, RowAnswer::Read(row))) => {
+                self.learn_row(record, row.as_ref());
+                Ok(row.and_then(|row| resolve::held(record, &row)))
+            }
+            Outcome::Applied((_, answer)) => {
+                Err(ReadError::Unavailable(format!("D1 answered a read with {answer:?}")))
+            }
+            Outcome::Refused(refusal) => Err(ReadError::Unavailable(refusal.to_string())),
+            Outcome::Unknown(doubt) => Err(ReadError::Unavailable(doubt.to_string())),
+        }
+    }
+
+    async fn answer(&self, held: Held, from: Option<StoreId>) -> Result<Read, ReadError> {
+        let value = match held.value {
+            Stored::Tombstone => None,
+            Stored::Inline(bytes) => Some(bytes),
+            Stored::Reference { hash, .. } => Some(self.referred(hash).await?),
+        };
+        Ok(Read {
+            value,
+            etag: Some(held.version.etag()),
+            context: Some(held.version.history),
+            from,
+        })
+    }
+
+    async fn referred(&self, hash: ContentHash) -> Result<Bytes, ReadError> {
+        self.blob(hash).await.map_err(|doubt| ReadError::Unavailable(doubt.detail.into_owned()))
+    }
+
+    /// A projection's copy; `None`: none that can be trusted to be one.
+    async fn copy(
+        &self,
+        policy: &Dataset,
+        record: &RecordId,
+        store: StoreId,
+    ) -> Result<Option<Read>, Unavailable> {
+        let Some(projection) = policy.projection(store) else { return Ok(None) };
+        let key = format!("{}{}", projection.prefix, record.key);
+        let storage = self.env.storage();
+        let found = match store {
+            StoreId::Kv => storage
+                .kv()
+                .get(&key)
+                .await
+                .map(|entry| entry.map(|entry| (entry.value, entry.metadata))),
+            StoreId::R2 => storage
+                .r2()
+                .get(&key)
+                .await
+                .map(|object| object.map(|object| (object.body, object.metadata))),
+            StoreId::D1 => return Ok(None),
+        };
+        self.record_seen(store, if found.is_ok() { Seen::Answer } else { Seen::Failure });
+        let Some((body, metadata)) = found? else { return Ok(None) };
+        // Bytes without our metadata are a foreign write: the authority decides about those.
+        let Some(described) = metadata.as_deref().and_then(projection::read) else {
+            return Ok(None);
+        };
+        let value = if described.reference {
+            match self.blob(described.hash).await {
+                Ok(bytes) => bytes,
+                Err(_) => return Ok(None),
+            }
+        } else if ContentHash::of(&body) == described.hash {
+            body
+        } else {
+            // Damaged on the way or in place: never served.
+            self.state().counters.copies_damaged += 1;
+            return Ok(None);
+        };
+        Ok(Some(Read {
+            value: Some(value),
+            etag: Some(described.etag),
+            context: described.version.map(|version| version.history),
+            from: Some(store),
+        }))
+    }
+}

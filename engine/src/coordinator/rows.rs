@@ -1,0 +1,136 @@
+//! Row operations on their way to the authority: gathered into batches, each one transaction.
+//!
+//! Invariant: an operation gets the outcome of the batch that carried it. A batch that the store
+//! refuses because one operation in it can never be applied is taken apart, so that a poison
+//! operation harms itself alone.
+
+use super::{Coordinator, seen_in};
+use crate::breaker::Seen;
+use crate::env::{Doubt, DoubtKind, Env, Outcome, Refusal, RefusalKind, RowStore, Storage};
+use crate::record::StoreId;
+use crate::row::{BatchAnswer, RowAnswer, RowOp, StoreTime};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{Notify, oneshot};
+
+type Answer = Outcome<(StoreTime, RowAnswer)>;
+
+/// What waits for a batch.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<VecDeque<(RowOp, oneshot::Sender<Answer>)>>,
+    wake: Notify,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(RowOp, oneshot::Sender<Answer>)>> {
+        self.waiting.lock().expect("no code panics while it holds the row queue")
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.wake.notify_waiters();
+    }
+}
+
+impl<E: Env> Coordinator<E> {
+    /// Applies one operation at the authority.
+    pub(super) async fn row(&self, op: RowOp) -> Answer {
+        if !self.state().admits(StoreId::D1) {
+            let detail = "D1 does not answer; its breaker is open";
+            return Outcome::Refused(Refusal::new(RefusalKind::Unreachable, detail));
+        }
+        let stopped = || Outcome::Unknown(Doubt::new(DoubtKind::ConnectionLost, "stopped"));
+        if self.is_stopped() {
+            return stopped();
+        }
+        let (done, answer) = oneshot::channel();
+        self.rows.waiting().push_back((op, done));
+        self.rows.wake.notify_one();
+        answer.await.unwrap_or_else(|_| stopped())
+    }
+
+    pub(super) async fn batch_loop(self: Arc<Self>) {
+        loop {
+            let news = self.rows.wake.notified();
+            if self.is_stopped() {
+                break;
+            }
+            let taken = self.take_batch();
+            if taken.is_empty() {
+                news.await;
+            } else {
+                self.send_batch(taken).await;
+            }
+        }
+        // Whoever still waits is told `Unknown`.
+        self.rows.waiting().clear();
+    }
+
+    fn take_batch(&self) -> Vec<(RowOp, oneshot::Sender<Answer>)> {
+        let mut waiting = self.rows.waiting();
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        while let Some((op, _)) = waiting.front() {
+            bytes += op.held_bytes();
+            let full = taken.len() >= self.pace.batch_ops_max || bytes > self.pace.batch_bytes_max;
+            if full && !taken.is_empty() {
+                self.rows.wake.notify_one();
+                break;
+            }
+            taken.push(waiting.pop_front().expect("looked at above"));
+        }
+        taken
+    }
+
+    async fn send_batch(&self, taken: Vec<(RowOp, oneshot::Sender<Answer>)>) {
+        let (ops, waiters): (Vec<RowOp>, Vec<_>) = taken.into_iter().unzip();
+        let again = if ops.len() > 1 { ops.clone() } else { Vec::new() };
+        match self.call_batch(ops).await {
+            Outcome::Applied(BatchAnswer { now, answers }) => {
+                for (answer, done) in answers.into_iter().zip(waiters) {
+                    let _ = done.send(Outcome::Applied((now, answer)));
+                }
+            }
+            Outcome::Refused(Refusal {
+                kind: RefusalKind::TooLarge | RefusalKind::Constraint,
+                ..
+            }) if !again.is_empty() => {
+                for (op, done) in again.into_iter().zip(waiters) {
+                    let outcome = self.call_batch(vec![op]).await;
+                    let _ = done.send(outcome.map(|mut answer| {
+                        let first = answer.answers.pop().expect("an answer for each operation");
+                        (answer.now, first)
+                    }));
+                }
+            }
+            Outcome::Refused(refusal) => {
+                for done in waiters {
+                    let _ = done.send(Outcome::Refused(refusal.clone()));
+                }
+            }
+            Outcome::Unknown(doubt) => {
+                for done in waiters {
+                    let _ = done.send(Outcome::Unknown(doubt.clone()));
+                }
+            }
+        }
+    }
+
+    async fn call_batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+        let count = ops.len();
+        let outcome = self.env.storage().d1().batch(ops).await;
+        let outcome = match outcome {
+            Outcome::Applied(answer) if answer.answers.len() != count => {
+                let detail = "the answer does not fit the batch";
+                Outcome::Unknown(Doubt::new(DoubtKind::ServerError, detail))
+            }
+            outcome => outcome,
+        };
+        match &outcome {
+            Outcome::Applied(_) => self.record_seen(StoreId::D1, Seen::Answer),
+            Outcome::Refused(refusal) => self.record_seen(StoreId::D1, seen_in(refusal)),
+            Outcome::Unknown(_) => self.record_seen(StoreId::D1, Seen::Failure),
+        }
+        outcome
+    }
+}

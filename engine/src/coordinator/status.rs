@@ -1,0 +1,197 @@
+//! What a coordinator says of itself.
+
+use super::Coordinator;
+use crate::breaker;
+use crate::env::{Env, Outcome};
+use crate::record::{RecordId, StoreId};
+use crate::row::{RowAnswer, RowOp};
+use crate::version::{Actor, Dot, Version};
+use serde::Serialize;
+
+/// Counts since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Writes acknowledged, pending ones included.
+    pub writes_acknowledged: u64,
+    /// Of these, acknowledged before every write-through store had confirmed.
+    pub writes_pending: u64,
+    /// Writes that did not happen.
+    pub writes_refused: u64,
+    /// Conditional writes whose condition did not hold at the authority.
+    pub writes_cancelled: u64,
+    /// Writes that may have happened.
+    pub writes_unknown: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Journal commits, each one fsync.
+    pub commits: u64,
+    /// Intents that these carried.
+    pub committed_intents: u64,
+    /// Intents found in the journal at the start.
+    pub replayed_intents: u64,
+    /// Versions installed at the authority.
+    pub installs: u64,
+    /// Compare-and-sets that found the row moved.
+    pub installs_moved: u64,
+    /// Versions that the authority can never keep.
+    pub installs_poisoned: u64,
+    /// Values that lost a conflict, kept beside the winner.
+    pub conflicts: u64,
+    /// Foreign writes taken in.
+    pub foreign_writes: u64,
+    /// Puts and deletes sent to projections.
+    pub puts: u64,
+    /// Of these, without an answer.
+    pub puts_unknown: u64,
+    /// Of these, copies that the store can never keep.
+    pub puts_poisoned: u64,
+    /// Marks cleared.
+    pub clears: u64,
+    /// Marks taken over from others or from a former life.
+    pub taken_over: u64,
+    /// Answers of 429.
+    pub rate_limited: u64,
+    /// Copies whose bytes did not match their hash, not served.
+    pub copies_damaged: u64,
+    /// Breakers opened.
+    pub breaker_opened: u64,
+    /// Probes sent while a breaker was not closed.
+    pub probes: u64,
+    /// The furthest that a stamp was ahead of this clock, in milliseconds, when over the bound.
+    pub clock_drift_ms_max: u64,
+}
+
+/// A store as this coordinator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoreStatus {
+    /// Which.
+    pub store: StoreId,
+    /// `closed`, `open` or `half-open`.
+    pub breaker: &'static str,
+    /// Records that this coordinator owes it work on.
+    pub backlog: usize,
+}
+
+/// A coordinator's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Who.
+    pub actor: Actor,
+    /// The ledger knows every record.
+    pub ledger_complete: bool,
+    /// Records in the ledger, tombstones included.
+    pub records: usize,
+    /// Intents that the authority does not hold yet.
+    pub intents: usize,
+    /// Bytes of their values.
+    pub intent_bytes: usize,
+    /// Per store.
+    pub stores: Vec<StoreStatus>,
+    /// Since the start.
+    pub counters: Counters,
+}
+
+/// How far an operation has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum OperationState {
+    /// Durable here; the authority does not hold it yet.
+    Pending,
+    /// The authority holds it, or a version that includes it.
+    Applied {
+        /// Projections that this coordinator is still bringing up to date.
+        pending: Vec<StoreId>,
+    },
+    /// It was conditional, and its condition did not hold.
+    Cancelled,
+}
+
+impl<E: Env> Coordinator<E> {
+    /// The state at this moment.
+    pub fn status(&self) -> Status {
+        let state = self.state();
+        let stores = StoreId::ALL.into_iter().map(|store| StoreStatus {
+            store,
+            breaker: match state.breakers[&store].state() {
+                breaker::State::Closed { .. } => "closed",
+                breaker::State::Open { .. } => "open",
+                breaker::State::HalfOpen { .. } => "half-open",
+            },
+            backlog: state.lanes[&store].len(),
+        });
+        Status {
+            actor: self.actor,
+            ledger_complete: state.ledger.is_complete(),
+            records: state.ledger.len(),
+            intents: state.held_intents,
+            intent_bytes: state.held_bytes,
+            stores: stores.collect(),
+            counters: state.counters.clone(),
+        }
+    }
+
+    /// True when nothing is owed by this coordinator.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.held_intents == 0 && state.slots.values().all(|slot| slot.owed.is_empty())
+    }
+
+    /// True when every breaker lets work through.
+    pub fn admits_all(&self) -> bool {
+        let state = self.state();
+        StoreId::ALL.into_iter().all(|store| state.admits(store))
+    }
+
+    /// How far an operation has come; `None`: not one that this coordinator remembers.
+    pub async fn operation(&self, dot: Dot) -> Option<OperationState> {
+        let record = {
+            let state = self.state();
+            let record = state.operations.get(&dot)?.clone();
+            let slot = state.slots.get(&record);
+            if slot.is_some_and(|slot| slot.intents.iter().any(|p| p.intent.dot() == dot)) {
+                return Some(OperationState::Pending);
+            }
+            record
+        };
+        if self.ledger_covers(&record, dot) {
+            return Some(OperationState::Applied { pending: self.pending_projections(&record) });
+        }
+        match self.row(RowOp::Read { record: record.clone() }).await {
+            Outcome::Applied((_, RowAnswer::Read(row))) => {
+                self.learn_row(&record, row.as_ref());
+                let version = row.and_then(|row| row.version);
+                if version.is_some_and(|version| version.history.covers_dot(dot)) {
+                    Some(OperationState::Applied { pending: self.pending_projections(&record) })
+                } else {
+                    Some(OperationState::Cancelled)
+                }
+            }
+            _ => Some(OperationState::Pending),
+        }
+    }
+
+    fn ledger_covers(&self, record: &RecordId, dot: Dot) -> bool {
+        let known = self.state().ledger.known(record);
+        let version: Option<Version> = known.and_then(|known| known.version);
+        version.is_some_and(|version| version.history.covers_dot(dot))
+    }
+
+    fn pending_projections(&self, record: &RecordId) -> Vec<StoreId> {
+        let state = self.state();
+        state.slots.get(record).map(|slot| slot.owed.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Records that exist, of one dataset, in key order, after `after`, at most `limit`. Complete
+    /// once [`Status::ledger_complete`].
+    pub fn list(&self, dataset: &str, after: Option<&str>, limit: usize) -> Vec<(String, Version)> {
+        let state = self.state();
+        let from = RecordId { dataset: dataset.into(), key: after.unwrap_or("").into() };
+        state
+            .ledger
+            .records(Some(&from))
+            .take_while(|(record, _)| &*record.dataset == dataset)
+            .take(limit)
+            .map(|(record, version)| (record.key.to_string(), version.clone()))
+            .collect()
+    }
+}

@@ -1,0 +1,125 @@
+//! Watching: what others wrote, what they left undone, and whether stores answer again.
+//!
+//! Invariant: whatever is owed at the authority is found by every coordinator within one poll of
+//! its lease's end; a store whose breaker is not closed is probed on a timer, whether or not
+//! there is traffic.
+
+use super::{Coordinator, project::Owed};
+use crate::breaker::{COOL_DOWN, Seen};
+use crate::env::{Clock, Env, KvStore, Network, ObjectStore, PeerMessage, RowStore, Storage};
+use crate::record::StoreId;
+use crate::row::{Poll, PollPage};
+use crate::version::NodeId;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+/// Entries of the change feed, and marks, in one poll.
+const POLL_LIMIT: usize = 500;
+/// News that waits for a peer; older news is dropped, since the peer's own poll brings it too.
+pub(super) const NEWS_WAITING_MAX: usize = 256;
+/// A key that nothing is stored under: reading it asks whether the store answers.
+const PROBE_KEY: &str = "_tidelock/probe";
+
+impl<E: Env> Coordinator<E> {
+    /// Follows the authority's change feed and takes lapsed marks over. Its calls are the
+    /// authority's probes as well.
+    pub(super) async fn watch_loop(self: Arc<Self>) {
+        while !self.is_stopped() {
+            let after = self.state().ledger.cursor();
+            let poll = Poll { actor: self.actor, after, limit: POLL_LIMIT };
+            let pause = match self.env.storage().d1().poll(poll).await {
+                Ok(page) => {
+                    self.record_seen(StoreId::D1, Seen::Answer);
+                    let admits = self.state().admits(StoreId::D1);
+                    let complete = page.complete;
+                    self.take_page(page);
+                    // Another page waits, or the breaker wants its next probe: no pause.
+                    if complete && admits { self.pace.poll } else { Default::default() }
+                }
+                Err(_) => {
+                    self.record_seen(StoreId::D1, Seen::Failure);
+                    COOL_DOWN
+                }
+            };
+            if !pause.is_zero() {
+                self.env.clock().sleep(pause).await;
+            }
+        }
+    }
+
+    fn take_page(&self, page: PollPage) {
+        for change in &page.changes {
+            self.learn_change(change);
+        }
+        let mut state = self.state();
+        if let Some(last) = page.changes.last() {
+            state.ledger.followed(last.seq, page.complete);
+        } else {
+            let cursor = state.ledger.cursor();
+            state.ledger.followed(cursor, page.complete);
+        }
+        for (record, store) in page.lapsed {
+            // While the store does not answer us, somebody whom it does answer may take it.
+            if !state.admits(store) {
+                continue;
+            }
+            let known = self.policy.datasets.get(&record.dataset);
+            if known.is_none_or(|dataset| dataset.projection(store).is_none()) {
+                continue;
+            }
+            let slot = state.slots.entry(record.clone()).or_default();
+            if let Entry::Vacant(vacant) = slot.owed.entry(store) {
+                vacant.insert(Owed::default());
+                state.counters.taken_over += 1;
+            }
+            self.push(&mut state, store, &record);
+        }
+    }
+
+    /// Asks a store on a timer whether it answers, while its breaker is not closed.
+    pub(super) async fn probe_loop(self: Arc<Self>, store: StoreId) {
+        loop {
+            let opened = self.wake.probes[&store].notified();
+            if self.is_stopped() {
+                return;
+            }
+            let due = self.state().breakers[&store].probe_at();
+            let Some(at) = due else {
+                opened.await;
+                continue;
+            };
+            let wait = at.saturating_sub(self.now());
+            if !wait.is_zero() {
+                self.env.clock().sleep(wait).await;
+            }
+            let storage = self.env.storage();
+            let answered = match store {
+                StoreId::Kv => storage.kv().get(PROBE_KEY).await.is_ok(),
+                StoreId::R2 => storage.r2().get(PROBE_KEY).await.is_ok(),
+                StoreId::D1 => unreachable!("the authority is probed by its poll"),
+            };
+            self.state().counters.probes += 1;
+            self.record_seen(store, if answered { Seen::Answer } else { Seen::Failure });
+        }
+    }
+
+    /// Tells a peer what is new in the authority, so that it need not wait for its poll.
+    pub(super) async fn news_loop(self: Arc<Self>, peer: NodeId) {
+        loop {
+            let news = self.wake.news.notified();
+            if self.is_stopped() {
+                return;
+            }
+            let changes: Vec<_> = match self.state().news.get_mut(&peer) {
+                Some(queue) => queue.drain(..).collect(),
+                None => return,
+            };
+            if changes.is_empty() {
+                news.await;
+                continue;
+            }
+            // Lost news is no loss: the peer polls.
+            let _ = self.env.network().request(peer, PeerMessage::Installed(changes)).await;
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! A write, from the caller to its acknowledgement.
+//!
+//! Invariant: a write gets its dot only when replay has ended and the record's current entry is
+//! known (rule V1); its history is that of everything this coordinator knows of the record, its
+//! stamp exceeds all of that (rule V3), and what its caller had not seen of it is kept as a loser
+//! (the chain rule). It is acknowledged when its intent is durable; the stores whose strategy is
+//! write-through are waited for, and named as pending when they do not answer in time.
+
+use super::{Coordinator, Settled, State, Waiter};
+use crate::env::{Clock, Env, Outcome};
+use crate::journal::{Intent, JournalError};
+use crate::policy::{Dataset, Kind, Oversize};
+use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
+use crate::resolve;
+use crate::row::{Expect, RowAnswer, RowOp};
+use crate::version::{Dot, Version, VersionVector};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// What a caller wants written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The dataset's name.
+    pub dataset: String,
+    /// The record's key in it.
+    pub key: String,
+    /// The bytes; `None` deletes.
+    pub value: Option<Bytes>,
+    /// What must hold.
+    pub condition: Condition,
+}
+
+/// What a write is made over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Whatever this coordinator knows.
+    None,
+    /// The history that the caller has read; what it had not seen is concurrent with it.
+    Context(VersionVector),
+    /// Exactly the version of this tag, else nothing is written (`If-Match`).
+    Match(String),
+    /// No record, else nothing is written (`If-None-Match: *`).
+    Absent,
+}
+
+/// An acknowledged write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The write; also its operation id.
+    pub dot: Dot,
+    /// Its version.
+    pub version: Version,
+    /// Write-through stores that have not confirmed yet; empty: done as promised.
+    pub pending: Vec<StoreId>,
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// Acknowledged: it will not be lost.
+    Applied(Receipt),
+    /// It did not happen.
+    Refused(WriteRefusal),
+    /// It may have happened.
+    Unknown(JournalError),
+}
+
+/// Why a write did not happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteRefusal {
+    /// No such dataset.
+    UnknownDataset {
+        /// What was asked for.
+        asked: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The key cannot be kept.
+    Key(KeyError),
+    /// The value is larger than the dataset can keep.
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The largest that can be kept.
+        bytes_max: usize,
+    },
+    /// The value is not of the dataset's kind.
+    WrongKind {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The record is not what the condition asks for.
+    ConditionFailed {
+        /// The tag of what it is; `None`: there is no record.
+        current: Option<String>,
+    },
+    /// Too much is waiting for the authority already. The same again, later.
+    QueueFull {
+        /// Intents that wait.
+        waiting: usize,
+    },
+    /// The record's current entry is not known, and the authority does not tell. The same again,
+    /// later.
+    AuthorityUnreachable {
+        /// The authority's words.
+        detail: String,
+    },
+    /// Another conditional write to this record is under way. The same again, later.
+    Busy,
+    /// This coordinator is stopping. The same again, elsewhere or later.
+    Stopping,
+}
+
+impl WriteRefusal {
+    /// True when the same write may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            WriteRefusal::QueueFull { .. }
+            | WriteRefusal::AuthorityUnreachable { .. }
+            | WriteRefusal::Busy
+            | WriteRefusal::Stopping => true,
+            WriteRefusal::UnknownDataset { .. }
+            | WriteRefusal::Key(_)
+            | WriteRefusal::TooLarge { .. }
+            | WriteRefusal::WrongKind { .. }
+            | WriteRefusal::ConditionFailed { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for WriteRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriteRefusal::UnknownDataset { asked, known } => {
+                write!(f, "there is no dataset {asked:?}; the datasets are {}", known.join(", "))
+            }
+            WriteRefusal::Key(error) => error.fmt(f),
+            WriteRefusal::TooLarge { bytes, bytes_max } => write!(
+                f,
+                "the value has {bytes} bytes and the dataset can keep {bytes_max}; store a \
+                 smaller one, or keep the dataset in R2 with oversize = \"reference\""
+            ),
+            WriteRefusal::WrongKind { problem } => f.write_str(problem),
+            WriteRefusal::ConditionFailed { current: Some(etag) } => {
+                write!(f, "the record has moved on: its version is now \"{etag}\"")
+            }
+            WriteRefusal::ConditionFailed { current: None } => {
+                f.write_str("the record does not exist")
+            }
+            WriteRefusal::QueueFull { waiting } => write!(
+                f,
+                "{waiting} writes already wait for the authority; try again when it has caught up"
+            ),
+            WriteRefusal::AuthorityUnreachable { detail } => write!(
+                f,
+                "the record's current version is not known here and the authority does not \
+                 answer ({detail}); try again"
+            ),
+            WriteRefusal::Busy => {
+                f.write_str("a conditional write to this record is under way; try again")
+            }
+            WriteRefusal::Stopping => f.write_str("this coordinator is stopping; try again"),
+        }
+    }
+}
+
+impl std::error::Error for WriteRefusal {}
+
+/// A write that has its dot.
+struct Begun {
+    intent: Arc<Intent>,
+    durable: oneshot::Receiver<Result<(), JournalError>>,
+    settled: oneshot::Receiver<Settled>,
+}
+
+/// What the authority showed of a record that was asked for.
+struct Looked {
+    expect: Expect,
+    held: Option<resolve::Held>,
+}
+
+impl<E: Env> Coordinator<E> {
+    /// Writes one record.
+    pub async fn write(&self, write: Write) -> WriteOutcome {
+        let checked = self.check(&write);
+        let outcome = match checked {
+            Ok((dataset, record)) => self.write_checked(dataset, record, write).await,
+            Err(refusal) => WriteOutcome::Refused(refusal),
+        };
+        let mut state = self.state();
+        match &outcome {
+            WriteOutcome::Applied(receipt) if receipt.pending.is_empty() => {
+                state.counters.writes_acknowledged += 1;
+            }
+            WriteOutcome::Applied(_) => {
+                state.counters.writes_acknowledged += 1;
+                state.counters.writes_pending += 1;
+            }
+            WriteOutcome::Refused(_) => state.counters.writes_refused += 1,
+            WriteOutcome::Unknown(_) => state.counters.writes_unknown += 1,
+        }
+        drop(state);
+        outcome
+    }
+
+    fn check(&self, write: &Write) -> Result<(&Dataset, RecordId), WriteRefusal> {
+        let Some(dataset) = self.policy.datasets.get(write.dataset.as_str()) else {
+            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
+            return Err(WriteRefusal::UnknownDataset { asked: write.dataset.clone(), known });
+        };
+        let record = dataset.record(&write.key).map_err(WriteRefusal::Key)?;
+        if let Some(value) = &write.value {
+            let limits = &self.policy.limits;
+            let bytes_max = match (dataset.oversize, &dataset.r2) {
+                (Oversize::Reference, Some(_)) => limits.value_bytes_max,
+                (Oversize::Reference, None) | (Oversize::Refuse, _) => {
+                    limits.authority_value_bytes_max
+                }
+            };
+            if value.len() > bytes_max {
+                return Err(WriteRefusal::TooLarge { bytes: value.len(), bytes_max });
+            }
+            check_kind(dataset.kind, value)?;
+        }
+        Ok((dataset, record))
+    }
+
+    async fn write_checked(
+        &self,
+        dataset: &Dataset,
+        record: RecordId,
+        write: Write,
+    ) -> WriteOutcome {
+        if let Err(refusal) = self.wait_for_conditional(&record, &write.condition).await {
+            return WriteOutcome::Refused(refusal);
+        }
+        let looked = match self.know(&record, &write.condition).await {
+            Ok(looked) => looked,
+            Err(refusal) => return WriteOutcome::Refused(refusal),
+        };
+        let begun = match self.begin(dataset, &record, write, looked) {
+            Ok(begun) => begun,
+            Err(refusal) => return WriteOutcome::Refused(refusal),
+        };
+        match begun.durable.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return WriteOutcome::Unknown(error),
+            Err(_) => return WriteOutcome::Unknown(JournalError::Io("stopped".to_owned())),
+        }
+        self.acknowledge(dataset, &begun.intent, begun.settled).await
+    }
+
+    /// Conditional writes have a record to themselves: what is built on one must know how it came
+    /// out.
+    async fn wait_for_conditional(
+        &self,
+        record: &RecordId,
+        condition: &Condition,
+    ) -> Result<(), WriteRefusal> {
+        let alone = match condition {
+            Condition::Match(_) | Condition::Absent => true,
+            Condition::None | Condition::Context(_) => false,
+        };
+        let give_up = self.now() + self.pace.acknowledge_within;
+        loop {
+            let settled = self.wake.settled.notified();
+            if self.is_stopped() {
+                return Err(WriteRefusal::Stopping);
+            }
+            let must_wait = self.state().slots.get(record).is_some_and(|slot| {
+                slot.intents.iter().any(|pending| alone || pending.intent.only_over.is_some())
+            });
+            if !must_wait {
+                return Ok(());
+            }
+            let left = give_up.saturating_sub(self.now());
+            if left == Duration::ZERO {
+                return Err(WriteRefusal::Busy);
+            }
+            tokio::select! {
+                biased;
+                () = settled => {}
+                () = self.env.clock().sleep(left) => {}
+            }
+        }
+    }
+
+    /// Makes the record's current entry known (rule V1), and fetches its bytes where the write
+    /// may have to keep them as a loser.
+    async fn know(
+        &self,
+        record: &RecordId,
+        condition: &Condition,
+    ) -> Result<Option<Looked>, WriteRefusal> {
+        let must_look = {
+            let state = self.state();
+            let known = state.ledger.known(record);
+            match condition {
+                Condition::Match(_) | Condition::Absent => true,
+                Condition::Context(context) => match &known {
+                    None => true,
+                    Some(known) => {
+                        let history = resolve::history_of(known.version.as_ref());
+                        history.compare(context) != Some(std::cmp::Ordering::Equal)
+                    }
+                },
+                Condition::None => {
+                    let newest = state.slots.get(record).and_then(|slot| slot.intents.back());
+                    known.is_none() && newest.is_none()
+                }
+            }
+        };
+        if !must_look {
+            return Ok(None);
+        }
+        let unreachable = |detail: String| WriteRefusal::AuthorityUnreachable { detail };
+        match self.row(RowOp::Read { record: record.clone() }).await {
+            Outcome::Applied((_, RowAnswer::Read(row))) => {
+                self.learn_row(record, row.as_ref());
+                let row = row.unwrap_or_default();
+                Ok(Some(Looked { expect: row.expect(), held: resolve::held(record, &row) }))
+            }
+            Outcome::Applied((_, other)) => Err(unreachable(format!("answered {other:?}"))),
+            Outcome::Refused(refusal) => Err(unreachable(refusal.to_string())),
+            Outcome::Unknown(doubt) => Err(unreachable(doubt.to_string())),
+        }
+    }
+
+    /// Gives the write its dot and queues its intent, all under one lock.
+    fn begin(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        write: Write,
+        looked: Option<Looked>,
+    ) -> Result<Begun, WriteRefusal> {
+        let wall = self.env.clock().wall();
+        let mut state = self.state();
+        if self.is_stopped() {
+            return Err(WriteRefusal::Stopping);
+        }
+        if state.held_intents >= self.pace.intents_max
+            || state.held_bytes >= self.pace.intent_bytes_max
+        {
+            return Err(WriteRefusal::QueueFull { waiting: state.held_intents });
+        }
+        let only_over = match &write.condition {
+            Condition::None | Condition::Context(_) => None,
+            Condition::Match(etag) => Some(check_match(looked.as_ref(), Some(etag))?),
+            Condition::Absent => Some(check_match(looked.as_ref(), None)?),
+        };
+        let Some(base) = state.base(record, looked.as_ref()) else {
+            // The slot that stood for the record's entry was settled between the look and here.
+            return Err(WriteRefusal::Busy);
+        };
+        let value = write.value.map_or(Stored::Tombstone, Stored::Inline);
+        state.counter += 1;
+        let dot = Dot { actor: self.actor, counter: state.counter };
+        let stamp = state.clock.tick(wall, base.stamp);
+        let version = Version::write(&base.history, resolve::sibling(dot, stamp, &value));
+        let losers = match &write.condition {
+            Condition::Context(context) => base.unseen_in(context, looked.as_ref(), dot),
+            Condition::None | Condition::Match(_) | Condition::Absent => Vec::new(),
+        };
+        state.counters.conflicts += losers.len() as u64;
+        let intent = Arc::new(Intent { record: record.clone(), version, value, losers, only_over });
+        state.hold(intent.clone(), false);
+        state.remember_operation(dot, record);
+        let (done, settled) = oneshot::channel();
+        let missing: BTreeSet<StoreId> = dataset.write_through().collect();
+        if intent.only_over.is_some() || !missing.is_empty() {
+            // A conditional write is answered when its condition is decided, whatever the strategy.
+            let missing = if missing.is_empty() { BTreeSet::from([StoreId::D1]) } else { missing };
+            let slot = state.slots.get_mut(record).expect("the intent is held in it");
+            slot.waiters.push(Waiter { dot, missing, done });
+        }
+        let durable = self.commit(&mut state, intent.clone());
+        Ok(Begun { intent, durable, settled })
+    }
+
+    /// The intent is durable: waits for the write-through stores as long as the caller should.
+    async fn acknowledge(
+        &self,
+        dataset: &Dataset,
+        intent: &Arc<Intent>,
+        settled: oneshot::Receiver<Settled>,
+    ) -> WriteOutcome {
+        let receipt = |pending: Vec<StoreId>| {
+            WriteOutcome::Applied(Receipt {
+                dot: intent.dot(),
+                version: intent.version.clone(),
+                pending,
+            })
+        };
+        let waits = intent.only_over.is_some() || dataset.write_through().next().is_some();
+        if !waits {
+            return receipt(Vec::new());
+        }
+        let settled = tokio::select! {
+            biased;
+            settled = settled => settled.ok(),
+            () = self.env.clock().sleep(self.pace.acknowledge_within) => None,
+        };
+        match settled {
+            Some(Settled::Held) => receipt(Vec::new()),
+            Some(Settled::Cancelled) => {
+                let known = self.state().ledger.known(&intent.record);
+                let current = known.and_then(|known| known.version).map(|v| v.etag());
+                WriteOutcome::Refused(WriteRefusal::ConditionFailed { current })
+            }
+            None => receipt(self.take_missing(&intent.record, intent.dot())),
+        }
+    }
+
+    /// The caller is told which stores are pending, and waits no longer.
+    fn take_missing(&self, record: &RecordId, dot: Dot) -> Vec<StoreId> {
+        let mut state = self.state();
+        let mut missing = vec![];
+        if let Some(slot) = state.slots.get_mut(record) {
+            slot.waiters.retain(|waiter| {
+                if waiter.dot == dot {
+                    missing.extend(waiter.missing.iter().copied());
+                }
+                waiter.dot != dot
+            });
+        }
+        state.drop_idle_slot(record);
+        missing
+    }
+}
+
+/// What a new write supersedes.
+struct Base {
+    history: VersionVector,
+    stamp: crate::version::Stamp,
+    /// The newest intent of this coordinator, when that is what the write is built on.
+    newest: Option<Arc<Intent>>,
+}
+
+impl State {
+    /// Everything that this coordinator knows of the record: the authority's version as last
+    /// seen, what was just looked up, and its own newest intent. `None`: nothing is known.
+    fn base(&self, record: &RecordId, looked: Option<&Looked>) -> Option<Base> {
+        let newest = self
+            .slots
+            .get(record)
+            .and_then(|slot| slot.intents.back())
+            .map(|pending| pending.intent.clone());
+        let known = self.ledger.known(record);
+        if known.is_none() && looked.is_none() && newest.is_none() {
+            return None;
+        }
+        let versions = [
+            known.and_then(|known| known.version),
+            looked.and_then(|looked| looked.held.as_ref()).map(|held| held.version.clone()),
+            newest.as_ref().map(|intent| intent.version.clone()),
+        ];
+        let mut base = Base { history: VersionVector::new(), stamp: Default::default(), newest };
+        for version in versions.into_iter().flatten() {
+            base.history = base.history.join(&version.history);
+            base.stamp = base.stamp.max(version.stamp());
+        }
+        Some(base)
+    }
+}
+
+impl Base {
+    /// The values that the caller's context had not seen: they lose against the new write, whose
+    /// stamp is the greater, and are kept.
+    fn unseen_in(
+        &self,
+        context: &VersionVector,
+        looked: Option<&Looked>,
+        winner: Dot,
+    ) -> Vec<Loser> {
+        let newest = self.newest.as_ref().map(|i| (*i.version.current(), i.value.clone()));
+        let held = looked
+            .and_then(|looked| looked.held.as_ref())
+            .map(|held| (*held.version.current(), held.value.clone()));
+        // What the newest intent has superseded already was kept when it did.
+        let superseded = |dot: Dot| {
+            self.newest
+                .as_ref()
+                .is_some_and(|intent| intent.dot() != dot && intent.version.history.covers_dot(dot))
+        };
+        newest
+            .into_iter()
+            .chain(held)
+            .filter(|(sibling, _)| !context.covers_dot(sibling.dot) && !superseded(sibling.dot))
+            .map(|(sibling, value)| Loser { sibling, value, winner })
+            .collect()
+    }
+}
+
+/// Checks a condition against what the authority holds; gives what the install must replace.
+fn check_match(looked: Option<&Looked>, etag: Option<&str>) -> Result<Expect, WriteRefusal> {
+    let looked = looked.expect("a conditional write always looks first: see `know`");
+    let live = looked.held.as_ref().filter(|held| !held.version.current().deleted);
+    let current = live.map(|held| held.version.etag());
+    if current.as_deref() == etag {
+        Ok(looked.expect.clone())
+    } else {
+        Err(WriteRefusal::ConditionFailed { current })
+    }
+}
+
+fn check_kind(kind: Kind, value: &[u8]) -> Result<(), WriteRefusal> {
+    let problem = match kind {
+        Kind::Binary => return Ok(()),
+        Kind::Text => match std::str::from_utf8(value) {
+            Ok(_) => return Ok(()),
+            Err(error) => format!("the dataset keeps text, and the value is no UTF-8: {error}"),
+        },
+        Kind::Json => match serde_json::from_slice::<serde::de::IgnoredAny>(value) {
+            Ok(_) => return Ok(()),
+            Err(error) => format!("the dataset keeps JSON, and the value is none: {error}"),
+        },
+    };
+    Err(WriteRefusal::WrongKind { problem })
+}

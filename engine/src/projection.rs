@@ -1,0 +1,196 @@
+//! What a projection holds beside the value, so that its copy stays readable by everyone else and
+//! its version can be told without asking the authority.
+//!
+//! Invariant: text made by [`describe`] fits the store's metadata limit. A history too large for
+//! it stays in the authority's row alone; the copy then names its version by its tag.
+
+use crate::policy::{Keep, Limits};
+use crate::record::{KV_METADATA_BYTES_MAX, R2_METADATA_BYTES_MAX, StoreId, Stored, blob_key};
+use crate::version::{ContentHash, Dot, Sibling, Stamp, Version, VersionVector};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+#[derive(Serialize, Deserialize)]
+struct Metadata {
+    /// Format.
+    tidelock: u8,
+    /// History; absent when too large.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    history: Option<String>,
+    etag: String,
+    dot: String,
+    stamp: (u64, u32),
+    hash: String,
+    bytes: u64,
+    /// The value is elsewhere: this copy is a reference.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    reference: bool,
+}
+
+/// The body of a copy that is a reference: says where the value is.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferenceBody {
+    /// Always `reference`.
+    pub tidelock: String,
+    /// The store that has the bytes.
+    pub store: StoreId,
+    /// Under this key.
+    pub key: String,
+    /// BLAKE3 of the bytes.
+    pub hash: ContentHash,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// What a copy says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Names the version.
+    pub etag: String,
+    /// The version, when its history fits.
+    pub version: Option<Version>,
+    /// The copy's bytes are a [`ReferenceBody`].
+    pub reference: bool,
+    /// Hash of the value.
+    pub hash: ContentHash,
+}
+
+/// How a value stands in a projection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// No copy: the record is deleted.
+    Absent,
+    /// The value itself.
+    Whole,
+    /// A [`ReferenceBody`].
+    Reference,
+}
+
+/// How a value of a dataset stands in one of its projections.
+pub fn form(store: StoreId, keep: Keep, sibling: &Sibling, limits: &Limits) -> Form {
+    let bytes_max = match store {
+        StoreId::Kv => limits.kv_value_bytes_max,
+        StoreId::D1 | StoreId::R2 => limits.value_bytes_max,
+    };
+    if sibling.deleted {
+        Form::Absent
+    } else if keep == Keep::Reference || sibling.bytes > bytes_max as u64 {
+        Form::Reference
+    } else {
+        Form::Whole
+    }
+}
+
+/// The body of a reference to a value.
+pub fn reference_body(value: &Stored, sibling: &Sibling, d1_key: &str) -> Bytes {
+    let (store, key) = match value {
+        Stored::Reference { hash, .. } => (StoreId::R2, blob_key(*hash)),
+        Stored::Inline(_) | Stored::Tombstone => (StoreId::D1, d1_key.to_owned()),
+    };
+    let body = ReferenceBody {
+        tidelock: "reference".to_owned(),
+        store,
+        key,
+        hash: sibling.hash,
+        bytes: sibling.bytes,
+    };
+    Bytes::from(serde_json::to_vec(&body).expect("text and numbers always serialize"))
+}
+
+/// The metadata of a copy.
+pub fn describe(store: StoreId, version: &Version, reference: bool) -> String {
+    let bytes_max = match store {
+        StoreId::Kv => KV_METADATA_BYTES_MAX,
+        StoreId::D1 | StoreId::R2 => R2_METADATA_BYTES_MAX,
+    };
+    let current = version.current();
+    let mut metadata = Metadata {
+        tidelock: 1,
+        history: Some(version.history.to_string()),
+        etag: version.etag(),
+        dot: current.dot.to_string(),
+        stamp: (current.stamp.wall_ms, current.stamp.logical),
+        hash: current.hash.to_string(),
+        bytes: current.bytes,
+        reference,
+    };
+    let text = |metadata: &Metadata| {
+        serde_json::to_string(metadata).expect("text and numbers always serialize")
+    };
+    let whole = text(&metadata);
+    if whole.len() <= bytes_max {
+        return whole;
+    }
+    metadata.history = None;
+    text(&metadata)
+}
+
+/// Reads a copy's metadata; `None`: it is not ours.
+pub fn read(metadata: &str) -> Option<Described> {
+    let metadata: Metadata = serde_json::from_str(metadata).ok()?;
+    if metadata.tidelock != 1 {
+        return None;
+    }
+    let hash = ContentHash::from_str(&metadata.hash).ok()?;
+    let sibling = Sibling {
+        dot: Dot::from_str(&metadata.dot).ok()?,
+        stamp: Stamp { wall_ms: metadata.stamp.0, logical: metadata.stamp.1 },
+        hash,
+        bytes: metadata.bytes,
+        deleted: false,
+    };
+    let version = match metadata.history {
+        Some(history) => {
+            let history = VersionVector::from_str(&history).ok()?;
+            history.covers_dot(sibling.dot).then(|| Version::settled(history, sibling))
+        }
+        None => None,
+    };
+    Some(Described { etag: metadata.etag, version, reference: metadata.reference, hash })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::{Actor, NodeId};
+
+    fn version(actors: u16) -> Version {
+        let history: VersionVector = (0..actors)
+            .map(|n| (Actor { node: NodeId(n), incarnation: u64::MAX - u64::from(n) }, 1_000))
+            .collect();
+        let sibling = Sibling {
+            dot: Dot { actor: Actor { node: NodeId(0), incarnation: u64::MAX }, counter: 1_000 },
+            stamp: Stamp { wall_ms: 1_790_000_000_000, logical: 3 },
+            hash: ContentHash::of(b"v"),
+            bytes: 1,
+            deleted: false,
+        };
+        Version::settled(history, sibling)
+    }
+
+    #[test]
+    fn metadata_round_trips_and_fits() {
+        for actors in [1, 8, 20, 40, 400] {
+            let version = version(actors);
+            for (store, max) in [(StoreId::Kv, 1_024), (StoreId::R2, 8_192)] {
+                let text = describe(store, &version, false);
+                assert!(text.len() <= max, "{actors} actors take {} bytes", text.len());
+                let read = read(&text).expect("ours");
+                assert_eq!(read.etag, version.etag());
+                if let Some(found) = read.version {
+                    assert_eq!(found, version);
+                } else {
+                    assert!(actors > 20, "a small history is kept in the copy");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_nobodys_version() {
+        for text in ["", "{}", "{\"tidelock\":9}", "null", "[1]"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}
