@@ -1,0 +1,169 @@
+//! The seeded plan: a random subset of the catalogue, each with a random place and strength.
+//!
+//! Swarm testing: leaving kinds out finds more than always having all of them, since one fault
+//! often hides another. Source: Groce, Zhang, Eide, Chen, Regehr: "Swarm Testing", 2012.
+
+use crate::{Call, End, Fault, Kind, Moment, Place};
+use rand::{Rng, RngExt};
+use tidelock_engine::record::StoreId;
+
+/// What a plan is made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanShape {
+    /// Coordinators.
+    pub nodes: u16,
+    /// Client sessions.
+    pub sessions: u16,
+    /// No fault before this.
+    pub from_ms: u64,
+    /// None after this, restarts included.
+    pub until_ms: u64,
+    /// Of the catalogue, how many of a thousand kinds a plan has on average.
+    pub kinds_permille: u16,
+    /// Windows for each kind, at most.
+    pub windows_max: u32,
+}
+
+/// Draws a plan from a stream of its own.
+pub fn plan(shape: &PlanShape, rng: &mut impl Rng) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for kind in Kind::ALL {
+        if rng.random_range(0..1000) >= shape.kinds_permille {
+            continue;
+        }
+        for _ in 0..rng.random_range(1..=shape.windows_max) {
+            let id = u32::try_from(faults.len()).expect("a plan has few faults");
+            faults.push(draw(shape, kind, id, rng));
+        }
+    }
+    faults
+}
+
+fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
+    let longest_ms = match kind {
+        Kind::NetPartition | Kind::NetPartitionOneWay => 12_000,
+        Kind::KvStaleRead => 30_000,
+        Kind::ProcessCrash => 20_000,
+        _ => 10_000,
+    };
+    // A crashed process is told to restart, and a late call lands, inside the plan's window too.
+    let span_ms = match kind {
+        Kind::NetDelay => rng.random_range(20..1_500),
+        Kind::NetLateArrival => rng.random_range(500..6_000),
+        Kind::ProcessCrash => rng.random_range(10..4_000),
+        _ => 0,
+    };
+    let room_ms = shape.until_ms - shape.from_ms - span_ms;
+    let length_ms = rng.random_range(500..=longest_ms.min(room_ms));
+    let from_ms = shape.from_ms + rng.random_range(0..=room_ms - length_ms);
+    let until_ms = from_ms + length_ms;
+    let mut permille = match rng.random_range(0..3) {
+        0 => rng.random_range(20..200),
+        1 => rng.random_range(200..700),
+        _ => 1000,
+    };
+    let place = match kind {
+        Kind::NetPartition | Kind::NetPartitionOneWay => {
+            permille = 1000;
+            link(shape, rng)
+        }
+        Kind::NetLoss => {
+            // Losing everything is a partition; this is the kind where retries sometimes pass.
+            permille = permille.min(500);
+            if rng.random_bool(0.5) { Place::Everywhere } else { link(shape, rng) }
+        }
+        Kind::NetDelay => {
+            if rng.random_bool(0.5) {
+                Place::Everywhere
+            } else {
+                link(shape, rng)
+            }
+        }
+        Kind::NetDuplicate => Place::Everywhere,
+        Kind::NetLateArrival => {
+            permille = permille.min(600);
+            Place::Everywhere
+        }
+        Kind::ProcessCrash => {
+            let call = match rng.random_range(0..8) {
+                0 | 1 => Call::JournalCommit,
+                2 | 3 => Call::D1Batch,
+                4 => Call::D1Poll,
+                5 => Call::KvWrite,
+                6 => Call::R2Write,
+                _ => Call::Peer,
+            };
+            let moment = if rng.random_bool(0.5) { Moment::Before } else { Moment::After };
+            let node = rng.random_range(0..shape.nodes);
+            Place::Call { node, call, ordinal: rng.random_range(1..=12), moment }
+        }
+        Kind::KvErrorBefore | Kind::KvErrorAfter | Kind::KvStaleRead | Kind::KvRateLimit => {
+            Place::Store(StoreId::Kv)
+        }
+        Kind::D1ErrorBefore | Kind::D1ErrorAfter | Kind::D1Overloaded => Place::Store(StoreId::D1),
+        Kind::R2ErrorBefore | Kind::R2ErrorAfter | Kind::R2Precondition | Kind::R2RateLimit => {
+            Place::Store(StoreId::R2)
+        }
+    };
+    Fault { id, kind, place, from_ms, until_ms, permille, span_ms }
+}
+
+fn link(shape: &PlanShape, rng: &mut impl Rng) -> Place {
+    let node = End::Node(rng.random_range(0..shape.nodes));
+    let other = match rng.random_range(0..6) {
+        0..=3 => End::Store(StoreId::ALL[rng.random_range(0..StoreId::ALL.len())]),
+        4 if shape.nodes > 1 => {
+            let End::Node(number) = node else { unreachable!("drawn above") };
+            End::Node((number + rng.random_range(1..shape.nodes)) % shape.nodes)
+        }
+        _ => End::Session(rng.random_range(0..shape.sessions)),
+    };
+    if rng.random_bool(0.5) {
+        Place::Link { from: node, to: other }
+    } else {
+        Place::Link { from: other, to: node }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use std::collections::BTreeSet;
+
+    fn shape() -> PlanShape {
+        PlanShape {
+            nodes: 3,
+            sessions: 3,
+            from_ms: 1_000,
+            until_ms: 48_000,
+            kinds_permille: 400,
+            windows_max: 2,
+        }
+    }
+
+    #[test]
+    fn plans_stay_inside_their_window_and_reach_every_kind() {
+        let mut met = BTreeSet::new();
+        for seed in 0..500 {
+            let faults = plan(&shape(), &mut ChaCha8Rng::seed_from_u64(seed));
+            for fault in faults {
+                assert!(fault.from_ms >= 1_000 && fault.from_ms < fault.until_ms, "{fault:?}");
+                assert!(fault.until_ms <= 48_000, "{fault:?}");
+                if matches!(fault.kind, Kind::ProcessCrash | Kind::NetLateArrival) {
+                    assert!(fault.until_ms + fault.span_ms <= 48_000, "{fault:?}");
+                }
+                met.insert(fault.kind);
+            }
+        }
+        assert_eq!(met.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn the_same_stream_gives_the_same_plan() {
+        let draw = |seed| plan(&shape(), &mut ChaCha8Rng::seed_from_u64(seed));
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+}

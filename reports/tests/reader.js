@@ -1,0 +1,62 @@
+// Acts on a failure page as a reader would, and notes what came of each step.
+const noted = [];
+// Under the browser's virtual time a screen frame may never come; timers do.
+window.requestAnimationFrame = (draw) => setTimeout(draw, 0);
+const frame = () => new Promise((done) => setTimeout(done, 20));
+const time = () => document.getElementById("cursor-time").textContent;
+const press = async (key, more) => {
+  const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, ...more });
+  document.getElementById("scrubber").dispatchEvent(event);
+  await frame();
+  noted.push(`${key}=${time()}`);
+};
+const click = async (id) => { document.getElementById(id).click(); await frame(); };
+const rows = (selector) => [...document.querySelectorAll(selector)].filter((row) => row.checkVisibility()).length;
+(async () => {
+  await press("ArrowRight", { shiftKey: true });
+  await press("ArrowLeft", { shiftKey: true });
+  location.hash = "#t=18204";
+  await new Promise((done) => addEventListener("hashchange", done, { once: true }));
+  await frame();
+  noted.push(`hash=${time()}`);
+  await press("ArrowRight");
+  await press("ArrowLeft");
+  await click("to-violation");
+  noted.push(`button=${time()}`);
+  const scrubber = document.getElementById("scrubber");
+  scrubber.value = 30000;
+  scrubber.dispatchEvent(new Event("input"));
+  await frame();
+  noted.push(`scrub=${time()}`);
+  await click("window-violation");
+  noted.push(`window=${scrubber.min}..${scrubber.max}`);
+  await click("window-all");
+  noted.push(`all=${scrubber.min}..${scrubber.max}`);
+  const from = document.getElementById("window-from");
+  from.value = "20";
+  from.dispatchEvent(new Event("change"));
+  await frame();
+  noted.push(`from=${scrubber.min}..${scrubber.max}`);
+  await click("only-lost");
+  noted.push(`lost=${rows(".writes-panel tbody tr")}`);
+  const kind = document.getElementById("event-kind");
+  kind.value = "crash";
+  kind.dispatchEvent(new Event("change"));
+  noted.push(`crashes=${rows("#events tbody tr")}`);
+  const shades = () => document.querySelectorAll("#timeline .fault-shade").length;
+  await click("window-all");
+  const all = shades();
+  document.querySelector("#fault-legend button").click();
+  await frame();
+  noted.push(`hidden=${all - shades()}`);
+  const link = document.getElementById("download");
+  noted.push(`download=${link.download} ${link.href.startsWith("blob:")}`);
+  // A headless browser has no clipboard that answers, so the page is given one.
+  let written = "";
+  Object.defineProperty(navigator, "clipboard", { value: { writeText: async (text) => { written = text; } } });
+  const copy = document.querySelector("button[data-copy]");
+  copy.click();
+  await frame();
+  noted.push(`copy=${written}, ${copy.textContent}`);
+  document.documentElement.dataset.noted = noted.join(";");
+})();
