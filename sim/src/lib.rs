@@ -6,6 +6,7 @@
 
 #[cfg(madsim)]
 pub mod checker;
+pub mod contract;
 #[cfg(madsim)]
 pub mod double;
 #[cfg(madsim)]
