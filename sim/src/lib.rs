@@ -5,12 +5,16 @@
 //! sessions were told against what the stores show. One seed is one run, byte for byte.
 
 #[cfg(madsim)]
+pub mod campaign;
+#[cfg(madsim)]
 pub mod checker;
 pub mod contract;
 #[cfg(madsim)]
 pub mod double;
 #[cfg(madsim)]
 pub mod env;
+#[cfg(madsim)]
+pub mod failure;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]

@@ -12,6 +12,7 @@ use crate::stores::{D1, Kv, R2};
 use crate::streams::{Purpose, Streams};
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
+use madsim::time::TimeHandle;
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,6 +145,7 @@ pub struct World {
     pub double: Option<Double>,
     state: Mutex<State>,
     handle: Handle,
+    time: TimeHandle,
     /// Where the store side of every call runs.
     outside: NodeHandle,
     /// Records by the key of their copies.
@@ -197,6 +199,7 @@ impl World {
             .iter()
             .map(|kept| (format!("{}/", kept.name), kept.name.clone()))
             .collect();
+        let time = TimeHandle::current();
         let outside = handle.create_node().name("outside").build();
         Arc::new(World {
             scenario,
@@ -204,6 +207,7 @@ impl World {
             double,
             state: Mutex::new(state),
             handle,
+            time,
             outside,
             prefixes,
         })
@@ -216,7 +220,7 @@ impl World {
 
     /// Virtual time since the run began.
     pub fn now(&self) -> Duration {
-        madsim::time::TimeHandle::current().elapsed()
+        self.time.elapsed()
     }
 
     /// The same in whole milliseconds.
