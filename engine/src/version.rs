@@ -241,8 +241,11 @@ impl VersionVector {
 impl fmt::Display for VersionVector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (actor, counter)) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{actor}.{counter}")?;
+            if at > 0 {
+                f.write_str(",")?;
+            }
+            // Every copy carries its history in this form, so it is worth one pass each.
+            write!(f, "{}.{:016x}.{counter}", actor.node.0, actor.incarnation)?;
         }
         Ok(())
     }

@@ -140,16 +140,25 @@ impl Copy {
 
     /// What stands in a store; `None`: bytes without our metadata.
     pub fn read(body: &[u8], metadata: Option<&str>) -> Option<Copy> {
-        let json: serde_json::Value = serde_json::from_str(metadata?).ok()?;
-        let text = |name: &str| json.get(name).and_then(|v| v.as_str()).map(str::to_owned);
+        let read: Metadata = serde_json::from_str(metadata?).ok()?;
         Some(Copy {
             body: ContentHash::of(body),
-            history: text("history"),
-            etag: text("etag")?,
-            hash: text("hash")?,
-            reference: json.get("reference").and_then(|v| v.as_bool()).unwrap_or(false),
+            history: read.history.map(str::to_owned),
+            etag: read.etag.to_owned(),
+            hash: read.hash.to_owned(),
+            reference: read.reference,
         })
     }
+}
+
+/// The metadata of a copy, by the checker's own reading.
+#[derive(serde::Deserialize)]
+struct Metadata<'a> {
+    history: Option<&'a str>,
+    etag: &'a str,
+    hash: &'a str,
+    #[serde(default)]
+    reference: bool,
 }
 
 /// What an intent said when it became durable.

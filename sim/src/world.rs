@@ -828,15 +828,17 @@ impl World {
 
     /// The authority's row changed: tells the checker.
     pub fn row_changed(&self, state: &mut State, record: &RecordId) {
-        let row = state.d1.rows()[record].clone();
         let now_ms = self.now_ms();
+        let at_us = u64::try_from(self.now().as_micros()).expect("runs are short");
+        let State { checker, trace, d1, .. } = state;
+        let row = &d1.rows()[record];
         let digest = row.row_seq ^ (row.owed.len() as u64) << 32;
-        self.note(state, End::Store(StoreId::D1), "row", None, digest, || {
+        trace.note(at_us, End::Store(StoreId::D1), "row", None, digest, || {
             let dot = row.version.as_ref().map(|version| version.current().dot.to_string());
             let owed: Vec<&str> = row.owed.keys().map(|store| store.name()).collect();
             format!("{record} is {} owed [{}]", dot.unwrap_or_default(), owed.join(" "))
         });
-        state.checker.row_changed(now_ms, record, &row);
+        checker.row_changed(now_ms, record, row);
     }
 }
 
