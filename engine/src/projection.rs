@@ -107,7 +107,7 @@ pub fn describe(store: StoreId, version: &Version, reference: bool) -> String {
     let current = version.current();
     let mut metadata = Metadata {
         tidelock: 1,
-        history: Some(version.history.to_string()),
+        history: Some(version.history.to_text()),
         etag: version.etag(),
         dot: current.dot.to_string(),
         stamp: (current.stamp.wall_ms, current.stamp.logical),

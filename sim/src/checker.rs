@@ -173,7 +173,7 @@ struct Issued {
 struct Observed {
     history: VersionVector,
     history_text: String,
-    etag: String,
+    version: Option<Version>,
     current: Option<Dot>,
     hash: Option<ContentHash>,
     deleted: bool,
@@ -371,8 +371,8 @@ impl Checker {
         let dot = sibling.dot;
         let observed = self.rows.get_mut(record).expect("entered by the caller");
         let before = std::mem::replace(&mut observed.history, version.history.clone());
-        observed.history_text = version.history.to_string();
-        observed.etag = version.etag();
+        observed.history_text = version.history.to_text();
+        observed.version = Some(version.clone());
         observed.hash = Some(sibling.hash);
         observed.deleted = sibling.deleted;
         let former = observed.current.replace(dot);
@@ -456,7 +456,7 @@ impl Checker {
                 let referred = self.references.contains(&(record.dataset.to_string(), store));
                 let same_version = match &copy.history {
                     Some(history) => *history == observed.history_text,
-                    None => copy.etag == observed.etag,
+                    None => observed.version.as_ref().is_some_and(|v| v.etag() == copy.etag),
                 };
                 let whole = !copy.reference && copy.body == hash;
                 same_version

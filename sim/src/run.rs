@@ -319,7 +319,9 @@ struct Recovered {
 /// owed after, is timed by the checker one by one, so that sessions that go on writing neither
 /// hide a slow recovery nor look like one.
 async fn recover(world: &Arc<World>) -> Option<Recovered> {
-    let until_ms = world.scenario.faults_end_ms() + 60_000;
+    let planned_ms = world.scenario.faults_end_ms();
+    madsim::time::sleep(Duration::from_millis(planned_ms)).await;
+    let until_ms = planned_ms + 60_000;
     let healed_ms = loop {
         if let Some(healed_ms) = world.healed_ms() {
             break healed_ms;

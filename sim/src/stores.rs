@@ -7,7 +7,7 @@
 //! (strong; conditional puts).
 
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tidelock_engine::env::{KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind};
 use tidelock_engine::record::{
     KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser, R2_KEY_BYTES_MAX,
@@ -225,6 +225,8 @@ pub struct D1 {
     rows: BTreeMap<RecordId, Row>,
     losers: BTreeMap<RecordId, Vec<Loser>>,
     feed: BTreeMap<Seq, RecordId>,
+    /// Rows with a mark.
+    owed: BTreeSet<RecordId>,
     seq: Seq,
 }
 
@@ -250,6 +252,11 @@ impl D1 {
                         self.feed.remove(&former);
                     }
                     self.feed.insert(next_seq, record.clone());
+                }
+                if after.owed.is_empty() {
+                    self.owed.remove(record);
+                } else if !self.owed.contains(record) {
+                    self.owed.insert(record.clone());
                 }
                 self.rows.insert(record.clone(), after);
                 changed.push(record.clone());
@@ -288,7 +295,8 @@ impl D1 {
             })
             .collect();
         let complete = later.next().is_none();
-        let lapsed = self.rows.iter().flat_map(|(record, row)| {
+        let lapsed = self.owed.iter().flat_map(|record| {
+            let row = &self.rows[record];
             let owed = row.owed.iter().filter(|(_, leases)| row::lapsed(leases, poll.actor, now));
             owed.map(|(store, _)| (record.clone(), *store))
         });
