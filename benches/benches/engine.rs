@@ -1,0 +1,62 @@
+//! The engine's own cost: one record through three stores that answer at once.
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use std::sync::Arc;
+use tidelock_benches::Memory;
+use tidelock_engine::coordinator::{Condition, Coordinator, Write, WriteOutcome};
+use tidelock_engine::policy::{Dataset, Pace, Policy};
+use tidelock_engine::version::NodeId;
+
+const RECORDS: u64 = 1_000;
+const WRITERS: u64 = 16;
+
+async fn write_all(coordinator: &Arc<Coordinator<Memory>>) {
+    let writers = (0..WRITERS).map(|writer| {
+        let coordinator = coordinator.clone();
+        tokio::spawn(async move {
+            for n in (writer..RECORDS).step_by(WRITERS as usize) {
+                let write = Write {
+                    dataset: "bench".to_owned(),
+                    key: format!("key-{n}"),
+                    value: Some(Bytes::from(format!("{n:0>256}"))),
+                    condition: Condition::None,
+                };
+                let outcome = coordinator.write(write).await;
+                assert!(matches!(outcome, WriteOutcome::Applied(_)), "{outcome:?}");
+            }
+        })
+    });
+    let writers: Vec<_> = writers.collect();
+    for writer in writers {
+        writer.await.expect("writers do not panic");
+    }
+}
+
+fn engine(criterion: &mut Criterion) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let mut group = criterion.benchmark_group("engine");
+    group.throughput(Throughput::Elements(RECORDS)).sample_size(20);
+    group.bench_function("1000 records through three stores in memory", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(async {
+                let memory = Memory::default();
+                let policy = Policy::new([Dataset::everywhere("bench")]);
+                let started =
+                    Coordinator::start(memory.clone(), NodeId(0), policy, Pace::default()).await;
+                let coordinator = started.expect("an empty journal replays");
+                write_all(&coordinator).await;
+                while !coordinator.is_idle() {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(memory.complete_records(), RECORDS as usize);
+                coordinator.stop();
+            });
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, engine);
+criterion_main!(benches);
