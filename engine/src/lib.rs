@@ -17,6 +17,10 @@ pub mod lane;
 pub mod ledger;
 pub mod policy;
 #[cfg(feature = "production")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the other side of the door: here the traits meet real disks, threads and clocks"
+)]
 pub mod production;
 pub mod projection;
 pub mod record;
