@@ -1,0 +1,90 @@
+-- The records as anybody may read and write them.
+CREATE TABLE IF NOT EXISTS tidelock_records(
+    dataset TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value BLOB,
+    PRIMARY KEY (dataset, key)
+);
+
+-- What Tidelock knows of each record. A row outlives its record: the sequence must not start
+-- again.
+CREATE TABLE IF NOT EXISTS tidelock_rows(
+    dataset TEXT NOT NULL,
+    key TEXT NOT NULL,
+    version TEXT,
+    -- Where the value is, when the record's own is NULL because it is too large.
+    reference TEXT,
+    row_seq INTEGER NOT NULL,
+    known_row_seq INTEGER NOT NULL,
+    foreign_at INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    -- The leases of each projection that may not hold the version yet; NULL: nothing is owed.
+    owed TEXT,
+    -- When the first of these projections has no holder any more.
+    owed_ends INTEGER,
+    PRIMARY KEY (dataset, key)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS tidelock_rows_by_seq ON tidelock_rows(seq);
+CREATE INDEX IF NOT EXISTS tidelock_rows_by_owed ON tidelock_rows(owed_ends)
+    WHERE owed IS NOT NULL;
+
+-- Values that lost a conflict.
+CREATE TABLE IF NOT EXISTS tidelock_losers(
+    dataset TEXT NOT NULL,
+    key TEXT NOT NULL,
+    dot TEXT NOT NULL,
+    winner TEXT NOT NULL,
+    sibling TEXT NOT NULL,
+    reference TEXT,
+    value BLOB,
+    PRIMARY KEY (dataset, key, dot, winner)
+);
+
+-- Every write to a record counts here; Tidelock sets its own straight in the same transaction.
+-- Two statements and no upsert: an INSERT OR REPLACE of the user hands its conflict rule down to
+-- the trigger, and would begin the row anew.
+CREATE TRIGGER IF NOT EXISTS tidelock_after_insert AFTER INSERT ON tidelock_records BEGIN
+    INSERT INTO tidelock_rows(dataset, key, row_seq, known_row_seq, foreign_at, seq, epoch)
+        SELECT NEW.dataset, NEW.key, 0, 0, 0,
+            (SELECT coalesce(max(seq), 0) + 1 FROM tidelock_rows), 0
+        WHERE NOT EXISTS (
+            SELECT 1 FROM tidelock_rows WHERE dataset = NEW.dataset AND key = NEW.key);
+    UPDATE tidelock_rows SET row_seq = row_seq + 1,
+        foreign_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
+        seq = (SELECT max(seq) + 1 FROM tidelock_rows)
+        WHERE dataset = NEW.dataset AND key = NEW.key;
+END;
+CREATE TRIGGER IF NOT EXISTS tidelock_after_update AFTER UPDATE ON tidelock_records BEGIN
+    INSERT INTO tidelock_rows(dataset, key, row_seq, known_row_seq, foreign_at, seq, epoch)
+        SELECT NEW.dataset, NEW.key, 0, 0, 0,
+            (SELECT coalesce(max(seq), 0) + 1 FROM tidelock_rows), 0
+        WHERE NOT EXISTS (
+            SELECT 1 FROM tidelock_rows WHERE dataset = NEW.dataset AND key = NEW.key);
+    UPDATE tidelock_rows SET row_seq = row_seq + 1,
+        foreign_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
+        seq = (SELECT max(seq) + 1 FROM tidelock_rows)
+        WHERE dataset = NEW.dataset AND key = NEW.key;
+END;
+CREATE TRIGGER IF NOT EXISTS tidelock_after_rename AFTER UPDATE ON tidelock_records
+WHEN OLD.dataset <> NEW.dataset OR OLD.key <> NEW.key BEGIN
+    UPDATE tidelock_rows SET row_seq = row_seq + 1,
+        foreign_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
+        seq = (SELECT max(seq) + 1 FROM tidelock_rows)
+        WHERE dataset = OLD.dataset AND key = OLD.key;
+END;
+CREATE TRIGGER IF NOT EXISTS tidelock_after_delete AFTER DELETE ON tidelock_records BEGIN
+    UPDATE tidelock_rows SET row_seq = row_seq + 1,
+        foreign_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
+        seq = (SELECT max(seq) + 1 FROM tidelock_rows)
+        WHERE dataset = OLD.dataset AND key = OLD.key;
+END;
+
+-- Records that were here before the triggers, or written while somebody had dropped them.
+INSERT INTO tidelock_rows(dataset, key, row_seq, known_row_seq, foreign_at, seq, epoch)
+    SELECT dataset, key, 1, 0, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
+        (SELECT coalesce(max(seq), 0) FROM tidelock_rows)
+            + row_number() OVER (ORDER BY dataset, key), 0
+    FROM tidelock_records AS r
+    WHERE NOT EXISTS (
+        SELECT 1 FROM tidelock_rows AS t WHERE t.dataset = r.dataset AND t.key = r.key);

@@ -1,0 +1,139 @@
+//! Workers KV on SQLite.
+
+use super::database::{Database, Failure, OpenError};
+use super::{KeyRate, StoreClock, before, content_tag, list, outcome, within};
+use crate::env::{KvEntry, KvStore, Listed, Outcome, Refusal, RefusalKind, Unavailable};
+use crate::record::{KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX};
+use crate::row::StoreTime;
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::fmt;
+use std::path::Path;
+
+// The value comes last, so that a listing reads none of it.
+const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS kv(
+    key TEXT NOT NULL PRIMARY KEY,
+    metadata TEXT,
+    tag TEXT NOT NULL,
+    value BLOB NOT NULL
+)";
+
+/// The embedded KV.
+pub struct EmbeddedKv {
+    database: Database,
+    clock: StoreClock,
+    rate: KeyRate,
+}
+
+impl fmt::Debug for EmbeddedKv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedKv").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedKv {
+    /// Opens or makes the file.
+    pub fn open(path: &Path, clock: StoreClock) -> Result<Self, OpenError> {
+        let database = Database::open(path, |connection| connection.execute_batch(SCHEMA))?;
+        Ok(EmbeddedKv { database, clock, rate: KeyRate::default() })
+    }
+
+    /// How many transactions that wrote were committed since it was opened.
+    pub fn commits(&self) -> u64 {
+        self.database.commits()
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        deadline: StoreTime,
+        bytes: usize,
+        change: impl FnOnce(&Connection, &str) -> Result<(), Failure> + Send + 'static,
+    ) -> Outcome<()> {
+        let (key, clock, rate) = (key.to_owned(), self.clock.clone(), self.rate.clone());
+        let write = move |connection: &Connection| {
+            let now = clock();
+            before(deadline, now)?;
+            rate.admit(&key, now)?;
+            change(connection, &key)?;
+            rate.note(key, now);
+            Ok(())
+        };
+        outcome(self.database.write(bytes, write).await)
+    }
+}
+
+/// Keys that KV does not take. <https://developers.cloudflare.com/kv/platform/limits/>
+fn check_key(key: &str) -> Result<(), Refusal> {
+    if matches!(key, "" | "." | "..") {
+        let detail = format!("{key:?} is no key for KV");
+        return Err(Refusal::new(RefusalKind::Constraint, detail));
+    }
+    within("key", key.len(), KV_KEY_BYTES_MAX)
+}
+
+fn check(key: &str, entry: &KvEntry) -> Result<(), Refusal> {
+    check_key(key)?;
+    within("value", entry.value.len(), KV_VALUE_BYTES_MAX)?;
+    within("metadata", entry.metadata.as_ref().map_or(0, String::len), KV_METADATA_BYTES_MAX)
+}
+
+impl KvStore for EmbeddedKv {
+    async fn get(&self, key: &str) -> Result<Option<KvEntry>, Unavailable> {
+        let key = key.to_owned();
+        let read = move |connection: &Connection| {
+            let sql = "SELECT value, metadata, tag FROM kv WHERE key = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let found: Option<(Vec<u8>, Option<String>, String)> = statement
+                .query_row([&key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            let Some((value, metadata, tag)) = found else { return Ok(None) };
+            if content_tag(metadata.as_deref(), &value) != tag {
+                let detail = format!("the bytes of {key:?} in KV are not those that were put");
+                return Err(Refusal::new(RefusalKind::Constraint, detail).into());
+            }
+            Ok(Some(KvEntry { value: Bytes::from(value), metadata }))
+        };
+        self.database.read(read).await
+    }
+
+    async fn put(&self, key: &str, entry: KvEntry, deadline: StoreTime) -> Outcome<()> {
+        if let Err(refusal) = check(key, &entry) {
+            return Outcome::Refused(refusal);
+        }
+        let bytes = entry.value.len();
+        let put = move |connection: &Connection, key: &str| {
+            let tag = content_tag(entry.metadata.as_deref(), &entry.value);
+            let sql = "INSERT OR REPLACE INTO kv(key, value, metadata, tag) \
+                       VALUES (?1, ?2, ?3, ?4)";
+            let mut statement = connection.prepare_cached(sql)?;
+            statement.execute(params![key, &entry.value[..], entry.metadata, tag])?;
+            Ok(())
+        };
+        self.write(key, deadline, bytes, put).await
+    }
+
+    async fn delete(&self, key: &str, deadline: StoreTime) -> Outcome<()> {
+        if let Err(refusal) = check_key(key) {
+            return Outcome::Refused(refusal);
+        }
+        let delete = |connection: &Connection, key: &str| {
+            connection.prepare_cached("DELETE FROM kv WHERE key = ?1")?.execute([key])?;
+            Ok(())
+        };
+        self.write(key, deadline, 0, delete).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, Unavailable> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let sql = "SELECT key, metadata FROM kv WHERE key >= ?1 AND key > ?2 ORDER BY key";
+        let read =
+            move |connection: &Connection| list(connection, sql, &prefix, after.as_deref(), limit);
+        self.database.read(read).await
+    }
+}
