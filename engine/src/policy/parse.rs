@@ -1,1 +1,428 @@
 //! Policies from TOML.
+//!
+//! ```text
+//! text -> toml (types, unknown fields, spans) -> checks, all of them -> Config or every mistake
+//! ```
+//!
+//! Invariant: a [`Config`] that is returned can be kept; whatever is not built is refused here
+//! and never ignored. Every mistake names file, line, column and field, and says what would be
+//! accepted.
+
+use super::{Dataset, Durability, Keep, Kind, Oversize, Policy, Projection, ReadLevel, Strategy};
+use crate::record::StoreId;
+use crate::version::NodeId;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use toml::Spanned;
+
+/// The longest prefix, so that half of KV's key is left to the record's own.
+pub const PREFIX_BYTES_MAX: usize = 256;
+/// What Tidelock keeps for itself in every store begins so.
+pub const RESERVED_PREFIX: &str = "_tidelock/";
+const NAME_BYTES_MAX: usize = 64;
+
+/// The `tidelock.toml` that is written at the first start.
+pub const DEFAULT: &str = include_str!("default.toml");
+
+/// Everything that a configuration file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the API and the dashboard are served.
+    pub listen: SocketAddr,
+    /// This coordinator; unique among those that share stores.
+    pub node: NodeId,
+    /// The datasets.
+    pub policy: Policy,
+}
+
+/// One mistake in a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyError {
+    /// The file.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// The field, as a path such as `dataset.kv.prefix`.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What would be accepted.
+    pub accepted: String,
+    /// The line itself.
+    pub excerpt: String,
+    /// How many of its characters this is about.
+    pub width: usize,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.line.to_string();
+        let gap = " ".repeat(number.len());
+        let indent = " ".repeat(self.column - 1);
+        let carets = "^".repeat(self.width);
+        writeln!(f, "error: {}", self.problem)?;
+        writeln!(f, "{gap}--> {}:{}:{}", self.file, self.line, self.column)?;
+        writeln!(f, "{gap} |")?;
+        // A tab would set the carets off.
+        writeln!(f, "{number} | {}", self.excerpt.replace('\t', " "))?;
+        writeln!(f, "{gap} | {indent}{carets}")?;
+        writeln!(f, "{gap} = field: {}", self.field)?;
+        write!(f, "{gap} = accepted: {}", self.accepted)
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
+/// Reads a configuration, or gives every mistake in it, in the order of the file.
+pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<PolicyError>> {
+    let mut reader = Reader { file: file_name, text, errors: Vec::new() };
+    let raw: RawConfig = match toml::from_str(text) {
+        Ok(raw) => raw,
+        Err(error) => return Err(vec![reader.syntax(&error)]),
+    };
+    let config = reader.config(&raw);
+    reader.errors.sort_by_key(|error| (error.line, error.column));
+    if reader.errors.is_empty() { Ok(config) } else { Err(reader.errors) }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    listen: Option<Spanned<String>>,
+    node: Option<Spanned<u16>>,
+    #[serde(default)]
+    dataset: Vec<Spanned<RawDataset>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDataset {
+    name: Spanned<String>,
+    kind: Spanned<String>,
+    d1: Option<RawAuthority>,
+    kv: Option<Spanned<RawProjection>>,
+    r2: Option<Spanned<RawProjection>>,
+    strategy: Option<Spanned<RawStrategy>>,
+    oversize: Option<Spanned<String>>,
+    read: Option<Spanned<String>>,
+    durability: Option<Spanned<String>>,
+    conflict: Option<RawConflict>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAuthority {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProjection {
+    prefix: Option<Spanned<String>>,
+    keep: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStrategy {
+    d1: Option<Spanned<String>>,
+    kv: Option<Spanned<String>>,
+    r2: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConflict {
+    default: Option<Spanned<String>>,
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    text: &'a str,
+    errors: Vec<PolicyError>,
+}
+
+impl Reader<'_> {
+    fn at(&self, span: Range<usize>, field: &str, problem: String, accepted: &str) -> PolicyError {
+        let start = span.start.min(self.text.len());
+        let before = self.text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let excerpt = self.text[line_start..].lines().next().unwrap_or_default();
+        let column = before[line_start..].chars().count() + 1;
+        let rest = excerpt.chars().count().saturating_sub(column - 1).max(1);
+        let spanned = self.text.get(start..span.end).unwrap_or_default().chars().count();
+        PolicyError {
+            file: self.file.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column,
+            field: field.to_owned(),
+            problem,
+            accepted: accepted.to_owned(),
+            excerpt: excerpt.to_owned(),
+            width: spanned.clamp(1, rest),
+        }
+    }
+
+    fn refuse(&mut self, span: Range<usize>, field: &str, problem: String, accepted: &str) {
+        let error = self.at(span, field, problem, accepted);
+        self.errors.push(error);
+    }
+
+    /// What `toml` and `serde` found: the field and what is accepted stand in their message.
+    fn syntax(&self, error: &toml::de::Error) -> PolicyError {
+        let message = error.message();
+        let (problem, accepted) = match message.split_once(", expected ") {
+            Some((problem, accepted)) => (problem, accepted),
+            None if message.starts_with("missing field") => (message, "the field with a value"),
+            None if message.starts_with("unknown field") => (message, "no field here"),
+            None => (message, "valid TOML, see the default tidelock.toml"),
+        };
+        let mut error = self.at(error.span().unwrap_or(0..0), "", problem.to_owned(), accepted);
+        let quoted = message.contains(" field `").then(|| message.split('`').nth(1)).flatten();
+        let written = error.excerpt.split(['=', '#']).next().unwrap_or_default().trim();
+        error.field = quoted.unwrap_or(written).to_owned();
+        error
+    }
+
+    /// One of a few words. `later` are those that are known but not built yet.
+    fn word<T: Copy>(
+        &mut self,
+        value: &Spanned<String>,
+        field: &str,
+        words: &[(&str, T)],
+        later: &[&str],
+    ) -> Option<T> {
+        let text = value.get_ref().as_str();
+        if let Some((_, found)) = words.iter().find(|(word, _)| *word == text) {
+            return Some(*found);
+        }
+        let problem = if later.contains(&text) {
+            format!("{text:?} is not built yet")
+        } else {
+            format!("{text:?} is not known here")
+        };
+        let accepted: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        self.refuse(value.span(), field, problem, &accepted.join(", "));
+        None
+    }
+
+    fn config(&mut self, raw: &RawConfig) -> Config {
+        let mut listen = SocketAddr::from(([127, 0, 0, 1], 7878));
+        if let Some(text) = &raw.listen {
+            match text.get_ref().parse() {
+                Ok(address) => listen = address,
+                Err(_) => {
+                    let problem = format!("{:?} is no address with a port", text.get_ref());
+                    self.refuse(text.span(), "listen", problem, "such as \"127.0.0.1:7878\"");
+                }
+            }
+        }
+        let node = NodeId(raw.node.as_ref().map_or(1, |node| *node.get_ref()));
+        if let (Some(raw), NodeId::FOREIGN) = (&raw.node, node) {
+            let problem = format!("{} stands for writes past every coordinator", node.0);
+            self.refuse(raw.span(), "node", problem, "a number from 0 to 65534");
+        }
+        if raw.dataset.is_empty() {
+            let problem = "no dataset is declared, so nothing could be kept".to_owned();
+            self.refuse(0..0, "dataset", problem, "at least one [[dataset]]");
+        }
+        let datasets: Vec<Dataset> = raw.dataset.iter().map(|raw| self.dataset(raw)).collect();
+        self.check_names(raw);
+        self.check_prefixes(raw, &datasets);
+        Config { listen, node, policy: Policy::new(datasets) }
+    }
+
+    fn dataset(&mut self, spanned: &Spanned<RawDataset>) -> Dataset {
+        let raw = spanned.get_ref();
+        let name = raw.name.get_ref();
+        let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
+            let problem = format!("{name:?} is no name for a dataset");
+            let accepted = "1 to 64 of a-z, 0-9, \"_\" and \"-\"";
+            self.refuse(raw.name.span(), "dataset.name", problem, accepted);
+        }
+        let kinds = [("json", Kind::Json), ("text", Kind::Text), ("binary", Kind::Binary)];
+        let kind = self.word(&raw.kind, "dataset.kind", &kinds, &["structured"]);
+        if raw.d1.is_none() {
+            let problem = format!(
+                "{name:?} is not kept in D1. A dataset is kept in D1, its authority; R2 or peers \
+                 as authority are not built yet"
+            );
+            self.refuse(raw.name.span(), "dataset.d1", problem, "d1 = {}");
+        }
+        let kv = raw.kv.as_ref().map(|raw| self.projection(raw, name, "dataset.kv"));
+        let r2 = raw.r2.as_ref().map(|raw| self.projection(raw, name, "dataset.r2"));
+        let strategy = self.strategy(raw);
+        let oversize = self.oversize(raw, r2.as_ref());
+        let reads = [("any", ReadLevel::Any), ("latest", ReadLevel::Latest)];
+        let read = raw
+            .read
+            .as_ref()
+            .and_then(|word| self.word(word, "dataset.read", &reads, &["session"]));
+        let durability = self.durability(raw, spanned.span(), &strategy);
+        if let Some(default) = raw.conflict.as_ref().and_then(|raw| raw.default.as_ref()) {
+            const LATER: [&str; 6] =
+                ["merge", "keep_siblings", "prefer_store", "delete_wins", "edit_wins", "rule"];
+            self.word(default, "dataset.conflict.default", &[("lww", ())], &LATER);
+        }
+        Dataset {
+            name: Arc::from(name.as_str()),
+            kind: kind.unwrap_or(Kind::Binary),
+            kv,
+            r2,
+            strategy,
+            oversize,
+            read: read.unwrap_or(ReadLevel::Any),
+            durability,
+        }
+    }
+
+    fn projection(&mut self, raw: &Spanned<RawProjection>, name: &str, field: &str) -> Projection {
+        let raw = raw.get_ref();
+        let keeps = [("full", Keep::Full), ("reference", Keep::Reference)];
+        let keep = raw
+            .keep
+            .as_ref()
+            .and_then(|word| self.word(word, &format!("{field}.keep"), &keeps, &[]));
+        let prefix = match &raw.prefix {
+            None => format!("{name}/"),
+            Some(prefix) => {
+                let (text, field) = (prefix.get_ref(), format!("{field}.prefix"));
+                if text.len() > PREFIX_BYTES_MAX {
+                    let problem = format!("the prefix has {} bytes", text.len());
+                    let accepted = format!("at most {PREFIX_BYTES_MAX} bytes");
+                    self.refuse(prefix.span(), &field, problem, &accepted);
+                }
+                if text.chars().any(char::is_control) {
+                    let problem = "the prefix holds a control character".to_owned();
+                    self.refuse(prefix.span(), &field, problem, "printable characters");
+                }
+                text.clone()
+            }
+        };
+        Projection { prefix, keep: keep.unwrap_or(Keep::Full) }
+    }
+
+    fn strategy(&mut self, raw: &RawDataset) -> BTreeMap<StoreId, Strategy> {
+        let words =
+            [("write-through", Strategy::WriteThrough), ("write-behind", Strategy::WriteBehind)];
+        let written = raw.strategy.as_ref().map(Spanned::get_ref);
+        let rows = [
+            (StoreId::D1, raw.d1.is_some(), written.and_then(|s| s.d1.as_ref())),
+            (StoreId::Kv, raw.kv.is_some(), written.and_then(|s| s.kv.as_ref())),
+            (StoreId::R2, raw.r2.is_some(), written.and_then(|s| s.r2.as_ref())),
+        ];
+        let mut strategy = BTreeMap::new();
+        for (store, listed, word) in rows {
+            let field = format!("dataset.strategy.{store}");
+            if let (Some(word), false) = (word, listed) {
+                let problem = format!("the dataset is not kept in {store}");
+                let accepted = format!("{store} = {{}} in the dataset, or no strategy for it");
+                self.refuse(word.span(), &field, problem, &accepted);
+                continue;
+            }
+            let usual = match store {
+                StoreId::D1 => Strategy::WriteThrough,
+                StoreId::Kv | StoreId::R2 => Strategy::WriteBehind,
+            };
+            let chosen = word.and_then(|word| self.word(word, &field, &words, &[]));
+            if listed {
+                strategy.insert(store, chosen.unwrap_or(usual));
+            }
+        }
+        strategy
+    }
+
+    fn oversize(&mut self, raw: &RawDataset, r2: Option<&Projection>) -> Oversize {
+        let whole = r2.is_some_and(|r2| r2.keep == Keep::Full);
+        let words = [("reference", Oversize::Reference), ("refuse", Oversize::Refuse)];
+        let Some(word) = &raw.oversize else {
+            return if whole { Oversize::Reference } else { Oversize::Refuse };
+        };
+        let field = "dataset.oversize";
+        let chosen = self.word(word, field, &words, &[]).unwrap_or(Oversize::Refuse);
+        let needs = "a value over D1's limit is kept whole in R2 alone";
+        match (chosen, r2) {
+            (Oversize::Refuse, _) => {}
+            (Oversize::Reference, None) => {
+                let problem = format!("{needs}, and the dataset is not kept in R2");
+                self.refuse(word.span(), field, problem, "r2 = {}, or oversize = \"refuse\"");
+            }
+            (Oversize::Reference, Some(_)) if whole => {}
+            (Oversize::Reference, Some(_)) => {
+                let span = raw.r2.as_ref().and_then(|r2| r2.get_ref().keep.as_ref());
+                let span = span.map_or(word.span(), Spanned::span);
+                let problem = format!("{needs}, and R2 is to keep references");
+                let accepted = "keep = \"full\" in r2, or oversize = \"refuse\"";
+                self.refuse(span, "dataset.r2.keep", problem, accepted);
+            }
+        }
+        chosen
+    }
+
+    fn durability(
+        &mut self,
+        raw: &RawDataset,
+        dataset: Range<usize>,
+        strategy: &BTreeMap<StoreId, Strategy>,
+    ) -> Durability {
+        let words = [("authority", Durability::Authority), ("local", Durability::Local)];
+        let word = raw.durability.as_ref();
+        let known = self.errors.len();
+        let chosen = word.and_then(|word| self.word(word, "dataset.durability", &words, &["peer"]));
+        let through = strategy.values().any(|strategy| match strategy {
+            Strategy::WriteThrough => true,
+            Strategy::WriteBehind => false,
+        });
+        let said = chosen == Some(Durability::Local) || self.errors.len() > known;
+        if !through && !strategy.is_empty() && !said {
+            let span = raw.strategy.as_ref().map_or(dataset, Spanned::span);
+            let problem = "every store is write-behind, so an acknowledged write is in this \
+                           machine's journal alone: it survives crashes, not the loss of this disk"
+                .to_owned();
+            let accepted = "durability = \"local\" to agree to that, or d1 = \"write-through\"";
+            self.refuse(span, "dataset.durability", problem, accepted);
+        }
+        chosen.unwrap_or(Durability::Authority)
+    }
+
+    fn check_names(&mut self, raw: &RawConfig) {
+        let mut seen = BTreeMap::new();
+        for dataset in &raw.dataset {
+            let name = &dataset.get_ref().name;
+            if seen.insert(name.get_ref(), ()).is_some() {
+                let problem = format!("{:?} is the name of an earlier dataset", name.get_ref());
+                self.refuse(name.span(), "dataset.name", problem, "a name of its own");
+            }
+        }
+    }
+
+    /// Two datasets under one prefix would each take the other's keys for their own.
+    fn check_prefixes(&mut self, raw: &RawConfig, datasets: &[Dataset]) {
+        for store in [StoreId::Kv, StoreId::R2] {
+            let mut taken = vec![("Tidelock itself", RESERVED_PREFIX)];
+            for (raw, dataset) in raw.dataset.iter().zip(datasets) {
+                let Some(projection) = dataset.projection(store) else { continue };
+                let prefix = projection.prefix.as_str();
+                let meets = |held: &str| held.starts_with(prefix) || prefix.starts_with(held);
+                if let Some((owner, held)) = taken.iter().find(|(_, held)| meets(held)) {
+                    let raw = raw.get_ref();
+                    let section = if store == StoreId::Kv { &raw.kv } else { &raw.r2 };
+                    let written = section.as_ref().and_then(|s| s.get_ref().prefix.as_ref());
+                    let span = written.map_or(raw.name.span(), Spanned::span);
+                    let problem = format!("{prefix:?} overlaps {held:?} of {owner} in {store}");
+                    let accepted = "a prefix that neither begins another nor begins with one";
+                    self.refuse(span, &format!("dataset.{store}.prefix"), problem, accepted);
+                }
+                taken.push((&dataset.name, prefix));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -119,9 +119,9 @@ pub struct DiskJournal {
 }
 
 impl DiskJournal {
-    /// Opens the journal in a folder that this process has locked, verifying every entry.
-    pub fn open(folder: &Path, lock: &FolderLock) -> Result<Self, JournalError> {
-        let FolderLock { _file: _ } = lock;
+    /// Opens the journal in a folder, verifying every entry. The lock is asked for as the proof
+    /// that the folder is this process's; whoever has it keeps it as long as the journal.
+    pub fn open(folder: &Path, _lock: &FolderLock) -> Result<Self, JournalError> {
         let path = folder.join(JOURNAL_FILE);
         let journal = open(&path)?;
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);

@@ -84,7 +84,9 @@ impl KeyRate {
     }
 }
 
-/// Refuses what comes at its deadline or after (rule A5).
+/// Refuses what comes at its deadline or after (rule A5). What is accepted has landed as far as
+/// anybody can tell, however long its commit takes: one thread runs the file's requests in order,
+/// so nothing accepted later can come before it.
 fn before(deadline: StoreTime, now: StoreTime) -> Result<(), Refusal> {
     if now >= deadline {
         let detail = format!("it is {} and the deadline was {}", now.0, deadline.0);

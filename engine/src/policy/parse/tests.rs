@@ -1,0 +1,131 @@
+use super::*;
+
+const GOOD: &str = "[[dataset]]\nname = \"a\"\nkind = \"json\"\nd1 = {}\n";
+
+/// Each expected mistake: line, field, and a part of what is accepted.
+#[track_caller]
+fn check(text: &str, expected: &[(usize, &str, &str)]) {
+    let errors = match parse("t.toml", text) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(errors) => errors,
+    };
+    let found: Vec<(usize, &str)> = errors.iter().map(|e| (e.line, e.field.as_str())).collect();
+    let wanted: Vec<(usize, &str)> = expected.iter().map(|e| (e.0, e.1)).collect();
+    assert_eq!(found, wanted, "{errors:#?}");
+    for (error, (.., accepted)) in errors.iter().zip(expected) {
+        assert!(error.accepted.contains(accepted), "{error}");
+        assert!(error.to_string().contains(&format!("t.toml:{}:{}", error.line, error.column)));
+    }
+}
+
+#[test]
+fn the_default_is_accepted() {
+    let config = parse("tidelock.toml", DEFAULT).unwrap_or_else(|errors| panic!("{errors:?}"));
+    assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 7878)));
+    assert_eq!(config.node, NodeId(1));
+    let notes = Dataset { kind: Kind::Text, ..Dataset::everywhere("notes") };
+    assert_eq!(config.policy, Policy::new([Dataset::everywhere("files"), notes]));
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let config = parse("t.toml", GOOD).unwrap();
+    let dataset = &config.policy.datasets["a"];
+    assert_eq!((dataset.kv.is_none(), dataset.oversize), (true, Oversize::Refuse));
+    assert_eq!(dataset.strategy, BTreeMap::from([(StoreId::D1, Strategy::WriteThrough)]));
+    let local = format!("{GOOD}strategy = {{ d1 = \"write-behind\" }}\ndurability = \"local\"\n");
+    assert_eq!(parse("t.toml", &local).unwrap().policy.datasets["a"].durability, Durability::Local);
+}
+
+#[test]
+fn mistakes_of_the_file() {
+    check("listen = \"here\"\n", &[(1, "dataset", "[[dataset]]"), (1, "listen", "127.0.0.1:7878")]);
+    check(&format!("node = 65535\n{GOOD}"), &[(1, "node", "65534")]);
+    check(&format!("node = \"one\"\n{GOOD}"), &[(1, "node", "u16")]);
+    check(&format!("\nports = 1\n{GOOD}"), &[(2, "ports", "`listen`")]);
+    check(&format!("{GOOD}kv = {{ prefx = \"a\" }}\n"), &[(5, "prefx", "`prefix`")]);
+    check("[[dataset]]\nkind = \"json\"\nd1 = {}\n", &[(1, "name", "the field")]);
+    check("[[dataset]]\nname = \n", &[(2, "name", "string")]);
+    check("", &[(1, "dataset", "[[dataset]]")]);
+}
+
+#[test]
+fn mistakes_of_a_dataset() {
+    let long = "n".repeat(65);
+    for name in ["", "Upper", "with space", "ü", &long] {
+        let text = GOOD.replace("\"a\"", &format!("{name:?}"));
+        check(&text, &[(2, "dataset.name", "a-z")]);
+    }
+    check(&format!("{GOOD}{GOOD}"), &[(6, "dataset.name", "of its own")]);
+    for kind in ["structured", "xml"] {
+        let text = GOOD.replace("json", kind);
+        check(&text, &[(3, "dataset.kind", "\"json\", \"text\", \"binary\"")]);
+    }
+    check(&GOOD.replace("d1 = {}\n", ""), &[(2, "dataset.d1", "d1 = {}")]);
+    let with = |line: &str| format!("{GOOD}{line}\n");
+    check(&with("read = \"all\""), &[(5, "dataset.read", "\"latest\"")]);
+    check(&with("oversize = \"cut\""), &[(5, "dataset.oversize", "\"refuse\"")]);
+    check(&with("durability = \"peer\""), &[(5, "dataset.durability", "\"local\"")]);
+    check(&with("conflict = { default = \"merge\" }"), &[(5, "dataset.conflict.default", "lww")]);
+    check(&with("oversize = \"reference\""), &[(5, "dataset.oversize", "r2 = {}")]);
+    check(
+        &with("oversize = \"reference\"\nr2 = { keep = \"reference\" }"),
+        &[(6, "dataset.r2.keep", "full")],
+    );
+    check(&with("kv = { keep = \"some\" }"), &[(5, "dataset.kv.keep", "\"reference\"")]);
+}
+
+#[test]
+fn mistakes_of_a_strategy() {
+    let with = |line: &str| format!("{GOOD}{line}\n");
+    check(&with("strategy = { kv = \"write-behind\" }"), &[(5, "dataset.strategy.kv", "kv = {}")]);
+    check(&with("strategy = { d1 = \"later\" }"), &[(5, "dataset.strategy.d1", "write-through")]);
+    check(
+        &with("strategy = { d1 = \"write-behind\" }"),
+        &[(5, "dataset.durability", "durability = \"local\"")],
+    );
+    let errors = parse("t.toml", &with("strategy = { d1 = \"write-behind\" }")).unwrap_err();
+    assert!(errors[0].problem.contains("not the loss of this disk"), "{}", errors[0]);
+}
+
+#[test]
+fn mistakes_of_a_prefix() {
+    let two = |a: &str, b: &str| {
+        format!(
+            "{GOOD}kv = {{ prefix = {a:?} }}\n{}kv = {{ prefix = {b:?} }}\n",
+            GOOD.replace("\"a\"", "\"b\"")
+        )
+    };
+    assert!(parse("t.toml", &two("a/", "b/")).is_ok());
+    for (a, b) in [("x/", "x/"), ("x/", "x/y/"), ("x/y/", "x/")] {
+        check(&two(a, b), &[(10, "dataset.kv.prefix", "neither")]);
+    }
+    // The same prefix in two stores is no overlap.
+    let stores = format!("{GOOD}kv = {{ prefix = \"p\" }}\nr2 = {{ prefix = \"p\" }}\n");
+    assert!(parse("t.toml", &stores).is_ok());
+    for prefix in ["", "_tide", "_tidelock/", "_tidelock/mine/"] {
+        let text = format!("{GOOD}r2 = {{ prefix = {prefix:?} }}\n");
+        check(&text, &[(5, "dataset.r2.prefix", "neither")]);
+    }
+    let text = format!("{GOOD}r2 = {{ prefix = {:?} }}\n", "p".repeat(257));
+    check(&text, &[(5, "dataset.r2.prefix", "256")]);
+    check(
+        &format!("{GOOD}kv = {{ prefix = \"a\\u0000\" }}\n"),
+        &[(5, "dataset.kv.prefix", "printable")],
+    );
+}
+
+#[test]
+fn a_mistake_reads_like_a_compilers() {
+    let text = GOOD.replace("json", "xml");
+    let errors = parse("tidelock.toml", &text).unwrap_err();
+    let expected = "\
+error: \"xml\" is not known here
+ --> tidelock.toml:3:8
+  |
+3 | kind = \"xml\"
+  |        ^^^^^
+  = field: dataset.kind
+  = accepted: \"json\", \"text\", \"binary\"";
+    assert_eq!(errors[0].to_string(), expected);
+}

@@ -1,0 +1,331 @@
+//! D1 as the authority: compare-and-set, the change feed, and the marks with their leases.
+
+use super::{Case, RefusalKind, World, applied, cases, refused};
+use bytes::Bytes;
+use std::sync::Arc;
+use tidelock_engine::env::RowStore;
+use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
+use tidelock_engine::resolve::sibling;
+use tidelock_engine::row::{
+    Change, Epoch, Grant, Install, LEASE_MS, Poll, Row, RowAnswer, RowOp, Seq, StoreTime,
+};
+use tidelock_engine::version::{
+    Actor, ContentHash, Dot, NodeId, Stamp, Version, VersionId, VersionVector,
+};
+
+cases![
+    d1_gives_back_what_was_installed,
+    d1_installs_over_what_is_expected_alone,
+    d1_refuses_an_install_that_does_not_cover,
+    d1_answers_a_batch_in_order,
+    d1_applies_all_of_a_batch_or_nothing,
+    d1_feeds_changes_in_order_and_page_by_page,
+    d1_gives_lapsed_marks_to_others,
+    d1_holds_renews_and_clears_a_mark,
+    d1_clears_when_nobody_else_can_be_putting,
+    d1_gives_a_former_life_its_marks_at_once,
+    d1_keeps_the_losers_of_the_batch,
+];
+
+fn actor(node: u16) -> Actor {
+    Actor { node: NodeId(node), incarnation: 1 }
+}
+
+fn named(key: &str) -> RecordId {
+    RecordId { dataset: Arc::from("contract"), key: Arc::from(key) }
+}
+
+fn inline(text: &str) -> Stored {
+    Stored::Inline(Bytes::from(text.to_owned()))
+}
+
+fn install(key: &str, over: Option<&Row>, node: u16, counter: u64, value: Stored) -> Install {
+    let expect = over.map(Row::expect).unwrap_or_default();
+    let stamp = Stamp { wall_ms: counter, logical: 0 };
+    let own = sibling(Dot { actor: actor(node), counter }, stamp, &value);
+    Install {
+        record: named(key),
+        version: Version::write(&expect.history, own),
+        expect,
+        value,
+        losers: vec![],
+        owe: vec![StoreId::Kv],
+        holder: actor(node),
+    }
+}
+
+async fn batch<W: World>(world: &W, ops: Vec<RowOp>) -> Vec<RowAnswer> {
+    let count = ops.len();
+    let answer = applied(world.d1().batch(ops).await);
+    assert_eq!(answer.answers.len(), count, "one answer for each operation");
+    answer.answers
+}
+
+async fn one<W: World>(world: &W, op: RowOp) -> RowAnswer {
+    batch(world, vec![op]).await.remove(0)
+}
+
+async fn read<W: World>(world: &W, key: &str) -> Option<Row> {
+    match one(world, RowOp::Read { record: named(key) }).await {
+        RowAnswer::Read(row) => row,
+        other => panic!("a read is answered with a row: {other:?}"),
+    }
+}
+
+async fn installed<W: World>(world: &W, op: Install) -> (Row, Grant) {
+    let key = op.record.key.clone();
+    let RowAnswer::Installed { row_seq, seq, grant } =
+        one(world, RowOp::Install(Box::new(op))).await
+    else {
+        panic!("{key} is installed")
+    };
+    let row = read(world, &key).await.expect("it was installed");
+    assert_eq!((row.row_seq, row.known_row_seq, row.seq), (row_seq, row_seq, seq));
+    (row, grant)
+}
+
+async fn first<W: World>(world: &W, key: &str) -> (Row, Grant) {
+    installed(world, install(key, None, 1, 1, inline("first"))).await
+}
+
+fn id(row: &Row) -> VersionId {
+    row.version.as_ref().expect("it was installed").id()
+}
+
+fn claim(key: &str, node: u16, renew: Option<Epoch>) -> RowOp {
+    let (record, holder) = (named(key), actor(node));
+    RowOp::Claim { record, store: StoreId::Kv, holder, renew, quiet: vec![] }
+}
+
+fn clear(key: &str, version: VersionId, epoch: Epoch) -> RowOp {
+    RowOp::Clear { record: named(key), store: StoreId::Kv, version, epoch, quiet: vec![] }
+}
+
+async fn claimed<W: World>(world: &W, op: RowOp) -> (Row, Grant) {
+    match one(world, op).await {
+        RowAnswer::Claimed { row, grant } => (row, grant),
+        other => panic!("the mark is claimed: {other:?}"),
+    }
+}
+
+/// All changes after `after`, in pages of `limit`.
+async fn feed<W: World>(world: &W, after: Seq, limit: usize) -> Vec<Change> {
+    let (mut after, mut changes) = (after, Vec::new());
+    loop {
+        let poll = Poll { actor: actor(9), after, limit };
+        let page = world.d1().poll(poll).await.expect("a poll is answered");
+        assert!(page.changes.len() <= limit, "at most the limit");
+        after = page.changes.last().map_or(after, |change| change.seq);
+        changes.extend(page.changes);
+        if page.complete {
+            return changes;
+        }
+    }
+}
+
+/// Whether the record's mark waits for this actor.
+async fn waits<W: World>(world: &W, key: &str, actor: Actor) -> bool {
+    let poll = Poll { actor, after: Seq(0), limit: 1_000 };
+    let page = world.d1().poll(poll).await.expect("a poll is answered");
+    page.lapsed.contains(&(named(key), StoreId::Kv))
+}
+
+async fn d1_gives_back_what_was_installed<W: World>(world: &W) {
+    assert_eq!(read(world, "back").await, None);
+    let reference = Stored::Reference { hash: ContentHash::of(b"large"), bytes: 5 };
+    let values = [inline("one \u{0}"), Stored::Tombstone, reference, inline("")];
+    let mut over: Option<Row> = None;
+    for (counter, value) in (1..).zip(values) {
+        let op = install("back", over.as_ref(), 1, counter, value);
+        let (row, grant) = installed(world, op.clone()).await;
+        assert_eq!(
+            (row.version.as_ref(), row.value.as_ref()),
+            (Some(&op.version), Some(&op.value))
+        );
+        assert!(!row.has_foreign_write() && row.epoch == grant.epoch);
+        assert_eq!(row.owed.keys().collect::<Vec<_>>(), [&StoreId::Kv]);
+        over = Some(row);
+    }
+}
+
+async fn d1_installs_over_what_is_expected_alone<W: World>(world: &W) {
+    let (before, _) = first(world, "expected").await;
+    let (now, _) =
+        installed(world, install("expected", Some(&before), 1, 2, inline("second"))).await;
+    let mut other_seq = now.clone();
+    other_seq.row_seq += 1;
+    for stale in [None, Some(&before), Some(&other_seq)] {
+        let op = install("expected", stale, 2, 1, inline("stale"));
+        let answer = one(world, RowOp::Install(Box::new(op))).await;
+        assert_eq!(answer, RowAnswer::Moved(Some(now.clone())));
+    }
+    let nothing = install("expected/nothing", Some(&now), 2, 1, inline("stale"));
+    let answer = one(world, RowOp::Install(Box::new(nothing))).await;
+    assert_eq!(answer, RowAnswer::Moved(None));
+    assert_eq!(read(world, "expected").await, Some(now));
+}
+
+async fn d1_refuses_an_install_that_does_not_cover<W: World>(world: &W) {
+    let (before, _) = first(world, "covering").await;
+    let mut op = install("covering", Some(&before), 2, 1, inline("other"));
+    op.version = Version::write(&VersionVector::new(), *op.version.current());
+    let answer = one(world, RowOp::Install(Box::new(op))).await;
+    assert_eq!(answer, RowAnswer::NotCovering);
+    assert_eq!(read(world, "covering").await, Some(before));
+}
+
+async fn d1_answers_a_batch_in_order<W: World>(world: &W) {
+    let read_op = |key: &str| RowOp::Read { record: named(key) };
+    let write = |key: &str| RowOp::Install(Box::new(install(key, None, 1, 1, inline("v"))));
+    let ops = vec![
+        read_op("order/a"),
+        write("order/a"),
+        read_op("order/a"),
+        write("order/a"),
+        write("order/b"),
+        RowOp::Release { record: named("order/c"), store: StoreId::Kv, quiet: vec![] },
+    ];
+    let answers = batch(world, ops).await;
+    let [a, b, c, d, e, f] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(a, &RowAnswer::Read(None));
+    let RowAnswer::Installed { seq: seq_a, .. } = b else { panic!("{b:?}") };
+    assert!(matches!(c, RowAnswer::Read(Some(row)) if row.seq == *seq_a), "{c:?}");
+    // One that moved takes nothing back.
+    assert!(matches!(d, RowAnswer::Moved(Some(_))), "{d:?}");
+    let RowAnswer::Installed { seq: seq_b, .. } = e else { panic!("{e:?}") };
+    assert!(seq_b > seq_a);
+    assert_eq!(f, &RowAnswer::NotOwed);
+    assert!(read(world, "order/b").await.is_some());
+    assert_eq!(batch(world, vec![]).await, []);
+}
+
+async fn d1_applies_all_of_a_batch_or_nothing<W: World>(world: &W) {
+    let fits = Stored::Inline(Bytes::from(vec![7; D1_ROW_BYTES_MAX - 64 * 1024]));
+    let over = Stored::Inline(Bytes::from(vec![7; D1_ROW_BYTES_MAX + 1]));
+    installed(world, install("whole/fits", None, 1, 1, fits)).await;
+    let ops = vec![
+        RowOp::Install(Box::new(install("whole/a", None, 1, 1, inline("v")))),
+        RowOp::Install(Box::new(install("whole/b", None, 1, 1, over))),
+    ];
+    refused(world.d1().batch(ops).await, RefusalKind::TooLarge);
+    assert_eq!(read(world, "whole/a").await, None);
+    assert_eq!(read(world, "whole/b").await, None);
+}
+
+async fn d1_feeds_changes_in_order_and_page_by_page<W: World>(world: &W) {
+    let start = feed(world, Seq(0), 100).await.last().map_or(Seq(0), |change| change.seq);
+    let keys = ["feed/c", "feed/a", "feed/d", "feed/b", "feed/e"];
+    let mut rows = Vec::new();
+    for key in keys {
+        rows.push(first(world, key).await.0);
+    }
+    // A record stands in the feed once, at its latest place.
+    let (row, _) = installed(world, install("feed/a", Some(&rows[1]), 1, 2, inline("v"))).await;
+    rows.remove(1);
+    rows.push(row);
+    let expected = ["feed/c", "feed/d", "feed/b", "feed/e", "feed/a"];
+    for limit in [1, 2, 5, 100] {
+        let changes = feed(world, start, limit).await;
+        let found: Vec<&str> = changes.iter().map(|change| &*change.record.key).collect();
+        assert_eq!(found, expected, "in pages of {limit}");
+        for (change, row) in changes.iter().zip(&rows) {
+            assert_eq!((&change.version, change.row_seq), (&row.version, row.row_seq));
+            assert_eq!((change.seq, change.foreign), (row.seq, false));
+        }
+    }
+    // Claims and clears change no version, and are no news.
+    let last = feed(world, start, 100).await.last().map_or(start, |change| change.seq);
+    claimed(world, claim("feed/b", 1, None)).await;
+    assert_eq!(feed(world, last, 100).await, []);
+}
+
+async fn d1_gives_lapsed_marks_to_others<W: World>(world: &W) {
+    let (_, grant) = first(world, "lapse").await;
+    assert!(!waits(world, "lapse", actor(2)).await && !waits(world, "lapse", actor(1)).await);
+    assert_eq!(
+        one(world, claim("lapse", 2, None)).await,
+        RowAnswer::Held { ends: grant.ends },
+        "while its lease runs, the mark is the installer's"
+    );
+    world.advance(LEASE_MS).await;
+    assert!(waits(world, "lapse", actor(2)).await);
+    let (row, taken) = claimed(world, claim("lapse", 2, None)).await;
+    assert_eq!(row.value, Some(inline("first")));
+    assert!(taken.epoch > grant.epoch && taken.others_until.contains_key(&StoreId::Kv));
+    assert!(!waits(world, "lapse", actor(3)).await);
+    // Given back, it waits for anybody at once.
+    let quiet = vec![taken.epoch, grant.epoch];
+    let release = RowOp::Release { record: named("lapse"), store: StoreId::Kv, quiet };
+    assert_eq!(one(world, release).await, RowAnswer::Released);
+    assert!(waits(world, "lapse", actor(3)).await);
+}
+
+async fn d1_holds_renews_and_clears_a_mark<W: World>(world: &W) {
+    let (row, grant) = first(world, "renew").await;
+    world.advance(LEASE_MS / 2).await;
+    let (renewed_row, renewed) = claimed(world, claim("renew", 1, Some(grant.epoch))).await;
+    assert!(renewed.epoch == grant.epoch && renewed.ends > grant.ends);
+    assert!(renewed.others_until.is_empty() && renewed_row.owed[&StoreId::Kv].len() == 1);
+    assert!(matches!(one(world, claim("renew", 2, None)).await, RowAnswer::Held { .. }));
+    let mut other = id(&row);
+    other.hash = ContentHash::of(b"another version");
+    let moved = one(world, clear("renew", other, grant.epoch)).await;
+    assert_eq!(moved, RowAnswer::Moved(Some(renewed_row)));
+    let cleared = one(world, clear("renew", id(&row), grant.epoch)).await;
+    assert_eq!(cleared, RowAnswer::Cleared);
+    assert_eq!(one(world, claim("renew", 2, None)).await, RowAnswer::NotOwed);
+    world.advance(LEASE_MS).await;
+    assert!(!waits(world, "renew", actor(2)).await);
+    assert!(read(world, "renew").await.expect("the row stays").owed.is_empty());
+}
+
+async fn d1_clears_when_nobody_else_can_be_putting<W: World>(world: &W) {
+    first(world, "alone").await;
+    world.advance(LEASE_MS).await;
+    let (row, grant) = claimed(world, claim("alone", 2, None)).await;
+    let until = grant.others_until[&StoreId::Kv];
+    let early = one(world, clear("alone", id(&row), grant.epoch)).await;
+    assert_eq!(early, RowAnswer::NotAlone { until });
+    let StoreTime(now) = world.now();
+    world.advance(until.0.saturating_sub(now)).await;
+    let cleared = one(world, clear("alone", id(&row), grant.epoch)).await;
+    assert_eq!(cleared, RowAnswer::Cleared);
+}
+
+async fn d1_gives_a_former_life_its_marks_at_once<W: World>(world: &W) {
+    first(world, "reborn").await;
+    let reborn = Actor { incarnation: 2, ..actor(1) };
+    assert!(waits(world, "reborn", reborn).await);
+    let record = named("reborn");
+    let op =
+        RowOp::Claim { record, store: StoreId::Kv, holder: reborn, renew: None, quiet: vec![] };
+    let (_, grant) = claimed(world, op).await;
+    // What the former life sent may still land.
+    assert!(grant.others_until.contains_key(&StoreId::Kv));
+}
+
+async fn d1_keeps_the_losers_of_the_batch<W: World>(world: &W) {
+    let (before, _) = first(world, "losers").await;
+    let mut op = install("losers", Some(&before), 2, 1, inline("winner"));
+    let winner = op.version.current().dot;
+    let reference = Stored::Reference { hash: ContentHash::of(b"large"), bytes: 5 };
+    let values = [inline("lost"), Stored::Tombstone, reference];
+    op.losers = (1..)
+        .zip(values)
+        .map(|(counter, value)| {
+            let dot = Dot { actor: actor(3), counter };
+            let sibling = sibling(dot, Stamp { wall_ms: counter, logical: 0 }, &value);
+            Loser { sibling, value, winner }
+        })
+        .collect();
+    let mut stale = op.clone();
+    stale.expect.row_seq += 1;
+    let moved = one(world, RowOp::Install(Box::new(stale))).await;
+    assert!(matches!(moved, RowAnswer::Moved(_)));
+    assert_eq!(world.losers(&named("losers")).await, [], "what was not installed has no losers");
+    let expected = op.losers.clone();
+    installed(world, op).await;
+    let mut found = world.losers(&named("losers")).await;
+    found.sort_by_key(|loser| loser.sibling.dot);
+    assert_eq!(found, expected);
+}
