@@ -4,4 +4,7 @@
 //! becomes, what is owed and when a lease ends is decided by the engine's pure functions.
 
 pub mod embedded;
+pub mod env;
+pub mod folder;
 pub mod journal;
+pub mod node;
