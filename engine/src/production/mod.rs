@@ -8,3 +8,4 @@ pub mod env;
 pub mod folder;
 pub mod journal;
 pub mod node;
+pub mod rest;
