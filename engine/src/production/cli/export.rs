@@ -232,6 +232,11 @@ impl Export<'_> {
 
     fn finish(self) -> Result<(), CliError> {
         let counts = self.counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let error = match (counts.unreachable, counts.refused) {
+            (Some(detail), _) => Some(CliError::Unreachable(format!("stopped early: {detail}"))),
+            (None, 0) => None,
+            (None, refused) => Some(CliError::Failed(format!("{refused} records were refused"))),
+        };
         let store = self.args.store.map(|store| store.name());
         if self.args.client.json {
             let shown = json!({
@@ -239,6 +244,7 @@ impl Export<'_> {
                 "saved": counts.saved, "bytes": counts.bytes, "references": counts.references,
                 "missing": counts.missing, "encoded": counts.encoded, "refused": counts.refused,
                 "gone": counts.gone, "details": counts.listed,
+                "error": error.as_ref().map(CliError::to_string),
             });
             line::print(&shown.to_string());
         } else {
@@ -262,11 +268,7 @@ impl Export<'_> {
             }
             line::print(&text);
         }
-        match (counts.unreachable, counts.refused) {
-            (Some(detail), _) => Err(CliError::Unreachable(format!("stopped early: {detail}"))),
-            (None, 0) => Ok(()),
-            (None, refused) => Err(CliError::Failed(format!("{refused} records were refused"))),
-        }
+        error.map_or(Ok(()), |error| Err(CliError::Told(Box::new(error))))
     }
 }
 

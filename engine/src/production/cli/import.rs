@@ -33,7 +33,7 @@ const LINE_BYTES_MAX: u64 = VALUE_BYTES_MAX as u64 / 3 * 4 + 64 * 1024;
 /// A record on its way.
 enum Item {
     File { key: String, path: PathBuf },
-    Value { key: String, value: Vec<u8> },
+    Value { key: String, value: Vec<u8>, place: String },
 }
 
 /// What became of everything.
@@ -188,7 +188,7 @@ impl Import<'_> {
             match jsonl::read(&buffer, is_json) {
                 Ok((key, value)) => {
                     self.bar.inc_length(1);
-                    if items.send(Item::Value { key, value }).is_err() {
+                    if items.send(Item::Value { key, value, place }).is_err() {
                         return;
                     }
                 }
@@ -215,7 +215,7 @@ impl Import<'_> {
 
     fn store(&self, item: Item) {
         let (key, name, value) = match item {
-            Item::Value { key, value } => (key.clone(), key, Ok(value)),
+            Item::Value { key, value, place } => (key, place, Ok(value)),
             Item::File { key, path } => {
                 let name = path.display().to_string();
                 let file = File::open(&path);
@@ -281,11 +281,20 @@ impl Import<'_> {
     fn finish(self) -> Result<(), CliError> {
         let counts = self.counts.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Counts { stored, bytes, pending, refused, skipped, listed, unreachable } = counts;
+        let error = match (unreachable, refused) {
+            (Some(detail), _) => Some(CliError::Unreachable(format!(
+                "stopped early: {detail}. Every record counted as stored is safe; run the same \
+                 import again for the rest"
+            ))),
+            (None, 0) => None,
+            (None, refused) => Some(CliError::Failed(format!("{refused} records were refused"))),
+        };
         let dataset = &self.args.dataset;
         if self.args.client.json {
             let shown = json!({
                 "dataset": dataset, "stored": stored, "bytes": bytes, "pending": pending,
                 "refused": refused, "skipped": skipped, "details": listed,
+                "error": error.as_ref().map(CliError::to_string),
             });
             line::print(&shown.to_string());
         } else {
@@ -298,14 +307,7 @@ impl Import<'_> {
                  skipped {skipped}"
             ));
         }
-        match (unreachable, refused) {
-            (Some(detail), _) => Err(CliError::Unreachable(format!(
-                "stopped early: {detail}. Every record counted as stored is safe; run the same \
-                 import again for the rest"
-            ))),
-            (None, 0) => Ok(()),
-            (None, refused) => Err(CliError::Failed(format!("{refused} records were refused"))),
-        }
+        error.map_or(Ok(()), |error| Err(CliError::Told(Box::new(error))))
     }
 }
 

@@ -15,6 +15,7 @@ use super::serve::serve;
 use crate::record::StoreId;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fmt;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -191,6 +192,8 @@ pub enum CliError {
     NotFound(String),
     /// The server does not answer, or not to us.
     Unreachable(String),
+    /// One of these, and the summary on standard output has said so already.
+    Told(Box<CliError>),
 }
 
 impl CliError {
@@ -200,6 +203,7 @@ impl CliError {
             CliError::Usage(_) => 2,
             CliError::NotFound(_) => 4,
             CliError::Unreachable(_) => 5,
+            CliError::Told(error) => error.code(),
         }
     }
 }
@@ -211,6 +215,7 @@ impl fmt::Display for CliError {
             | CliError::Usage(problem)
             | CliError::NotFound(problem)
             | CliError::Unreachable(problem) => f.write_str(problem),
+            CliError::Told(error) => error.fmt(f),
         }
     }
 }
@@ -241,7 +246,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tidelock: {error}");
-            if json {
+            if json && !matches!(error, CliError::Told(_)) {
                 let problem = serde_json::json!({ "error": error.to_string() });
                 line::print(&problem.to_string());
             }
@@ -254,7 +259,9 @@ fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => lines.with_target(false).init(),
+        LogFormat::Text => {
+            lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+        }
         LogFormat::Json => lines.json().init(),
     }
 }

@@ -91,7 +91,7 @@ pub(super) async fn batch<E: Env>(
         writes |= matches!(step, Step::Write(_));
         by_record.entry(step.record()).or_default().push((at, step));
     }
-    let coordinator = if writes { app.node.writer()? } else { app.node.reader()? };
+    let coordinator = if writes { app.writer()? } else { app.node.reader()? };
     let room = Arc::new(AtomicUsize::new(VALUE_BYTES_MAX));
     let mut running = JoinSet::new();
     for steps in by_record.into_values() {

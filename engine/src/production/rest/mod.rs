@@ -20,6 +20,7 @@ pub use door::Door;
 pub use problem::{Kind, Problem};
 
 use super::node::{Away, Node};
+use crate::coordinator::Coordinator;
 use crate::env::{Clock, Env};
 use crate::record::VALUE_BYTES_MAX;
 use axum::Router;
@@ -101,6 +102,11 @@ impl<E: Env> App<E> {
             .with_state(self)
     }
 
+    /// The coordinator, for a write; without one, nothing was written.
+    fn writer(&self) -> Result<Arc<Coordinator<E>>, Problem> {
+        self.node.writer().map_err(|away| Problem::from(away).refused())
+    }
+
     fn now(&self) -> Duration {
         self.node.env().clock().monotonic()
     }
@@ -116,8 +122,7 @@ impl From<Away> for Problem {
             Away::Draining => Problem::new(
                 Kind::Stopping,
                 "the server is stopping and takes no new writes; try again once it is back",
-            )
-            .refused(),
+            ),
         }
     }
 }

@@ -128,7 +128,7 @@ pub(super) async fn put<E: Env>(
 ) -> Result<Response, Problem> {
     let (dataset, key) = place_of(place)?;
     let value = body.map_err(|rejection| body_problem(&rejection, VALUE_BYTES_MAX))?;
-    let coordinator = app.node.writer()?;
+    let coordinator = app.writer()?;
     let condition = condition(&coordinator, &dataset, &key, &headers).await?;
     let created = condition == Condition::Absent;
     let write = Write { dataset, key, value: Some(value), condition };
@@ -143,7 +143,7 @@ pub(super) async fn delete<E: Env>(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (dataset, key) = place_of(place)?;
-    let coordinator = app.node.writer()?;
+    let coordinator = app.writer()?;
     let condition = condition(&coordinator, &dataset, &key, &headers).await?;
     if condition == Condition::Absent {
         return Err(bad("`If-None-Match: *` asks for no record, and a delete needs one"));
