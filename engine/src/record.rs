@@ -6,6 +6,7 @@
 use crate::version::{ContentHash, Dot, Sibling};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -102,13 +103,31 @@ impl fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
-/// Names a record: a dataset and a key in it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Names a record: a dataset and a key in it. Ordered by dataset, then key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordId {
     /// The dataset's name.
     pub dataset: Arc<str>,
     /// The key within it.
     pub key: Arc<str>,
+}
+
+impl Ord for RecordId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Records of one coordinator share their dataset's name, and every map is keyed by them.
+        let datasets = if Arc::ptr_eq(&self.dataset, &other.dataset) {
+            Ordering::Equal
+        } else {
+            self.dataset.cmp(&other.dataset)
+        };
+        datasets.then_with(|| self.key.cmp(&other.key))
+    }
+}
+
+impl PartialOrd for RecordId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl RecordId {

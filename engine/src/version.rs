@@ -241,8 +241,11 @@ impl VersionVector {
 impl fmt::Display for VersionVector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (actor, counter)) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{actor}.{counter}")?;
+            if at > 0 {
+                f.write_str(",")?;
+            }
+            // Every copy carries its history in this form, so it is worth one pass each.
+            write!(f, "{}.{:016x}.{counter}", actor.node.0, actor.incarnation)?;
         }
         Ok(())
     }
@@ -353,10 +356,35 @@ pub struct Sibling {
 
 /// A record's version: its history, and the values in it that nobody has superseded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Version {
     /// Every write that this version includes.
     pub history: VersionVector,
     siblings: Vec<Sibling>,
+}
+
+/// A version as it was read, before its invariant is known to hold.
+#[derive(Deserialize)]
+struct Unchecked {
+    history: VersionVector,
+    siblings: Vec<Sibling>,
+}
+
+impl TryFrom<Unchecked> for Version {
+    type Error = &'static str;
+    fn try_from(read: Unchecked) -> Result<Self, Self::Error> {
+        let Unchecked { history, siblings } = read;
+        if siblings.is_empty() {
+            return Err("a version has at least one value");
+        }
+        if !siblings.is_sorted_by(|a, b| a.dot < b.dot) {
+            return Err("a version's values stand in the order of their dots");
+        }
+        if !siblings.iter().all(|sibling| history.covers_dot(sibling.dot)) {
+            return Err("a version's history covers its values");
+        }
+        Ok(Version { history, siblings })
+    }
 }
 
 /// Identifies a version: same history and same hash (rule V5).
@@ -501,6 +529,17 @@ mod tests {
         let version = Version::write(&vector(&[(1, 4)]), sibling(2, 1, 5));
         let text = serde_json::to_string(&version).unwrap();
         assert_eq!(serde_json::from_str::<Version>(&text).unwrap(), version);
+    }
+
+    #[test]
+    fn what_is_no_version_is_refused_when_read() {
+        let version = Version::write(&vector(&[(1, 4)]), sibling(2, 1, 5));
+        let json = serde_json::to_value(&version).unwrap();
+        for (field, value) in [("siblings", "[]"), ("history", "[]")] {
+            let mut broken = json.clone();
+            broken[field] = serde_json::from_str(value).unwrap();
+            assert!(serde_json::from_value::<Version>(broken).is_err(), "without {field}");
+        }
     }
 
     fn vectors() -> impl Strategy<Value = VersionVector> {

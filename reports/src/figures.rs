@@ -41,11 +41,7 @@ pub(crate) fn milliseconds(ms: u64) -> String {
 
 /// A moment of virtual time given in milliseconds, always in seconds to the millisecond.
 pub(crate) fn moment(ms: f64) -> String {
-    if ms.is_finite() {
-        format!("{:.3} s", ms / 1_000.0)
-    } else {
-        DASH.to_owned()
-    }
+    if ms.is_finite() { format!("{:.3} s", ms / 1_000.0) } else { DASH.to_owned() }
 }
 
 /// A length of time given in seconds, in its two largest units.

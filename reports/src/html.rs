@@ -93,10 +93,7 @@ pub(crate) fn json_script<T: Serialize>(id: &str, data: &T) -> String {
             other => safe.push(other),
         }
     }
-    format!(
-        "<script type=\"application/json\" id=\"{}\">{safe}</script>\n",
-        escape(id)
-    )
+    format!("<script type=\"application/json\" id=\"{}\">{safe}</script>\n", escape(id))
 }
 
 /// Shows a command with a button that copies it; without script the text can be selected.

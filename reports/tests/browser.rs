@@ -23,10 +23,7 @@ fn chromium() -> Option<PathBuf> {
         })
         .find(|file| file.is_file());
     if found.is_none() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI has no chromium: the pages are untested"
-        );
+        assert!(std::env::var_os("CI").is_none(), "CI has no chromium: the pages are untested");
         eprintln!("SKIPPED: no chromium");
     }
     found
@@ -41,23 +38,10 @@ fn browse(browser: &Path, options: &[String], page: &Path, fragment: &str) -> St
     let profile = tempfile::tempdir().unwrap();
     let output = profile.path().join("output");
     let mut child = Command::new(browser)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-        ])
-        .args([
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-        ])
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
         .args(["--hide-scrollbars", "--force-device-scale-factor=1"])
-        .arg(format!(
-            "--user-data-dir={}",
-            profile.path().join("user").display()
-        ))
+        .arg(format!("--user-data-dir={}", profile.path().join("user").display()))
         .args(options)
         .arg(format!("file://{}{fragment}", page.display()))
         .stdout(fs::File::create(&output).unwrap())
@@ -84,10 +68,7 @@ fn dump(browser: &Path, page: &Path, fragment: &str) -> String {
     let dom = browse(browser, &["--dump-dom".to_owned()], page, fragment);
     let root = &dom[dom.find("<html").unwrap()..];
     let root = &root[..root.find('>').unwrap()];
-    assert!(
-        root.contains("data-ready=\"true\""),
-        "the scripts did not finish: {root}"
-    );
+    assert!(root.contains("data-ready=\"true\""), "the scripts did not finish: {root}");
     assert!(!root.contains("data-error"), "a script failed: {root}");
     dom
 }
@@ -131,19 +112,10 @@ fn campaign_page_runs_in_a_browser() {
     let page = folder().join("index.html");
     write(&page, &campaign_page(&sample::campaign())).unwrap();
     let dom = dump(&browser, &page, "");
-    let button = dom
-        .find("data-copy")
-        .expect("there is a button to copy the command");
+    let button = dom.find("data-copy").expect("there is a button to copy the command");
     let button = &dom[button..button + dom[button..].find('>').unwrap()];
-    assert!(
-        !button.contains("hidden"),
-        "script must show the copy buttons: {button}"
-    );
-    write(
-        &folder().join("clean.html"),
-        &campaign_page(&sample::clean_campaign()),
-    )
-    .unwrap();
+    assert!(!button.contains("hidden"), "script must show the copy buttons: {button}");
+    write(&folder().join("clean.html"), &campaign_page(&sample::clean_campaign())).unwrap();
     dump(&browser, &folder().join("clean.html"), "");
 }
 
@@ -170,12 +142,7 @@ fn stores_are_shown_as_they_were_at_the_cursor() {
 
     // One moment before a change, and before anything was written.
     let dom = dump(&browser, &page, "#t=12999.999");
-    assert_eq!(
-        row(&dom, "states", "notes/alpha")
-            .matches("<code>first</code>")
-            .count(),
-        3
-    );
+    assert_eq!(row(&dom, "states", "notes/alpha").matches("<code>first</code>").count(), 3);
     let dom = dump(&browser, &page, "#t=10");
     assert!(dom.contains("No store holds anything yet."));
 }
@@ -193,43 +160,23 @@ fn the_time_line_stays_bounded_and_says_what_it_leaves_out() {
 
     let script = "document.getElementById('window-all').click();";
     let whole = folder().join("failure-whole.html");
-    write(
-        &whole,
-        &with_reader(&failure_page(&sample::failure(5_000)), script),
-    )
-    .unwrap();
-    let options = [
-        "--dump-dom".to_owned(),
-        "--virtual-time-budget=5000".to_owned(),
-    ];
+    write(&whole, &with_reader(&failure_page(&sample::failure(5_000)), script)).unwrap();
+    let options = ["--dump-dom".to_owned(), "--virtual-time-budget=5000".to_owned()];
     let dom = browse(&browser, &options, &whole, "");
     assert_eq!(dom.matches("class=\"message-line\"").count(), 300);
     let note = element(&dom, "arrows-note");
-    assert!(
-        note.contains("300 of the ") && !note.contains("hidden"),
-        "{note}"
-    );
+    assert!(note.contains("300 of the ") && !note.contains("hidden"), "{note}");
     assert!(dom.contains("class=\"line-violation\"") && dom.contains("class=\"line-healed\""));
-    assert!(
-        !dom.contains("class=\"line-recovered\""),
-        "this run never recovered"
-    );
+    assert!(!dom.contains("class=\"line-recovered\""), "this run never recovered");
     for kind in ["kv.stale-read", "process.crash", "clock.jump"] {
-        assert!(
-            dom.contains(&format!("<title>{kind}, ")),
-            "{kind} is not shaded"
-        );
+        assert!(dom.contains(&format!("<title>{kind}, ")), "{kind} is not shaded");
     }
 
     let few = folder().join("failure-small.html");
     write(&few, &failure_page(&sample::failure(60))).unwrap();
     let dom = dump(&browser, &few, "");
     let arrows = dom.matches("class=\"message-line\"").count();
-    let messages = sample::failure(60)
-        .events
-        .iter()
-        .filter(|event| event.to.is_some())
-        .count();
+    let messages = sample::failure(60).events.iter().filter(|event| event.to.is_some()).count();
     assert_eq!(arrows, messages);
     assert!(element(&dom, "arrows-note").contains("hidden"));
 }
@@ -240,21 +187,11 @@ fn keys_buttons_and_filters_do_what_they_say() {
     let mut failure = sample::failure(400);
     failure.recovered_ms = Some(43_000.0);
     let page = folder().join("failure-read.html");
-    write(
-        &page,
-        &with_reader(&failure_page(&failure), include_str!("reader.js")),
-    )
-    .unwrap();
-    let options = [
-        "--dump-dom".to_owned(),
-        "--virtual-time-budget=20000".to_owned(),
-    ];
+    write(&page, &with_reader(&failure_page(&failure), include_str!("reader.js"))).unwrap();
+    let options = ["--dump-dom".to_owned(), "--virtual-time-budget=20000".to_owned()];
     let dom = browse(&browser, &options, &page, "");
     assert!(!dom.contains("data-error"), "a script failed");
-    let start = dom
-        .find("data-noted=\"")
-        .expect("the reader's script ran to its end")
-        + 12;
+    let start = dom.find("data-noted=\"").expect("the reader's script ran to its end") + 12;
     let noted = &dom[start..start + dom[start..].find('"').unwrap()];
     let moments = noted.split(';').collect::<Vec<_>>();
     assert_eq!(
@@ -283,14 +220,8 @@ fn keys_buttons_and_filters_do_what_they_say() {
 fn hostile_text_stays_text_after_the_scripts_ran() {
     let Some(browser) = chromium() else { return };
     for (name, html) in [
-        (
-            "hostile-index.html",
-            campaign_page(&sample::hostile_campaign()),
-        ),
-        (
-            "hostile-failure.html",
-            failure_page(&sample::hostile_failure()),
-        ),
+        ("hostile-index.html", campaign_page(&sample::hostile_campaign())),
+        ("hostile-failure.html", failure_page(&sample::hostile_failure())),
     ] {
         let page = folder().join(name);
         // Any element made from the data shows: the pages themselves have no image at all.
@@ -314,12 +245,7 @@ fn pages_fit_a_phone_and_can_be_seen_in_both_schemes() {
     ] {
         let page = folder().join(format!("{name}.html"));
         write(&page, &html).unwrap();
-        for (size, scheme) in [
-            ("1280,900", 1),
-            ("1280,900", 0),
-            ("390,844", 1),
-            ("390,844", 0),
-        ] {
+        for (size, scheme) in [("1280,900", 1), ("1280,900", 0), ("390,844", 1), ("390,844", 0)] {
             let shade = if scheme == 0 { "dark" } else { "light" };
             let picture = folder().join(format!("{name}-{}-{shade}.png", size.replace(',', "x")));
             // A picture of an earlier run must not pass for one of this.
@@ -330,24 +256,14 @@ fn pages_fit_a_phone_and_can_be_seen_in_both_schemes() {
                 format!("--blink-settings=preferredColorScheme={scheme}"),
             ];
             browse(&browser, &options, &page, "");
-            assert!(
-                fs::metadata(&picture).unwrap().len() > 10_000,
-                "{}",
-                picture.display()
-            );
+            assert!(fs::metadata(&picture).unwrap().len() > 10_000, "{}", picture.display());
         }
         // Wide content scrolls inside its own box; the page itself must not.
         let script = "parent.postMessage(`${innerWidth} wide, ${document.documentElement.scrollWidth} of content`, '*');";
         let narrow = folder().join(format!("{name}-narrow.html"));
         write(&narrow, &with_reader(&html, script)).unwrap();
-        let options = [
-            "--dump-dom".to_owned(),
-            "--virtual-time-budget=5000".to_owned(),
-        ];
+        let options = ["--dump-dom".to_owned(), "--virtual-time-budget=5000".to_owned()];
         let dom = browse(&browser, &options, &in_phone(&narrow, 360), "");
-        assert!(
-            dom.contains("data-told=\"360 wide, 360 of content\""),
-            "{name}: {dom}"
-        );
+        assert!(dom.contains("data-told=\"360 wide, 360 of content\""), "{name}: {dom}");
     }
 }

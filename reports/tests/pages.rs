@@ -24,13 +24,7 @@ fn strings_of(value: &serde_json::Value) -> Vec<String> {
 
 /// Panics if hostile text got out of the place where it stands.
 fn assert_only_text(page: &str) {
-    for raw in [
-        "<script>alert",
-        "<img",
-        "onerror=alert(1)>&<!",
-        "'></title>",
-        "<!--",
-    ] {
+    for raw in ["<script>alert", "<img", "onerror=alert(1)>&<!", "'></title>", "<!--"] {
         assert!(!page.contains(raw), "{raw:?} stands raw on the page");
     }
     // The page's own scripts: the error script, the page script, on a failure page two more.
@@ -50,15 +44,9 @@ fn hostile_text_stays_text_on_the_campaign_page() {
     let page = campaign_page(&campaign);
     assert_only_text(&page);
     let data = serde_json::to_value(&campaign).unwrap();
-    let hostile: Vec<String> = strings_of(&data)
-        .into_iter()
-        .filter(|text| text.contains("<script>"))
-        .collect();
-    assert_eq!(
-        hostile.len(),
-        11,
-        "a string of the data is not hostile in the sample"
-    );
+    let hostile: Vec<String> =
+        strings_of(&data).into_iter().filter(|text| text.contains("<script>")).collect();
+    assert_eq!(hostile.len(), 11, "a string of the data is not hostile in the sample");
     for text in hostile {
         assert!(page.contains(&html::escape(&text)), "{text:?} is not shown");
     }
@@ -77,21 +65,15 @@ fn hostile_text_stays_text_on_the_failure_page() {
         if is_field_name {
             continue;
         }
-        assert!(
-            text.contains("<script>"),
-            "{text:?} is not hostile in the sample"
-        );
+        assert!(text.contains("<script>"), "{text:?} is not hostile in the sample");
         let tag = text.split('"').next().unwrap();
         // What depends on the cursor is drawn by the script, from the embedded data; the rest
         // has to be readable without it.
         let drawn = ["event-", "state-", "lane-id", "lane-kind"]
             .iter()
             .any(|prefix| tag.starts_with(prefix));
-        let wanted = if drawn {
-            format!("{tag}\\\"'\\u003e\\u003c/title")
-        } else {
-            html::escape(&text)
-        };
+        let wanted =
+            if drawn { format!("{tag}\\\"'\\u003e\\u003c/title") } else { html::escape(&text) };
         assert!(page.contains(&wanted), "{text:?} is not on the page");
     }
 }
@@ -117,10 +99,7 @@ fn escape_covers_markup_and_attributes() {
 
 #[test]
 fn pages_refer_to_nothing_outside_themselves() {
-    for page in [
-        campaign_page(&sample::campaign()),
-        failure_page(&sample::failure(300)),
-    ] {
+    for page in [campaign_page(&sample::campaign()), failure_page(&sample::failure(300))] {
         for outside in [
             "http://",
             "https://",
@@ -195,12 +174,7 @@ fn only_a_campaign_without_a_blemish_is_clean() {
 #[test]
 fn warnings_appear_only_when_deserved() {
     let clean = campaign_page(&sample::clean_campaign());
-    for warning in [
-        "never felt",
-        "never reached",
-        "never checked",
-        "does not add up",
-    ] {
+    for warning in ["never felt", "never reached", "never checked", "does not add up"] {
         assert!(!clean.contains(warning), "{warning:?} is not deserved");
     }
 
@@ -208,11 +182,7 @@ fn warnings_appear_only_when_deserved() {
     let kinds = [("a.injected", 5, 0), ("b.felt", 5, 1), ("c.off", 0, 0)];
     unfelt.faults = kinds
         .map(|(kind, injected, felt)| {
-            let fault = FaultCount {
-                injected,
-                felt,
-                recovery_ms_max: 0,
-            };
+            let fault = FaultCount { injected, felt, recovery_ms_max: 0 };
             (kind.to_owned(), fault)
         })
         .into();
@@ -282,10 +252,7 @@ fn campaign_json_round_trips_and_keeps_its_shape() {
         value.as_object().unwrap().keys().cloned().collect()
     };
     for field in fields(&promised) {
-        assert!(
-            fields(&written).contains(&field),
-            "{field} is no longer written"
-        );
+        assert!(fields(&written).contains(&field), "{field} is no longer written");
     }
     let mut without_seeds = promised;
     without_seeds.as_object_mut().unwrap().remove("seeds");
@@ -327,10 +294,7 @@ fn write_makes_folders_and_replaces_whole_files() {
     let taken = folder.path().join("a/taken");
     std::fs::create_dir_all(taken.join("inside")).unwrap();
     assert!(write(&taken, "page").is_err());
-    assert_eq!(
-        std::fs::read_dir(folder.path().join("a")).unwrap().count(),
-        2
-    );
+    assert_eq!(std::fs::read_dir(folder.path().join("a")).unwrap().count(), 2);
     assert_eq!(
         write(std::path::Path::new("/"), "page").unwrap_err().kind(),
         std::io::ErrorKind::InvalidInput

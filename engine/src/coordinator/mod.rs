@@ -27,7 +27,7 @@ mod write;
 
 pub use read::{Read, ReadError};
 pub use status::{Counters, OperationState, Status, StoreStatus};
-pub use write::{Condition, Receipt, Write, WriteOutcome, WriteRefusal};
+pub use write::{Condition, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
 use crate::breaker::{Breaker, Seen, Transition};
 use crate::env::{

@@ -66,7 +66,33 @@ pub enum WriteOutcome {
     /// It did not happen.
     Refused(WriteRefusal),
     /// It may have happened.
-    Unknown(JournalError),
+    Unknown(WriteDoubt),
+}
+
+/// Why nobody knows whether a write happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteDoubt {
+    /// The journal failed, or the coordinator stopped, while the intent was on its way to the
+    /// disk.
+    Journal(JournalError),
+    /// The write is durable here and conditional, and the authority has not decided its condition
+    /// yet. That is no acknowledgement: the condition may turn out not to hold.
+    Undecided {
+        /// Its operation.
+        dot: Dot,
+    },
+}
+
+impl fmt::Display for WriteDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriteDoubt::Journal(error) => error.fmt(f),
+            WriteDoubt::Undecided { dot } => write!(
+                f,
+                "the authority has not decided the condition yet; ask for operation {dot}"
+            ),
+        }
+    }
 }
 
 /// Why a write did not happen.
@@ -248,8 +274,11 @@ impl<E: Env> Coordinator<E> {
         };
         match begun.durable.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return WriteOutcome::Unknown(error),
-            Err(_) => return WriteOutcome::Unknown(JournalError::Io("stopped".to_owned())),
+            Ok(Err(error)) => return WriteOutcome::Unknown(WriteDoubt::Journal(error)),
+            Err(_) => {
+                let stopped = JournalError::Io("the coordinator stopped".to_owned());
+                return WriteOutcome::Unknown(WriteDoubt::Journal(stopped));
+            }
         }
         self.acknowledge(dataset, &begun.intent, begun.settled).await
     }
@@ -374,7 +403,10 @@ impl<E: Env> Coordinator<E> {
         let missing: BTreeSet<StoreId> = dataset.write_through().collect();
         if intent.only_over.is_some() || !missing.is_empty() {
             // A conditional write is answered when its condition is decided, whatever the strategy.
-            let missing = if missing.is_empty() { BTreeSet::from([StoreId::D1]) } else { missing };
+            let mut missing = missing;
+            if intent.only_over.is_some() {
+                missing.insert(StoreId::D1);
+            }
             let slot = state.slots.get_mut(record).expect("the intent is held in it");
             slot.waiters.push(Waiter { dot, missing, done });
         }
@@ -412,7 +444,14 @@ impl<E: Env> Coordinator<E> {
                 let current = known.and_then(|known| known.version).map(|v| v.etag());
                 WriteOutcome::Refused(WriteRefusal::ConditionFailed { current })
             }
-            None => receipt(self.take_missing(&intent.record, intent.dot())),
+            None => {
+                let missing = self.take_missing(&intent.record, intent.dot());
+                let decided = !missing.contains(&StoreId::D1);
+                if intent.only_over.is_some() && !decided {
+                    return WriteOutcome::Unknown(WriteDoubt::Undecided { dot: intent.dot() });
+                }
+                receipt(missing)
+            }
         }
     }
 

@@ -56,11 +56,8 @@ pub(crate) fn svg(recovery: &Recovery) -> Option<String> {
         }
         if (index + 1) % labels_every == 0 {
             // Every second label goes on a narrow screen.
-            let minor = if (index + 1) % (labels_every * 2) == 0 {
-                ""
-            } else {
-                r#" class="minor""#
-            };
+            let minor =
+                if (index + 1) % (labels_every * 2) == 0 { "" } else { r#" class="minor""# };
             drawn.push_str(&format!(
                 r#"<text{minor} x="{:.3}%" y="{}" text-anchor="middle">{}</text>"#,
                 left + width,
@@ -77,13 +74,9 @@ pub(crate) fn svg(recovery: &Recovery) -> Option<String> {
     let limit = position(&buckets, LIMIT_MS);
     drawn.push_str(&mark("limit", "5 s limit", limit, 0));
     // One row each, so that close values do not print over each other.
-    for (row, (name, ms)) in [
-        ("max", recovery.max),
-        ("p99", recovery.p99),
-        ("p50", recovery.p50),
-    ]
-    .into_iter()
-    .enumerate()
+    for (row, (name, ms)) in [("max", recovery.max), ("p99", recovery.p99), ("p50", recovery.p50)]
+        .into_iter()
+        .enumerate()
     {
         let label = format!("{name} {}", milliseconds(ms));
         drawn.push_str(&mark("mark", &label, position(&buckets, ms), row + 1));
@@ -93,11 +86,7 @@ pub(crate) fn svg(recovery: &Recovery) -> Option<String> {
 "#,
         base + BOTTOM,
         plural(
-            recovery
-                .histogram
-                .iter()
-                .map(|bucket| bucket.runs)
-                .fold(0, u64::saturating_add),
+            recovery.histogram.iter().map(|bucket| bucket.runs).fold(0, u64::saturating_add),
             "run",
             "runs"
         ),
@@ -114,11 +103,7 @@ fn axis(histogram: &[Bucket]) -> Vec<Bucket> {
     let Some(last) = buckets.last().copied() else {
         return buckets;
     };
-    let before = buckets
-        .iter()
-        .rev()
-        .nth(1)
-        .map_or(0, |bucket| bucket.upto_ms);
+    let before = buckets.iter().rev().nth(1).map_or(0, |bucket| bucket.upto_ms);
     let step = (last.upto_ms - before).max(LIMIT_MS / EXTENSION_MAX as u64);
     let mut upto_ms = last.upto_ms;
     while upto_ms <= LIMIT_MS {
@@ -144,11 +129,7 @@ fn position(buckets: &[Bucket], ms: u64) -> f64 {
 
 fn mark(class: &str, label: &str, percent: f64, row: usize) -> String {
     let y = 12.0 + row as f64 * 15.0;
-    let (anchor, shift) = if percent > 75.0 {
-        ("end", -5)
-    } else {
-        ("start", 5)
-    };
+    let (anchor, shift) = if percent > 75.0 { ("end", -5) } else { ("start", 5) };
     format!(
         r#"<line class="{class}" x1="{percent:.3}%" x2="{percent:.3}%" y1="{}" y2="{}"/><text class="{class}-label" x="{percent:.3}%" dx="{shift}" y="{y}" text-anchor="{anchor}">{label}</text>"#,
         y - 9.0,
@@ -158,11 +139,7 @@ fn mark(class: &str, label: &str, percent: f64, row: usize) -> String {
 
 /// A count short enough for the axis.
 fn compact(number: u64) -> String {
-    if number >= 10_000 {
-        format!("{}k", count(number / 1_000))
-    } else {
-        count(number)
-    }
+    if number >= 10_000 { format!("{}k", count(number / 1_000)) } else { count(number) }
 }
 
 #[cfg(test)]
@@ -179,20 +156,15 @@ mod tests {
             let buckets = axis(&[bucket(last, 1)]);
             let limit = position(&buckets, LIMIT_MS);
             assert!(limit > 0.0 && limit < 100.0, "{last}: {limit}");
-            assert!(
-                buckets.len() <= EXTENSION_MAX + 2,
-                "{last}: {}",
-                buckets.len()
-            );
+            assert!(buckets.len() <= EXTENSION_MAX + 2, "{last}: {}", buckets.len());
         }
     }
 
     #[test]
     fn moments_keep_their_order_along_uneven_buckets() {
         let buckets = axis(&[bucket(10, 1), bucket(100, 1), bucket(10_000, 1)]);
-        let positions: Vec<f64> = [0, 5, 10, 55, 100, 5_000, 10_000, 90_000]
-            .map(|ms| position(&buckets, ms))
-            .to_vec();
+        let positions: Vec<f64> =
+            [0, 5, 10, 55, 100, 5_000, 10_000, 90_000].map(|ms| position(&buckets, ms)).to_vec();
         assert!(positions.is_sorted());
         assert_eq!(positions.last(), Some(&100.0));
     }
@@ -200,10 +172,7 @@ mod tests {
     #[test]
     fn no_runs_give_no_chart() {
         assert_eq!(svg(&Recovery::default()), None);
-        let empty = Recovery {
-            histogram: vec![bucket(100, 0)],
-            ..Recovery::default()
-        };
+        let empty = Recovery { histogram: vec![bucket(100, 0)], ..Recovery::default() };
         assert_eq!(svg(&empty), None);
     }
 }

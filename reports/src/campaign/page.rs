@@ -111,9 +111,7 @@ fn verdict(campaign: &Campaign) -> String {
             ),
         ),
     };
-    let last = campaign
-        .first_seed
-        .saturating_add(campaign.seeds.saturating_sub(1));
+    let last = campaign.first_seed.saturating_add(campaign.seeds.saturating_sub(1));
     let mut facts = format!(
         "<dt>Seeds</dt><dd>{} to {}, profile <code>{}</code></dd>",
         count(campaign.first_seed),
@@ -131,10 +129,7 @@ fn verdict(campaign: &Campaign) -> String {
         escape(&campaign.trace_hash)
     ));
     if !campaign.command.is_empty() {
-        facts.push_str(&format!(
-            "<dt>Repeat it</dt><dd>{}</dd>",
-            command(&campaign.command)
-        ));
+        facts.push_str(&format!("<dt>Repeat it</dt><dd>{}</dd>", command(&campaign.command)));
     }
     format!(
         r#"<p class="eyebrow">Simulation campaign</p>
@@ -148,16 +143,8 @@ fn verdict(campaign: &Campaign) -> String {
 fn figures(campaign: &Campaign) -> String {
     let first = campaign.first_seed;
     let figures = [
-        (
-            "Seeds",
-            count(campaign.seeds),
-            format!("from {}", count(first)),
-        ),
-        (
-            "Virtual time",
-            span(campaign.virtual_seconds),
-            "simulated in all".to_owned(),
-        ),
+        ("Seeds", count(campaign.seeds), format!("from {}", count(first))),
+        ("Virtual time", span(campaign.virtual_seconds), "simulated in all".to_owned()),
         (
             "Faster than real time",
             format!("{}×", rate(campaign.speedup)),
@@ -166,10 +153,7 @@ fn figures(campaign: &Campaign) -> String {
         (
             "Seeds per CPU second",
             rate(campaign.seeds_per_cpu_second),
-            format!(
-                "{} per second of wall time",
-                rate(campaign.seeds_per_second)
-            ),
+            format!("{} per second of wall time", rate(campaign.seeds_per_second)),
         ),
         (
             "Messages delivered",
@@ -184,9 +168,7 @@ fn figures(campaign: &Campaign) -> String {
     ];
     let mut drawn = String::from("<dl class=\"figures\">");
     for (name, value, note) in figures {
-        drawn.push_str(&format!(
-            "<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"
-        ));
+        drawn.push_str(&format!("<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>"));
     }
     drawn + "</dl>\n"
 }
@@ -241,21 +223,10 @@ fn recovery(campaign: &Campaign) -> String {
         None => body.push_str("<p class=\"muted\">No run was timed.</p>"),
     }
     let figure = |name: &str, ms: u64| {
-        let class = if ms > LIMIT_MS {
-            " class=\"text-bad\""
-        } else {
-            ""
-        };
-        format!(
-            "<div><dt>{name}</dt><dd{class}>{}</dd></div>",
-            milliseconds(ms)
-        )
+        let class = if ms > LIMIT_MS { " class=\"text-bad\"" } else { "" };
+        format!("<div><dt>{name}</dt><dd{class}>{}</dd></div>", milliseconds(ms))
     };
-    let beyond = if recovery.beyond_drain_bound > 0 {
-        " class=\"text-bad\""
-    } else {
-        ""
-    };
+    let beyond = if recovery.beyond_drain_bound > 0 { " class=\"text-bad\"" } else { "" };
     body.push_str(&format!(
         r#"<dl class="figures small">{}{}{}<div><dt>Beyond the drain bound</dt><dd{beyond}>{}</dd></div></dl>"#,
         figure("Half within", recovery.p50),
@@ -289,23 +260,12 @@ fn recovery(campaign: &Campaign) -> String {
 }
 
 fn ledger(campaign: &Campaign) -> String {
-    let answered = [
-        campaign.acked_writes,
-        campaign.refused_writes,
-        campaign.unknown_writes,
-    ];
+    let answered = [campaign.acked_writes, campaign.refused_writes, campaign.unknown_writes];
     let sum = answered.into_iter().fold(0, u64::saturating_add);
     let mut x = 0.0;
     let mut bars = String::new();
-    for (class, part) in ["fill-good", "fill-muted", "fill-warn"]
-        .into_iter()
-        .zip(answered)
-    {
-        let width = if sum == 0 {
-            0.0
-        } else {
-            part as f64 * 100.0 / sum as f64
-        };
+    for (class, part) in ["fill-good", "fill-muted", "fill-warn"].into_iter().zip(answered) {
+        let width = if sum == 0 { 0.0 } else { part as f64 * 100.0 / sum as f64 };
         bars.push_str(&format!(
             r#"<rect class="{class}" x="{x:.3}%" width="{width:.3}%" height="14"/>"#
         ));
@@ -320,11 +280,7 @@ fn ledger(campaign: &Campaign) -> String {
             count(sum)
         )
     };
-    let lost = if campaign.lost_writes > 0 {
-        "bad"
-    } else {
-        "good"
-    };
+    let lost = if campaign.lost_writes > 0 { "bad" } else { "good" };
     panel(
         "ledger",
         "Write ledger",
@@ -343,11 +299,7 @@ fn ledger(campaign: &Campaign) -> String {
             refused = count(campaign.refused_writes),
             unknown = count(campaign.unknown_writes),
             lost_count = count(campaign.lost_writes),
-            lost_words = if campaign.lost_writes > 0 {
-                "violation"
-            } else {
-                "none"
-            },
+            lost_words = if campaign.lost_writes > 0 { "violation" } else { "none" },
             excused = count(campaign.excused_writes),
             excused_share = share(campaign.excused_writes, campaign.acked_writes),
             acked_share = share(campaign.acked_writes, campaign.attempted_writes),
@@ -401,11 +353,7 @@ fn faults(campaign: &Campaign) -> String {
         if never_felt(fault) {
             unfelt += 1;
         }
-        let slow = if fault.recovery_ms_max > LIMIT_MS {
-            " text-bad"
-        } else {
-            ""
-        };
+        let slow = if fault.recovery_ms_max > LIMIT_MS { " text-bad" } else { "" };
         rows.push_str(&format!(
             r#"<tr><th scope="row" class="nowrap"><code>{}</code></th><td class="num">{}</td><td class="num">{}</td><td>{}</td><td class="num{slow}">{}</td></tr>
 "#,

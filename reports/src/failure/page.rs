@@ -58,10 +58,7 @@ pub fn failure_page(failure: &Failure) -> String {
         ),
     ]
     .concat();
-    shell(
-        &format!("{} · {}", failure.scenario, failure.invariant),
-        &body,
-    )
+    shell(&format!("{} · {}", failure.scenario, failure.invariant), &body)
 }
 
 /// A file name from `standard:42`, without the characters that some file system refuses.
@@ -80,38 +77,22 @@ fn scenario_file(scenario: &str) -> String {
 fn header(failure: &Failure) -> String {
     let recovery = match (failure.healed_ms, failure.recovered_ms) {
         (Some(healed), Some(recovered)) => {
-            format!(
-                "<small>{} after the heal</small>",
-                moment(recovered - healed)
-            )
+            format!("<small>{} after the heal</small>", moment(recovered - healed))
         }
         _ => String::new(),
     };
     let figures = [
-        (
-            "Broken at",
-            moment(failure.at_ms),
-            "<small>virtual time</small>".to_owned(),
-        ),
+        ("Broken at", moment(failure.at_ms), "<small>virtual time</small>".to_owned()),
         (
             "Last fault ended",
             failure.healed_ms.map_or_else(|| "never".to_owned(), moment),
             String::new(),
         ),
-        (
-            "Whole again",
-            failure
-                .recovered_ms
-                .map_or_else(|| "never".to_owned(), moment),
-            recovery,
-        ),
+        ("Whole again", failure.recovered_ms.map_or_else(|| "never".to_owned(), moment), recovery),
         (
             "End of the run",
             moment(failure.end_ms),
-            format!(
-                "<small>{}</small>",
-                plural(failure.events.len() as u64, "event", "events")
-            ),
+            format!("<small>{}</small>", plural(failure.events.len() as u64, "event", "events")),
         ),
     ];
     let figures: String = figures
@@ -172,11 +153,7 @@ const CURSOR: &str = r##"<div class="columns" id="cursor-view" hidden>
 "##;
 
 fn writes(failure: &Failure) -> String {
-    let lost = failure
-        .writes
-        .iter()
-        .filter(|write| is_lost(&write.fate))
-        .count() as u64;
+    let lost = failure.writes.iter().filter(|write| is_lost(&write.fate)).count() as u64;
     let mut rows = String::new();
     for write in &failure.writes {
         rows.push_str(&format!(
@@ -209,11 +186,7 @@ fn writes(failure: &Failure) -> String {
     let note = format!(
         "{}, {}. A time moves the cursor there.",
         plural(failure.writes.len() as u64, "write", "writes"),
-        if lost == 0 {
-            "none lost".to_owned()
-        } else {
-            format!("{} lost", count(lost))
-        }
+        if lost == 0 { "none lost".to_owned() } else { format!("{} lost", count(lost)) }
     );
     format!(
         "<div class=\"writes-panel\">{}</div>\n",
@@ -242,11 +215,8 @@ fn faults(failure: &Failure) -> String {
     }
     let mut rows = String::new();
     for fault in &failure.faults {
-        let lanes: Vec<String> = fault
-            .lanes
-            .iter()
-            .map(|id| escape(lane_title(failure, id)))
-            .collect();
+        let lanes: Vec<String> =
+            fault.lanes.iter().map(|id| escape(lane_title(failure, id))).collect();
         let felt = if fault.felt == 0 {
             "<span class=\"pill\">not felt</span>".to_owned()
         } else {
@@ -287,20 +257,12 @@ fn scenario(failure: &Failure) -> String {
 }
 
 fn lane_title<'a>(failure: &'a Failure, id: &'a str) -> &'a str {
-    failure
-        .lanes
-        .iter()
-        .find(|lane| lane.id == id)
-        .map_or(id, |lane| &lane.title)
+    failure.lanes.iter().find(|lane| lane.id == id).map_or(id, |lane| &lane.title)
 }
 
 /// A time that moves the cursor; one that is not finite leads nowhere.
 fn moment_link(ms: f64) -> String {
-    if ms.is_finite() {
-        format!("<a href=\"#t={ms}\">{}</a>", moment(ms))
-    } else {
-        moment(ms)
-    }
+    if ms.is_finite() { format!("<a href=\"#t={ms}\">{}</a>", moment(ms)) } else { moment(ms) }
 }
 
 #[cfg(test)]

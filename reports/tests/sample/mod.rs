@@ -1,8 +1,5 @@
 //! Sample data for the tests: what a real run would hand over, and the same with hostile text.
-#![allow(
-    dead_code,
-    reason = "each test file is a crate of its own and takes what it needs"
-)]
+#![allow(dead_code, reason = "each test file is a crate of its own and takes what it needs")]
 
 use tidelock_reports::{
     Bucket, Campaign, Event, Failure, FaultCount, FaultSpan, InvariantCount, Lane, Recovery,
@@ -48,10 +45,7 @@ pub fn campaign() -> Campaign {
             "causality",
             "No replica orders concurrent versions without an audit entry, or shows an effect before its cause.",
         ),
-        (
-            "convergence",
-            "At quiescence all stores and peers hold equal data.",
-        ),
+        ("convergence", "At quiescence all stores and peers hold equal data."),
         (
             "no-phantom",
             "A refused write never appears; an unknown one appears at most once and stays decided.",
@@ -60,14 +54,8 @@ pub fn campaign() -> Campaign {
             "no-resurrection",
             "A deleted version never becomes current again, tombstone reaping included.",
         ),
-        (
-            "recovery-5s",
-            "The surviving core is whole again within five seconds of its last fault.",
-        ),
-        (
-            "unique-dots",
-            "No dot is issued twice, across restarts, disk loss and snapshots.",
-        ),
+        ("recovery-5s", "The surviving core is whole again within five seconds of its last fault."),
+        ("unique-dots", "No dot is issued twice, across restarts, disk loss and snapshots."),
         (
             "zero-loss",
             "Each acknowledged write is current, or causally superseded by a present version, or a concurrent loser whose id, bytes and winner are in the audit log.",
@@ -188,18 +176,10 @@ pub fn hostile_campaign() -> Campaign {
         message: hostile("violation-message"),
         repro: hostile("violation-repro"),
     }];
-    let fault = FaultCount {
-        injected: 3,
-        felt: 0,
-        recovery_ms_max: 1,
-    };
+    let fault = FaultCount { injected: 3, felt: 0, recovery_ms_max: 1 };
     campaign.faults.insert(hostile("fault"), fault);
     campaign.sometimes.insert(hostile("situation"), 0);
-    let invariant = InvariantCount {
-        checked: 1,
-        violated: 0,
-        words: hostile("invariant-words"),
-    };
+    let invariant = InvariantCount { checked: 1, violated: 0, words: hostile("invariant-words") };
     campaign.invariants.insert(hostile("invariant"), invariant);
     campaign
 }
@@ -209,20 +189,14 @@ struct Stream(u64);
 
 impl Stream {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 }
 
 fn lane(id: &str, title: &str, kind: &str) -> Lane {
-    Lane {
-        id: id.into(),
-        title: title.into(),
-        kind: kind.into(),
-    }
+    Lane { id: id.into(), title: title.into(), kind: kind.into() }
 }
 
 fn fault(
@@ -408,9 +382,8 @@ fn history(failure: &mut Failure) {
             change(at + late, store, "notes/alpha", value, &version);
         }
     }
-    for (index, record) in ["carts/91", "counters/hits", "notes/beta", "users/ann"]
-        .into_iter()
-        .enumerate()
+    for (index, record) in
+        ["carts/91", "counters/hits", "notes/beta", "users/ann"].into_iter().enumerate()
     {
         for step in 0..8 {
             let at = 2_000.0 + 7_000.0 * f64::from(step) + 300.0 * index as f64;
@@ -439,11 +412,7 @@ pub fn hostile_failure() -> Failure {
         healed_ms: None,
         recovered_ms: None,
         trace_hash: hostile("hash"),
-        lanes: vec![lane(
-            &hostile("lane-id"),
-            &hostile("lane-title"),
-            &hostile("lane-kind"),
-        )],
+        lanes: vec![lane(&hostile("lane-id"), &hostile("lane-title"), &hostile("lane-kind"))],
         faults: vec![fault(
             &hostile("fault-kind"),
             &[&hostile("fault-lane"), &hostile("lane-id")],

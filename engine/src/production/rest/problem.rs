@@ -6,8 +6,7 @@
 //! says in `outcome` whether the write certainly did not happen (`refused`) or nobody knows
 //! (`unknown`).
 
-use crate::coordinator::{ReadError, WriteRefusal};
-use crate::journal::JournalError;
+use crate::coordinator::{ReadError, WriteDoubt, WriteRefusal};
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -60,6 +59,8 @@ pub enum Kind {
     NotReady,
     /// The write may have happened.
     OutcomeUnknown,
+    /// The write is kept, and its condition is not decided yet.
+    Undecided,
 }
 
 impl Kind {
@@ -106,6 +107,9 @@ impl Kind {
             Kind::NotReady => ("not-ready", "Not ready yet", S::SERVICE_UNAVAILABLE, true),
             Kind::OutcomeUnknown => {
                 ("outcome-unknown", "The write may have happened", S::SERVICE_UNAVAILABLE, true)
+            }
+            Kind::Undecided => {
+                ("undecided", "The condition is not decided yet", S::GATEWAY_TIMEOUT, false)
             }
         }
     }
@@ -200,14 +204,26 @@ impl From<WriteRefusal> for Problem {
     }
 }
 
-impl From<JournalError> for Problem {
-    /// A write that was under way when the journal failed.
-    fn from(error: JournalError) -> Self {
-        let detail = format!(
-            "{error}. Whether this write is durable is known once the journal has been replayed; \
-             send the same again, or read the record"
-        );
-        Problem { outcome: Some("unknown"), ..Problem::new(Kind::OutcomeUnknown, detail) }
+impl From<WriteDoubt> for Problem {
+    fn from(doubt: WriteDoubt) -> Self {
+        let problem = match doubt {
+            WriteDoubt::Journal(error) => Problem::new(
+                Kind::OutcomeUnknown,
+                format!(
+                    "{error}. Whether this write is durable is known once the journal has been \
+                     replayed; send the same again, or read the record"
+                ),
+            ),
+            WriteDoubt::Undecided { dot } => Problem::new(
+                Kind::Undecided,
+                format!(
+                    "D1 does not answer, so whether the condition holds is not known yet; the \
+                     write is kept and happens if it does. Ask /v1/operations/{dot} for the outcome"
+                ),
+            )
+            .operation(dot),
+        };
+        Problem { outcome: Some("unknown"), ..problem }
     }
 }
 
@@ -241,6 +257,12 @@ impl IntoResponse for Problem {
             && let Ok(etag) = HeaderValue::from_str(&format!("\"{etag}\""))
         {
             headers.insert(header::ETAG, etag);
+        }
+        if self.kind == Kind::Undecided
+            && let Some(operation) = &self.operation
+            && let Ok(place) = HeaderValue::from_str(&format!("/v1/operations/{operation}"))
+        {
+            headers.insert(header::LOCATION, place);
         }
         if let Some(context) = self.context
             && let Ok(context) = HeaderValue::from_str(&context)

@@ -1,0 +1,625 @@
+//! The checker: its own model of what was promised, held against what the stores show.
+//!
+//! Invariant: it never asks the engine. It sees what sessions were told, what reached the journal
+//! disks, and every change of every store, and compares versions by their entries alone.
+
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use tidelock_engine::journal::Intent;
+use tidelock_engine::record::{Loser, RecordId, StoreId, Stored};
+use tidelock_engine::row::Row;
+use tidelock_engine::version::{ContentHash, Dot, NodeId, Version, VersionVector};
+
+/// What must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Invariant {
+    /// See [`Invariant::words`], as for all of them.
+    ZeroLoss,
+    /// -
+    NoPhantom,
+    /// -
+    Convergence,
+    /// -
+    UniqueDots,
+    /// -
+    MonotonicRepair,
+    /// -
+    #[serde(rename = "recovery-5s")]
+    Recovery,
+}
+
+impl Invariant {
+    /// All of them.
+    pub const ALL: [Invariant; 6] = [
+        Invariant::ZeroLoss,
+        Invariant::NoPhantom,
+        Invariant::Convergence,
+        Invariant::UniqueDots,
+        Invariant::MonotonicRepair,
+        Invariant::Recovery,
+    ];
+
+    /// The name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Invariant::ZeroLoss => "zero-loss",
+            Invariant::NoPhantom => "no-phantom",
+            Invariant::Convergence => "convergence",
+            Invariant::UniqueDots => "unique-dots",
+            Invariant::MonotonicRepair => "monotonic-repair",
+            Invariant::Recovery => "recovery-5s",
+        }
+    }
+
+    /// What it says.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Invariant::ZeroLoss => {
+                "Each acknowledged write is current, or causally superseded by a present version, \
+                 or kept as a loser with its bytes beside the winner."
+            }
+            Invariant::NoPhantom => {
+                "A refused write never appears; an unknown one appears at most once, and stays \
+                 decided."
+            }
+            Invariant::Convergence => {
+                "A projection without a mark equals the authority, and at quiescence none has a \
+                 mark."
+            }
+            Invariant::UniqueDots => "No dot is issued twice.",
+            Invariant::MonotonicRepair => "No store's version of a record ever goes back.",
+            Invariant::Recovery => {
+                "Within five seconds of the last fault's end everything is equal, confirmed and \
+                 writable again, and stays so."
+            }
+        }
+    }
+}
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// Which.
+    pub invariant: Invariant,
+    /// What was seen.
+    pub message: String,
+    /// When, virtual.
+    pub at_ms: u64,
+}
+
+/// What a session was told of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing yet.
+    Waiting,
+    /// It will not be lost.
+    Acknowledged(Dot),
+    /// It did not happen.
+    Refused,
+    /// It may have happened.
+    Unknown,
+}
+
+/// A write that a session asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// When.
+    pub at_ms: u64,
+    /// By whom.
+    pub session: u16,
+    /// Of what.
+    pub record: RecordId,
+    /// Of the value; `None`: a delete.
+    pub hash: Option<ContentHash>,
+    /// What it was told.
+    pub told: Told,
+}
+
+/// A copy in a projection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    body: ContentHash,
+    history: Option<String>,
+    etag: String,
+    hash: String,
+    reference: bool,
+}
+
+impl Copy {
+    /// Bytes that are nobody's version: they equal none.
+    pub fn unknown() -> Copy {
+        Copy {
+            body: ContentHash::of(b"bytes without metadata"),
+            history: None,
+            etag: String::new(),
+            hash: String::new(),
+            reference: false,
+        }
+    }
+
+    /// What stands in a store; `None`: bytes without our metadata.
+    pub fn read(body: &[u8], metadata: Option<&str>) -> Option<Copy> {
+        let read: Metadata = serde_json::from_str(metadata?).ok()?;
+        Some(Copy {
+            body: ContentHash::of(body),
+            history: read.history.map(str::to_owned),
+            etag: read.etag.to_owned(),
+            hash: read.hash.to_owned(),
+            reference: read.reference,
+        })
+    }
+}
+
+/// The metadata of a copy, by the checker's own reading.
+#[derive(serde::Deserialize)]
+struct Metadata<'a> {
+    history: Option<&'a str>,
+    etag: &'a str,
+    hash: &'a str,
+    #[serde(default)]
+    reference: bool,
+}
+
+/// What an intent said when it became durable.
+#[derive(Clone, Debug)]
+struct Issued {
+    record: RecordId,
+    hash: ContentHash,
+    history: VersionVector,
+}
+
+#[derive(Debug, Default)]
+struct Observed {
+    history: VersionVector,
+    history_text: String,
+    etag: String,
+    current: Option<Dot>,
+    hash: Option<ContentHash>,
+    deleted: bool,
+    owed: BTreeSet<StoreId>,
+    /// Dots that were current and are no more.
+    left: BTreeSet<Dot>,
+    copies: BTreeMap<StoreId, Option<Copy>>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Checker {
+    asked: BTreeMap<u32, Asked>,
+    by_hash: BTreeMap<ContentHash, u32>,
+    issued: BTreeMap<Dot, Issued>,
+    seen_bytes: BTreeMap<Dot, (RecordId, ContentHash)>,
+    rows: BTreeMap<RecordId, Observed>,
+    /// Copies that differ from the authority, since the version that they lack was installed, or
+    /// since the copy changed.
+    unequal: BTreeMap<(RecordId, StoreId), u64>,
+    /// Acknowledged, and not seen in the authority yet, since when.
+    unconfirmed: BTreeMap<Dot, (RecordId, u64)>,
+    /// What was unsettled for long: from when to when.
+    waits: Vec<(u64, u64)>,
+    references: BTreeSet<(String, StoreId)>,
+    violations: Vec<Violation>,
+    checked: BTreeMap<Invariant, u64>,
+}
+
+/// Violations kept for one run; one is enough to fail it.
+const VIOLATIONS_MAX: usize = 10;
+
+impl Checker {
+    /// `references`: datasets of which a store keeps references only.
+    pub fn new(references: BTreeSet<(String, StoreId)>) -> Self {
+        Checker { references, ..Checker::default() }
+    }
+
+    /// Holds a condition.
+    fn hold(
+        &mut self,
+        invariant: Invariant,
+        at_ms: u64,
+        holds: bool,
+        message: impl FnOnce() -> String,
+    ) {
+        *self.checked.entry(invariant).or_default() += 1;
+        if !holds && self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(Violation { invariant, message: message(), at_ms });
+        }
+    }
+
+    /// Reports a violation that the run itself found.
+    pub fn report(&mut self, invariant: Invariant, at_ms: u64, message: String) {
+        self.hold(invariant, at_ms, false, || message);
+    }
+
+    /// The run itself checked something, and it held.
+    pub fn passed(&mut self, invariant: Invariant) {
+        *self.checked.entry(invariant).or_default() += 1;
+    }
+
+    /// What was found so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// How often each invariant was held against something.
+    pub fn checked(&self) -> &BTreeMap<Invariant, u64> {
+        &self.checked
+    }
+
+    /// The writes that were asked for.
+    pub fn asked(&self) -> &BTreeMap<u32, Asked> {
+        &self.asked
+    }
+
+    /// A session asks for a write.
+    pub fn asks(
+        &mut self,
+        id: u32,
+        at_ms: u64,
+        session: u16,
+        record: RecordId,
+        value: Option<&[u8]>,
+    ) {
+        let hash = value.map(ContentHash::of);
+        if let Some(hash) = hash {
+            self.by_hash.insert(hash, id);
+        }
+        self.asked.insert(id, Asked { at_ms, session, record, hash, told: Told::Waiting });
+    }
+
+    /// A session is told how its write came out.
+    pub fn told(&mut self, id: u32, at_ms: u64, told: Told) {
+        let Some(asked) = self.asked.get_mut(&id) else { return };
+        asked.told = told;
+        let asked = asked.clone();
+        match told {
+            Told::Acknowledged(dot) => {
+                let durable = self.issued.get(&dot).is_some_and(|issued| {
+                    issued.record == asked.record
+                        && issued.hash == asked.hash.unwrap_or(ContentHash::of(&[]))
+                });
+                self.hold(Invariant::ZeroLoss, at_ms, durable, || {
+                    format!(
+                        "w{id} ({}) was acknowledged as {dot}, and no journal has it",
+                        asked.record
+                    )
+                });
+                let confirmed =
+                    self.rows.get(&asked.record).is_some_and(|row| covers(&row.history, dot));
+                if !confirmed {
+                    self.unconfirmed.insert(dot, (asked.record, at_ms));
+                }
+            }
+            Told::Refused => {
+                let present = asked.hash.and_then(|hash| self.where_is(hash));
+                self.hold(Invariant::NoPhantom, at_ms, present.is_none(), || {
+                    format!(
+                        "w{id} ({}) was refused, and is in {}",
+                        asked.record,
+                        present.unwrap_or_default()
+                    )
+                });
+            }
+            Told::Unknown | Told::Waiting => {}
+        }
+    }
+
+    fn where_is(&self, hash: ContentHash) -> Option<String> {
+        let (dot, (record, _)) = self.seen_bytes.iter().find(|(_, seen)| seen.1 == hash)?;
+        Some(format!("the authority's row of {record} as {dot}"))
+    }
+
+    /// A session read bytes of a record.
+    pub fn served(&mut self, at_ms: u64, record: &RecordId, bytes: &[u8]) {
+        let hash = ContentHash::of(bytes);
+        let writer = self.by_hash.get(&hash).and_then(|id| self.asked.get(id).map(|a| (*id, a)));
+        let problem = match writer {
+            None => Some("bytes that nobody wrote".to_owned()),
+            Some((id, asked)) if asked.record != *record => {
+                Some(format!("w{id} of {}", asked.record))
+            }
+            Some((id, asked)) if asked.told == Told::Refused => {
+                Some(format!("w{id}, which was refused"))
+            }
+            Some(_) => None,
+        };
+        self.hold(Invariant::NoPhantom, at_ms, problem.is_none(), || {
+            format!("a read of {record} gave {}", problem.unwrap_or_default())
+        });
+    }
+
+    /// An intent became durable.
+    pub fn journalled(&mut self, at_ms: u64, intent: &Intent) {
+        let sibling = intent.version.current();
+        let dot = sibling.dot;
+        let issued = Issued {
+            record: intent.record.clone(),
+            hash: sibling.hash,
+            history: intent.version.history.clone(),
+        };
+        let before = self.issued.get(&dot);
+        let same = before.is_none_or(|b| b.record == issued.record && b.hash == issued.hash);
+        self.hold(Invariant::UniqueDots, at_ms, same, || {
+            format!(
+                "{dot} was issued for {} and again for other bytes or another record",
+                issued.record
+            )
+        });
+        self.issued.entry(dot).or_insert(issued);
+    }
+
+    /// The authority's row of a record changed.
+    pub fn row_changed(&mut self, at_ms: u64, record: &RecordId, row: &Row) {
+        let owed: BTreeSet<StoreId> = row.owed.keys().copied().collect();
+        let Some(version) = &row.version else { return };
+        let observed = self.rows.entry(record.clone()).or_default();
+        let cleared: Vec<StoreId> = observed.owed.difference(&owed).copied().collect();
+        observed.owed = owed;
+        if observed.current.is_none() || observed.history != version.history {
+            self.version_changed(at_ms, record, version);
+        }
+        for store in cleared {
+            let equal = !self.unequal.contains_key(&(record.clone(), store));
+            self.hold(Invariant::Convergence, at_ms, equal, || {
+                format!("the mark of {record} at {store} was cleared while the copy differs")
+            });
+        }
+    }
+
+    fn version_changed(&mut self, at_ms: u64, record: &RecordId, version: &Version) {
+        let sibling = *version.current();
+        let dot = sibling.dot;
+        let observed = self.rows.get_mut(record).expect("entered by the caller");
+        let before = std::mem::replace(&mut observed.history, version.history.clone());
+        observed.history_text = version.history.to_string();
+        observed.etag = version.etag();
+        observed.hash = Some(sibling.hash);
+        observed.deleted = sibling.deleted;
+        let former = observed.current.replace(dot);
+        if let Some(former) = former
+            && former != dot
+        {
+            observed.left.insert(former);
+        }
+        let again = observed.left.contains(&dot);
+        let grew =
+            before.iter().all(|(actor, counter)| version.history.counter(*actor) >= *counter);
+        self.hold(Invariant::MonotonicRepair, at_ms, grew, || {
+            format!("the authority's {record} went from {before} to {}", version.history)
+        });
+        self.hold(Invariant::NoPhantom, at_ms, !again, || {
+            format!("{dot} of {record} was decided against, and is current again")
+        });
+        let seen = self.seen_bytes.entry(dot).or_insert_with(|| (record.clone(), sibling.hash));
+        let same = seen.0 == *record && seen.1 == sibling.hash;
+        self.hold(Invariant::UniqueDots, at_ms, same, || {
+            format!("{dot} names two different writes")
+        });
+        if dot.actor.node != NodeId::FOREIGN {
+            let durable = self.issued.contains_key(&dot);
+            self.hold(Invariant::ZeroLoss, at_ms, durable, || {
+                format!("{dot} of {record} reached the authority before any journal")
+            });
+        }
+        let refused =
+            self.by_hash.get(&sibling.hash).filter(|id| self.asked[id].told == Told::Refused);
+        let refused = refused.copied();
+        self.hold(Invariant::NoPhantom, at_ms, refused.is_none(), || {
+            format!(
+                "w{} of {record} was refused, and is installed now",
+                refused.unwrap_or_default()
+            )
+        });
+        let waits = &mut self.waits;
+        self.unconfirmed.retain(|dot, (at, since_ms)| {
+            let waiting = at != record || !covers(&version.history, *dot);
+            if !waiting {
+                note_wait(waits, *since_ms, at_ms);
+            }
+            waiting
+        });
+        for store in [StoreId::Kv, StoreId::R2] {
+            // A newer version starts the clock anew: what was owed before is owed no more.
+            if let Some(since_ms) = self.unequal.remove(&(record.clone(), store)) {
+                note_wait(&mut self.waits, since_ms, at_ms);
+            }
+            self.compare(at_ms, record, store);
+        }
+    }
+
+    /// A projection's copy of a record changed; `None`: it is gone.
+    pub fn copy_changed(
+        &mut self,
+        at_ms: u64,
+        record: &RecordId,
+        store: StoreId,
+        copy: Option<Copy>,
+    ) {
+        let observed = self.rows.entry(record.clone()).or_default();
+        observed.copies.insert(store, copy);
+        let marked = observed.owed.contains(&store);
+        self.compare(at_ms, record, store);
+        let equal = !self.unequal.contains_key(&(record.clone(), store));
+        self.hold(Invariant::MonotonicRepair, at_ms, marked || equal, || {
+            format!("a put of {record} landed at {store} after its mark was cleared, and differs")
+        });
+    }
+
+    fn compare(&mut self, at_ms: u64, record: &RecordId, store: StoreId) {
+        let observed = &self.rows[record];
+        let copy = observed.copies.get(&store).and_then(Option::as_ref);
+        let equal = match (observed.current, observed.deleted, copy) {
+            (None, _, None) | (Some(_), true, None) => true,
+            (None, _, Some(_)) | (Some(_), true, Some(_)) | (Some(_), false, None) => false,
+            (Some(_), false, Some(copy)) => {
+                let hash = observed.hash.expect("set together with the current dot");
+                let referred = self.references.contains(&(record.dataset.to_string(), store));
+                let same_version = match &copy.history {
+                    Some(history) => *history == observed.history_text,
+                    None => copy.etag == observed.etag,
+                };
+                let whole = !copy.reference && copy.body == hash;
+                same_version
+                    && copy.hash == hash.to_string()
+                    && (copy.reference == referred)
+                    && (referred || whole)
+            }
+        };
+        let at = (record.clone(), store);
+        if !equal {
+            self.unequal.entry(at).or_insert(at_ms);
+        } else if let Some(since_ms) = self.unequal.remove(&at) {
+            note_wait(&mut self.waits, since_ms, at_ms);
+        }
+    }
+
+    /// True when every store is equal and every acknowledged write confirmed.
+    pub fn is_settled(&self) -> bool {
+        self.unequal.is_empty() && self.unconfirmed.is_empty()
+    }
+
+    /// The longest that anything stayed unsettled once the faults had ended, counted from then or
+    /// from when it became owed.
+    pub fn longest_wait_ms(&self, healed_ms: u64) -> u64 {
+        let after = |(from, to): &(u64, u64)| to.saturating_sub(healed_ms.max(*from));
+        self.waits.iter().map(after).max().unwrap_or(0)
+    }
+
+    /// What is not settled, in words.
+    pub fn unsettled(&self) -> String {
+        let unequal: Vec<String> = self
+            .unequal
+            .keys()
+            .take(5)
+            .map(|(record, store)| format!("{record} at {store}"))
+            .collect();
+        let unconfirmed: Vec<String> = self
+            .unconfirmed
+            .iter()
+            .take(5)
+            .map(|(dot, (record, _))| format!("{dot} of {record}"))
+            .collect();
+        format!(
+            "differ: [{}]; not in the authority: [{}]",
+            unequal.join(", "),
+            unconfirmed.join(", ")
+        )
+    }
+
+    /// At the end: what the authority holds against everything that was promised. `blob` tells
+    /// whether R2 holds bytes of a hash under their own name.
+    pub fn finish(
+        &mut self,
+        at_ms: u64,
+        rows: &BTreeMap<RecordId, Row>,
+        losers: &BTreeMap<RecordId, Vec<Loser>>,
+        blob: impl Fn(ContentHash) -> bool,
+    ) {
+        let unsettled = !self.unequal.is_empty() || !self.unconfirmed.is_empty();
+        let words = self.unsettled();
+        self.hold(Invariant::Convergence, at_ms, !unsettled, || words);
+        let marked: Vec<String> = rows
+            .iter()
+            .flat_map(|(record, row)| {
+                row.owed.keys().map(move |store| format!("{record} at {store}"))
+            })
+            .take(5)
+            .collect();
+        self.hold(Invariant::Convergence, at_ms, marked.is_empty(), || {
+            format!("still marked as owed: {}", marked.join(", "))
+        });
+        let readable = |value: &Stored, hash: ContentHash| match value {
+            Stored::Tombstone => hash == ContentHash::of(&[]),
+            Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
+            Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
+        };
+        for (id, asked) in self.asked.clone() {
+            let Told::Acknowledged(dot) = asked.told else { continue };
+            let fate = self.fate(dot, &asked.record, rows, losers, &readable);
+            self.hold(Invariant::ZeroLoss, at_ms, !matches!(fate, Fate::Lost), || {
+                format!("w{id} ({}, {dot}) was acknowledged, and is nowhere", asked.record)
+            });
+        }
+    }
+
+    /// Where a write is at the end.
+    pub fn fate(
+        &self,
+        dot: Dot,
+        record: &RecordId,
+        rows: &BTreeMap<RecordId, Row>,
+        losers: &BTreeMap<RecordId, Vec<Loser>>,
+        readable: &impl Fn(&Stored, ContentHash) -> bool,
+    ) -> Fate {
+        let current = rows.get(record).and_then(|row| {
+            let sibling = *row.version.as_ref()?.current();
+            let value = row.value.as_ref()?;
+            readable(value, sibling.hash).then_some(sibling.dot)
+        });
+        if current == Some(dot) {
+            return Fate::Current;
+        }
+        let kept = losers.get(record).into_iter().flatten();
+        let kept: BTreeSet<Dot> = kept
+            .filter(|loser| readable(&loser.value, loser.sibling.hash))
+            .map(|loser| loser.sibling.dot)
+            .collect();
+        if kept.contains(&dot) {
+            return Fate::Loser;
+        }
+        // Superseded: a write that is present, or itself superseded by one that is, knew of it
+        // when it got its dot. What a merge added to a history later does not count.
+        let mut present: Vec<Dot> = current.into_iter().chain(kept).collect();
+        let mut reached: BTreeSet<Dot> = present.iter().copied().collect();
+        while let Some(by) = present.pop() {
+            let Some(issued) = self.issued.get(&by) else {
+                // A foreign write replaced whatever the authority held.
+                if by.actor.node == NodeId::FOREIGN {
+                    return Fate::Superseded { by };
+                }
+                continue;
+            };
+            if covers(&issued.history, dot) {
+                return Fate::Superseded { by };
+            }
+            for (earlier, other) in &self.issued {
+                if other.record == *record
+                    && covers(&issued.history, *earlier)
+                    && reached.insert(*earlier)
+                {
+                    present.push(*earlier);
+                }
+            }
+        }
+        Fate::Lost
+    }
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is the record's value.
+    Current,
+    /// A present write knew of it.
+    Superseded {
+        /// Which.
+        by: Dot,
+    },
+    /// It lost a conflict, and is kept.
+    Loser,
+    /// It is nowhere.
+    Lost,
+}
+
+/// Waits shorter than this are no news.
+const WAIT_NOTED_MS: u64 = 500;
+
+fn note_wait(waits: &mut Vec<(u64, u64)>, from_ms: u64, to_ms: u64) {
+    if to_ms >= from_ms + WAIT_NOTED_MS {
+        waits.push((from_ms, to_ms));
+    }
+}
+
+fn covers(history: &VersionVector, dot: Dot) -> bool {
+    history.counter(dot.actor) >= dot.counter
+}

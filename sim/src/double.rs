@@ -1,0 +1,37 @@
+//! Deliberately wrong parts of the world. Each breaks one promise that the engine builds on, so
+//! that a test can show the checker noticing. No scenario has one.
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Double {
+    /// The journal says that a commit is durable before it is, and a crash loses it.
+    JournalAnswersEarly,
+    /// The journal forgets every third intent.
+    JournalForgets,
+    /// Every life of a coordinator draws the same incarnation.
+    SameIncarnation,
+    /// D1 keeps no losers.
+    D1DropsLosers,
+    /// D1 installs without testing what it replaces (rule A2).
+    D1InstallsBlindly,
+    /// D1 tests the history but not the row sequence (rule A2).
+    D1IgnoresRowSeq,
+    /// D1 registers no lease, so that everybody seems alone (rules A4, A5b).
+    D1RegistersNoLease,
+    /// D1 forgets older leases when it grants one (rule A4).
+    D1ForgetsOlderLeases,
+    /// D1 clears marks whoever else holds a lease (rule A5b).
+    D1ClearsAlways,
+    /// D1 installs without marking projections (rule A5c).
+    D1MarksNothing,
+    /// KV and R2 accept puts after their deadline (rule A5).
+    DeadlinesIgnored,
+    /// KV says that a put was applied and drops it.
+    KvDropsPuts,
+    /// R2 says that a blob was stored and drops it (rule A0).
+    R2DropsBlobs,
+    /// The authority tells refused writers that they failed, and applies the write.
+    D1RefusesAndApplies,
+    /// After the faults the stores take ten more seconds to answer anything.
+    SlowToHeal,
+}

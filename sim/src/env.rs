@@ -1,0 +1,491 @@
+//! The engine's door to the simulated world.
+
+use crate::checker::Copy;
+use crate::double::Double;
+use crate::streams::Purpose;
+use crate::world::{EPOCH_MS, Lost, State, World};
+use bytes::Bytes;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tidelock_engine::env::{
+    Clock, Doubt, DoubtKind, Env, Journal, KvEntry, KvStore, Listed, Network, Object, ObjectStore,
+    Outcome, PeerMessage, PeerReply, PutIf, Refusal, RefusalKind, RowStore, Storage, Unavailable,
+};
+use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
+use tidelock_engine::record::{StoreId, Stored};
+use tidelock_engine::row::{BatchAnswer, Poll, PollPage, RowAnswer, RowOp, StoreTime};
+use tidelock_engine::version::NodeId;
+use tidelock_faults::{Call, Kind};
+
+/// One life of one coordinator.
+#[derive(Clone)]
+pub struct SimEnv {
+    world: Arc<World>,
+    node: NodeId,
+    random: Arc<Mutex<ChaCha8Rng>>,
+    r2: SimR2,
+}
+
+/// R2 as a coordinator sees it: apart, since KV's methods have the same names.
+#[derive(Clone)]
+pub struct SimR2 {
+    world: Arc<World>,
+    node: NodeId,
+}
+
+impl SimEnv {
+    /// The `life`-th start of a coordinator.
+    pub fn new(world: Arc<World>, node: NodeId, life: u64) -> Self {
+        let life = if world.is(Double::SameIncarnation) { 0 } else { life };
+        let random = world.streams.open(Purpose::Engine, u64::from(node.0) << 32 | life);
+        let r2 = SimR2 { world: world.clone(), node };
+        SimEnv { world, node, random: Arc::new(Mutex::new(random)), r2 }
+    }
+}
+
+impl Env for SimEnv {
+    type Clock = Self;
+    type Network = Self;
+    type Storage = Self;
+
+    fn clock(&self) -> &Self {
+        self
+    }
+
+    fn network(&self) -> &Self {
+        self
+    }
+
+    fn storage(&self) -> &Self {
+        self
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        madsim::task::spawn(task);
+    }
+
+    fn random(&self) -> u64 {
+        self.random.lock().expect("drawing does not panic").next_u64()
+    }
+}
+
+impl Clock for SimEnv {
+    fn wall(&self) -> Duration {
+        let skew = self.world.scenario.clock_skew_ms[usize::from(self.node.0)];
+        let now_ms = EPOCH_MS + self.world.now_ms();
+        Duration::from_millis(now_ms.saturating_add_signed(skew))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.world.now()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        madsim::time::sleep(duration).await;
+    }
+}
+
+impl Network for SimEnv {
+    async fn request(&self, to: NodeId, message: PeerMessage) -> Outcome<PeerReply> {
+        match self.world.peer(self.node, to, message).await {
+            Ok(reply) => Outcome::Applied(reply),
+            Err(lost) => Outcome::Unknown(doubt(lost)),
+        }
+    }
+
+    fn peers(&self) -> Vec<NodeId> {
+        (0..self.world.scenario.nodes).map(NodeId).filter(|peer| *peer != self.node).collect()
+    }
+}
+
+impl Storage for SimEnv {
+    type Kv = Self;
+    type D1 = Self;
+    type R2 = SimR2;
+    type Journal = Self;
+
+    fn kv(&self) -> &Self {
+        self
+    }
+
+    fn d1(&self) -> &Self {
+        self
+    }
+
+    fn r2(&self) -> &SimR2 {
+        &self.r2
+    }
+
+    fn journal(&self) -> &Self {
+        self
+    }
+}
+
+fn doubt(lost: Lost) -> Doubt {
+    match lost {
+        Lost::Timeout => Doubt::new(DoubtKind::Timeout, "no answer within two seconds"),
+        Lost::ServerError => Doubt::new(DoubtKind::ServerError, "503 Service Unavailable"),
+        Lost::Overloaded => Doubt::new(DoubtKind::Overloaded, "D1 DB is overloaded"),
+    }
+}
+
+fn unavailable(lost: Lost) -> Unavailable {
+    Unavailable(doubt(lost).detail)
+}
+
+fn settle<T>(answer: Result<Outcome<T>, Lost>) -> Outcome<T> {
+    answer.unwrap_or_else(|lost| Outcome::Unknown(doubt(lost)))
+}
+
+/// A put's deadline, as this world's store side sees it.
+fn deadline(world: &World, deadline: StoreTime) -> StoreTime {
+    if world.is(Double::DeadlinesIgnored) { StoreTime(u64::MAX) } else { deadline }
+}
+
+impl SimEnv {
+    async fn kv_write(&self, key: &str, entry: Option<KvEntry>, until: StoreTime) -> Outcome<()> {
+        let key = key.to_owned();
+        let landing_key = key.clone();
+        let answer = self.world.call(
+            self.node,
+            StoreId::Kv,
+            Call::KvWrite,
+            move |world, state| {
+                let limited = world.strikes_store(state, Kind::KvRateLimit);
+                let until = deadline(world, until);
+                let now = world.store_time();
+                let checked = state.kv.check(now, &key, entry.as_ref(), until, limited);
+                note_refusal(state, &checked, Kind::KvRateLimit);
+                checked.map(|()| entry).map_err(Outcome::Refused)
+            },
+            move |world, state, entry| {
+                if !world.is(Double::KvDropsPuts) {
+                    let copy = entry
+                        .as_ref()
+                        .map(|entry| Copy::read(&entry.value, entry.metadata.as_deref()));
+                    state.kv.land(world.store_time(), &landing_key, entry);
+                    world.copy_changed(state, StoreId::Kv, &landing_key, copy);
+                }
+                Outcome::Applied(())
+            },
+        );
+        settle(answer.await)
+    }
+}
+
+fn note_refusal(state: &mut State, checked: &Result<(), Refusal>, rate_limit: Kind) {
+    match checked {
+        Err(refusal) if refusal.kind == RefusalKind::RateLimited => state.felt(rate_limit),
+        Err(refusal) if refusal.kind == RefusalKind::DeadlinePassed => {
+            state.sometimes.insert("put-refused-after-its-lease");
+        }
+        Err(_) | Ok(()) => {}
+    }
+}
+
+impl KvStore for SimEnv {
+    async fn get(&self, key: &str) -> Result<Option<KvEntry>, Unavailable> {
+        let (key, node) = (key.to_owned(), self.node);
+        let answer = self.world.call(
+            node,
+            StoreId::Kv,
+            Call::KvGet,
+            |_, _| Ok(()),
+            move |world, state, ()| {
+                let cached = world.strikes_store(state, Kind::KvStaleRead);
+                let (entry, stale) = state.kv.get(world.store_time(), node, &key, cached);
+                if stale {
+                    state.felt(Kind::KvStaleRead);
+                }
+                Ok(entry)
+            },
+        );
+        answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
+    }
+
+    async fn put(&self, key: &str, entry: KvEntry, deadline: StoreTime) -> Outcome<()> {
+        self.kv_write(key, Some(entry), deadline).await
+    }
+
+    async fn delete(&self, key: &str, deadline: StoreTime) -> Outcome<()> {
+        self.kv_write(key, None, deadline).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, Unavailable> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let answer = self.world.call(
+            self.node,
+            StoreId::Kv,
+            Call::KvGet,
+            |_, _| Ok(()),
+            move |_, state, ()| Ok(state.kv.list(&prefix, after.as_deref(), limit)),
+        );
+        answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
+    }
+}
+
+impl RowStore for SimEnv {
+    async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+        let answer = self.world.call(
+            self.node,
+            StoreId::D1,
+            Call::D1Batch,
+            |_, _| Ok(()),
+            move |world, state, ()| land_batch(world, state, ops),
+        );
+        settle(answer.await)
+    }
+
+    async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
+        let answer = self.world.call(
+            self.node,
+            StoreId::D1,
+            Call::D1Poll,
+            |_, _| Ok(()),
+            move |world, state, ()| Ok(state.d1.poll(world.store_time(), poll)),
+        );
+        answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
+    }
+}
+
+fn land_batch(world: &World, state: &mut State, mut ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+    if world.double.is_some() {
+        spoil_ops(world, state, &mut ops);
+    }
+    let (mut outcome, changed) = state.d1.batch(world.store_time(), &ops);
+    if world.double.is_some() {
+        spoil_rows(world, state, &changed, &mut outcome);
+    }
+    for record in changed {
+        world.row_changed(state, &record);
+    }
+    if let Outcome::Applied(answer) = &outcome {
+        for (op, answer) in ops.iter().zip(&answer.answers) {
+            match (op, answer) {
+                (RowOp::Install(_), RowAnswer::Moved(_)) => {
+                    state.sometimes.insert("install-found-the-row-moved");
+                }
+                (RowOp::Install(install), RowAnswer::Installed { .. })
+                    if !install.losers.is_empty() =>
+                {
+                    state.sometimes.insert("install-kept-a-loser");
+                }
+                (RowOp::Install(install), RowAnswer::Installed { .. })
+                    if matches!(install.value, Stored::Reference { .. }) =>
+                {
+                    state.sometimes.insert("row-refers-to-a-blob");
+                }
+                (RowOp::Clear { .. }, RowAnswer::NotAlone { .. }) => {
+                    state.sometimes.insert("clear-was-not-alone");
+                }
+                (RowOp::Claim { renew: None, .. }, RowAnswer::Claimed { .. }) => {
+                    state.sometimes.insert("mark-taken-over");
+                }
+                (RowOp::Claim { .. }, RowAnswer::Held { .. }) => {
+                    state.sometimes.insert("claim-found-a-holder");
+                }
+                _ => {}
+            }
+        }
+    }
+    if world.is(Double::D1RefusesAndApplies)
+        && ops.iter().any(|op| matches!(op, RowOp::Install(install) if install.version.current().dot.counter % 5 == 0))
+    {
+        return Outcome::Applied(BatchAnswer {
+            now: world.store_time(),
+            answers: ops.iter().map(|_| RowAnswer::Moved(None)).collect(),
+        });
+    }
+    outcome
+}
+
+/// What a wrong D1 makes of its operations.
+fn spoil_ops(world: &World, state: &mut State, ops: &mut [RowOp]) {
+    for op in ops {
+        let record = op.record().clone();
+        match op {
+            RowOp::Install(install) => {
+                let row = state.d1.rows().get(&record);
+                if world.is(Double::D1InstallsBlindly) {
+                    install.expect = row.map(|row| row.expect()).unwrap_or_default();
+                    if let Some(row) = state.d1.rows_mut().get_mut(&record) {
+                        row.version = None;
+                        install.expect = row.expect();
+                    }
+                } else if world.is(Double::D1IgnoresRowSeq)
+                    && let Some(row) = row
+                {
+                    install.expect.row_seq = row.row_seq;
+                }
+                if world.is(Double::D1MarksNothing) {
+                    install.owe.clear();
+                }
+            }
+            RowOp::Clear { store, .. } if world.is(Double::D1ClearsAlways) => {
+                let store = *store;
+                if let Some(row) = state.d1.rows_mut().get_mut(&record) {
+                    row.owed.remove(&store);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a wrong D1 makes of its rows.
+fn spoil_rows(
+    world: &World,
+    state: &mut State,
+    changed: &[tidelock_engine::record::RecordId],
+    outcome: &mut Outcome<BatchAnswer>,
+) {
+    for record in changed {
+        if world.is(Double::D1DropsLosers) {
+            state.d1.losers_mut().remove(record);
+        }
+        let Some(row) = state.d1.rows_mut().get_mut(record) else { continue };
+        for leases in row.owed.values_mut() {
+            if world.is(Double::D1ForgetsOlderLeases) {
+                let newest = leases.iter().map(|lease| lease.epoch).max();
+                leases.retain(|lease| Some(lease.epoch) == newest);
+            }
+        }
+    }
+    if world.is(Double::D1RegistersNoLease)
+        && let Outcome::Applied(answer) = outcome
+    {
+        for answer in &mut answer.answers {
+            if let RowAnswer::Installed { grant, .. } | RowAnswer::Claimed { grant, .. } = answer {
+                grant.others_until.clear();
+            }
+        }
+    }
+}
+
+impl Journal for SimEnv {
+    async fn replay(&self) -> Result<Replay, JournalError> {
+        let intents = self.world.state().disks[usize::from(self.node.0)].intents();
+        if !intents.is_empty() {
+            self.world.state().sometimes.insert("replay-found-intents");
+        }
+        Ok(Replay { intents })
+    }
+
+    async fn commit(&self, batch: JournalBatch) -> Result<(), JournalError> {
+        self.world.commit(self.node, batch).await;
+        Ok(())
+    }
+}
+
+impl ObjectStore for SimR2 {
+    async fn get(&self, key: &str) -> Result<Option<Object>, Unavailable> {
+        let key = key.to_owned();
+        let answer = self.world.call(
+            self.node,
+            StoreId::R2,
+            Call::R2Get,
+            |_, _| Ok(()),
+            move |_, state, ()| Ok(state.r2.get(&key).cloned()),
+        );
+        answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        body: Bytes,
+        metadata: Option<String>,
+        condition: PutIf,
+        until: Option<StoreTime>,
+    ) -> Outcome<String> {
+        let key = key.to_owned();
+        let landing_key = key.clone();
+        let landing_condition = condition.clone();
+        let answer = self.world.call(
+            self.node,
+            StoreId::R2,
+            Call::R2Write,
+            move |world, state| {
+                if condition == PutIf::Absent
+                    && world.strikes_store(state, Kind::R2Precondition)
+                    && state.r2.get(&key).is_none()
+                {
+                    state.felt(Kind::R2Precondition);
+                    let detail = "412 precondition failed (10031)";
+                    return Err(Outcome::Refused(Refusal::new(RefusalKind::Precondition, detail)));
+                }
+                let limited = world.strikes_store(state, Kind::R2RateLimit);
+                let until = until.map(|until| deadline(world, until));
+                let now = world.store_time();
+                let metadata_text = metadata.as_deref();
+                let checked = state.r2.check(now, &key, metadata_text, &condition, until, limited);
+                note_refusal(state, &checked, Kind::R2RateLimit);
+                checked.map(|()| (body, metadata)).map_err(Outcome::Refused)
+            },
+            move |world, state, (body, metadata)| {
+                // The condition holds where the put lands, not only where it was accepted.
+                if landing_condition == PutIf::Absent && state.r2.get(&landing_key).is_some() {
+                    let detail = "412 precondition failed (10031)";
+                    return Outcome::Refused(Refusal::new(RefusalKind::Precondition, detail));
+                }
+                if world.is(Double::R2DropsBlobs) && landing_key.starts_with("_tidelock/") {
+                    return Outcome::Applied("dropped".to_owned());
+                }
+                let copy = Some(Copy::read(&body, metadata.as_deref()));
+                let etag = state.r2.land(world.store_time(), &landing_key, body, metadata);
+                world.copy_changed(state, StoreId::R2, &landing_key, copy);
+                Outcome::Applied(etag)
+            },
+        );
+        settle(answer.await)
+    }
+
+    async fn delete(&self, key: &str, until: StoreTime) -> Outcome<()> {
+        let key = key.to_owned();
+        let landing_key = key.clone();
+        let answer = self.world.call(
+            self.node,
+            StoreId::R2,
+            Call::R2Write,
+            move |world, state| {
+                let limited = world.strikes_store(state, Kind::R2RateLimit);
+                let until = Some(deadline(world, until));
+                let now = world.store_time();
+                let checked = state.r2.check(now, &key, None, &PutIf::Always, until, limited);
+                note_refusal(state, &checked, Kind::R2RateLimit);
+                checked.map_err(Outcome::Refused)
+            },
+            move |world, state, ()| {
+                state.r2.delete(world.store_time(), &landing_key);
+                world.copy_changed(state, StoreId::R2, &landing_key, None);
+                Outcome::Applied(())
+            },
+        );
+        settle(answer.await)
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, Unavailable> {
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let answer = self.world.call(
+            self.node,
+            StoreId::R2,
+            Call::R2Get,
+            |_, _| Ok(()),
+            move |_, state, ()| Ok(state.r2.list(&prefix, after.as_deref(), limit)),
+        );
+        answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
+    }
+}

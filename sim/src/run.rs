@@ -1,0 +1,507 @@
+//! One run: a scenario from its first operation to the verdict.
+//!
+//! ```text
+//! sessions ──────────────────┐
+//! faults  ────────────┐      │
+//! 0 s                 healed │ ── recovery ── quiescence ── verdict
+//! ```
+//!
+//! Invariant: a run is decided by its scenario. Nothing of a former run on the same thread, and
+//! nothing of the process, reaches it.
+
+use crate::checker::{Fate, Invariant, Told, Violation};
+use crate::double::Double;
+use crate::env::SimEnv;
+use crate::scenario::Scenario;
+use crate::trace::Event;
+use crate::workload::{Act, Operation};
+use crate::world::{Felt, World};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tidelock_engine::coordinator::{Condition, Coordinator, Counters, Read, Write, WriteOutcome};
+use tidelock_engine::policy::{Pace, ReadLevel};
+use tidelock_engine::record::{RecordId, StoreId, Stored, blob_key};
+use tidelock_engine::version::{ContentHash, NodeId, VersionVector};
+use tidelock_faults::{End, Kind};
+
+/// Recovery must be over within this.
+pub const RECOVERY_MS_MAX: u64 = 5_000;
+/// A run that has not recovered by then never does.
+const RECOVERY_GIVEN_UP_MS: u64 = 20_000;
+/// After recovery the run goes on so long, to see that it stays recovered.
+const QUIET_MS: u64 = 6_000;
+/// Tries of a session at other coordinators after a refusal.
+const TRIES: u16 = 3;
+/// Operations of the run itself have ids from here on.
+const FRESH_ID: u32 = 1_000_000;
+
+/// What a run showed.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What was broken, in order.
+    pub violations: Vec<Violation>,
+    /// How often each invariant was held against something.
+    pub checked: BTreeMap<Invariant, u64>,
+    /// Of every event.
+    pub trace_hash: String,
+    /// The events, if they were asked for.
+    pub events: Vec<Event>,
+    /// How many there were.
+    pub event_count: u64,
+    /// Virtual length.
+    pub virtual_ms: u64,
+    /// When the last fault ended.
+    pub healed_ms: Option<u64>,
+    /// From then to recovery.
+    pub recovery_ms: Option<u64>,
+    /// Writes that sessions asked for.
+    pub attempted: u64,
+    /// Told that they will not be lost.
+    pub acknowledged: u64,
+    /// Told that they did not happen.
+    pub refused: u64,
+    /// Told that nobody knows.
+    pub unknown: u64,
+    /// Acknowledged, and nowhere.
+    pub lost: u64,
+    /// Values kept as losers.
+    pub conflicts: u64,
+    /// Messages that arrived.
+    pub delivered: u64,
+    /// By kind.
+    pub faults: BTreeMap<Kind, Felt>,
+    /// Situations that were reached.
+    pub sometimes: BTreeSet<&'static str>,
+    /// Each write's fate, for the failure page.
+    pub fates: Vec<WriteFate>,
+}
+
+/// What became of one write.
+#[derive(Clone, Debug)]
+pub struct WriteFate {
+    /// Its operation.
+    pub id: u32,
+    /// When it was asked for.
+    pub at_ms: u64,
+    /// By whom.
+    pub session: u16,
+    /// Of what.
+    pub record: RecordId,
+    /// What its session was told.
+    pub told: Told,
+    /// Where it is, if it was acknowledged.
+    pub fate: Option<Fate>,
+}
+
+/// Runs a scenario on this thread. `keep` asks for the events and fates as well.
+pub fn run(scenario: &Scenario, double: Option<Double>, keep: bool) -> Outcome {
+    let config = madsim::Config::default();
+    let runtime = madsim::runtime::Runtime::with_seed_and_config(scenario.seed, config);
+    let scenario = scenario.clone();
+    runtime.block_on(async move {
+        let world = World::new(scenario, double, keep);
+        let outcome = drive(&world, keep).await;
+        take_apart(&world).await;
+        outcome
+    })
+}
+
+/// A stopped coordinator's tasks hold it, and it holds what wakes them: they end only if told to.
+async fn take_apart(world: &Arc<World>) {
+    let running: Vec<_> = {
+        let mut state = world.state();
+        let mut all = std::mem::take(&mut state.former);
+        all.extend(state.processes.iter_mut().filter_map(|process| process.coordinator.take()));
+        all
+    };
+    for coordinator in &running {
+        coordinator.stop();
+    }
+    drop(running);
+    madsim::time::sleep(Duration::from_millis(10)).await;
+}
+
+/// Starts a coordinator, and again whenever its journal fails.
+async fn process(world: Arc<World>, node: NodeId) {
+    loop {
+        let life = {
+            let mut state = world.state();
+            let process = &mut state.processes[usize::from(node.0)];
+            process.lives += 1;
+            process.lives
+        };
+        let env = SimEnv::new(world.clone(), node, life);
+        let pace = Pace { lane_width: 3, ..Pace::default() };
+        let policy = world.scenario.policy();
+        let started = Coordinator::start(env, node, policy, pace).await;
+        let coordinator = started.expect("the simulated journal always replays");
+        world.state().processes[usize::from(node.0)].coordinator = Some(coordinator.clone());
+        let failure = coordinator.failed().await;
+        let mut state = world.state();
+        world
+            .note(&mut state, End::Node(node.0), "journal-failed", None, 0, || failure.to_string());
+        state.processes[usize::from(node.0)].coordinator = None;
+        state.former.push(coordinator);
+    }
+}
+
+async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
+    for node in (0..world.scenario.nodes).map(NodeId) {
+        world.create_process(node, move |world| process(world, node));
+    }
+    let sessions: Vec<_> = (0..world.scenario.sessions)
+        .map(|session| madsim::task::spawn(session_loop(world.clone(), session)))
+        .collect();
+    let stopwatch = {
+        let world = world.clone();
+        madsim::task::spawn(async move { recover(&world).await })
+    };
+    for session in sessions {
+        session.await.expect("sessions do not panic");
+    }
+    let recovery = stopwatch.await.expect("the stopwatch does not panic");
+    let left = world.scenario.length_ms.saturating_sub(world.now_ms());
+    madsim::time::sleep(Duration::from_millis(QUIET_MS.max(left))).await;
+    verdict(world, recovery, keep)
+}
+
+async fn session_loop(world: Arc<World>, session: u16) {
+    let mut contexts: BTreeMap<RecordId, VersionVector> = BTreeMap::new();
+    let operations: Vec<Operation> = world
+        .scenario
+        .operations
+        .iter()
+        .filter(|operation| operation.session == session)
+        .cloned()
+        .collect();
+    for operation in operations {
+        let wait = operation.at_ms.saturating_sub(world.now_ms());
+        if wait > 0 {
+            madsim::time::sleep(Duration::from_millis(wait)).await;
+        }
+        perform(&world, &operation, &mut contexts).await;
+    }
+}
+
+async fn perform(
+    world: &Arc<World>,
+    operation: &Operation,
+    contexts: &mut BTreeMap<RecordId, VersionVector>,
+) {
+    let record =
+        RecordId { dataset: operation.dataset.as_str().into(), key: operation.key.as_str().into() };
+    let (session, node) = (operation.session, NodeId(operation.node));
+    let condition = match operation.act {
+        Act::ReadAny | Act::ReadLatest => {
+            let level =
+                if operation.act == Act::ReadAny { ReadLevel::Any } else { ReadLevel::Latest };
+            if let Some(read) = read(world, session, node, &record, level).await
+                && let Some(context) = read.context
+            {
+                contexts.insert(record, context);
+            }
+            return;
+        }
+        Act::Put { .. } | Act::Delete => Condition::None,
+        Act::PutWithContext { .. } => {
+            Condition::Context(contexts.get(&record).cloned().unwrap_or_default())
+        }
+        Act::PutIfUnchanged { .. } => {
+            match read(world, session, node, &record, ReadLevel::Latest).await {
+                Some(Read { value: Some(_), etag: Some(etag), .. }) => Condition::Match(etag),
+                Some(_) => Condition::Absent,
+                None => return,
+            }
+        }
+    };
+    write(world, operation.id, session, node, &record, operation.value(), condition).await;
+}
+
+/// Writes, at other coordinators too if the first refuses; tells the checker what it was told.
+async fn write(
+    world: &Arc<World>,
+    id: u32,
+    session: u16,
+    node: NodeId,
+    record: &RecordId,
+    value: Option<Bytes>,
+    condition: Condition,
+) -> Told {
+    let now_ms = world.now_ms();
+    {
+        let mut state = world.state();
+        state.checker.asks(id, now_ms, session, record.clone(), value.as_deref());
+        world.note(
+            &mut state,
+            End::Session(session),
+            "asks",
+            Some(End::Node(node.0)),
+            id.into(),
+            || {
+                let what = if value.is_some() { "put" } else { "delete" };
+                format!("w{id}: {what} {record}")
+            },
+        );
+    }
+    let mut told = Told::Refused;
+    for attempt in 0..TRIES {
+        let node = NodeId((node.0 + attempt) % world.scenario.nodes);
+        let write = Write {
+            dataset: record.dataset.to_string(),
+            key: record.key.to_string(),
+            value: value.clone(),
+            condition: condition.clone(),
+        };
+        let asked = world
+            .ask(session, node, move |coordinator| async move { coordinator.write(write).await });
+        told = match asked.await {
+            Ok(WriteOutcome::Applied(receipt)) => Told::Acknowledged(receipt.dot),
+            Ok(WriteOutcome::Refused(refusal)) if refusal.is_retryable() => Told::Refused,
+            Ok(WriteOutcome::Refused(_)) => {
+                told = Told::Refused;
+                break;
+            }
+            Ok(WriteOutcome::Unknown(_)) | Err(true) => Told::Unknown,
+            Err(false) => Told::Refused,
+        };
+        if told != Told::Refused {
+            break;
+        }
+        madsim::time::sleep(Duration::from_millis(100)).await;
+    }
+    let now_ms = world.now_ms();
+    let mut state = world.state();
+    state.checker.told(id, now_ms, told);
+    let (kind, digest) = match told {
+        Told::Acknowledged(dot) => ("write-acked", dot.counter),
+        Told::Refused => ("write-refused", 0),
+        Told::Unknown | Told::Waiting => ("write-unknown", 0),
+    };
+    world.note(&mut state, End::Session(session), kind, None, digest, || match told {
+        Told::Acknowledged(dot) => format!("w{id} of {record} is {dot}"),
+        Told::Refused | Told::Unknown | Told::Waiting => format!("w{id} of {record}"),
+    });
+    told
+}
+
+async fn read(
+    world: &Arc<World>,
+    session: u16,
+    node: NodeId,
+    record: &RecordId,
+    level: ReadLevel,
+) -> Option<Read> {
+    let (dataset, key) = (record.dataset.to_string(), record.key.to_string());
+    let asked = world.ask(session, node, move |coordinator| async move {
+        coordinator.read(&dataset, &key, Some(level)).await
+    });
+    let read = asked.await.ok()?.ok()?;
+    let now_ms = world.now_ms();
+    let mut state = world.state();
+    world.note(&mut state, End::Session(session), "read", None, now_ms, || record.to_string());
+    if let Some(value) = &read.value {
+        state.checker.served(now_ms, record, value);
+    }
+    Some(read)
+}
+
+/// What the stopwatch showed.
+struct Recovered {
+    healed_ms: u64,
+    /// From then until a fresh write at each coordinator was readable from every other, and every
+    /// breaker admitted traffic; `None`: never.
+    usable_ms: Option<u64>,
+}
+
+/// The stopwatch. It starts when the last fault has ended. What was owed then, and whatever is
+/// owed after, is timed by the checker one by one, so that sessions that go on writing neither
+/// hide a slow recovery nor look like one.
+async fn recover(world: &Arc<World>) -> Option<Recovered> {
+    let until_ms = world.scenario.faults_end_ms() + 60_000;
+    let healed_ms = loop {
+        if let Some(healed_ms) = world.healed_ms() {
+            break healed_ms;
+        }
+        if world.now_ms() > until_ms {
+            return None;
+        }
+        madsim::time::sleep(Duration::from_millis(20)).await;
+    };
+    {
+        let mut state = world.state();
+        world.note(&mut state, End::Session(0), "healed", None, healed_ms, String::new);
+    }
+    let give_up_ms = world.now_ms() + RECOVERY_GIVEN_UP_MS;
+    let fresh: Vec<_> = (0..world.scenario.nodes)
+        .map(|node| madsim::task::spawn(fresh_write(world.clone(), NodeId(node), give_up_ms)))
+        .collect();
+    let mut usable_ms = healed_ms;
+    for task in fresh {
+        match task.await.expect("it does not panic") {
+            Some(at_ms) => usable_ms = usable_ms.max(at_ms),
+            None => return Some(Recovered { healed_ms, usable_ms: None }),
+        }
+    }
+    loop {
+        let admits = world.state().processes.iter().all(|process| {
+            process.coordinator.as_ref().is_some_and(|coordinator| coordinator.admits_all())
+        });
+        if admits {
+            return Some(Recovered { healed_ms, usable_ms: Some(usable_ms - healed_ms) });
+        }
+        usable_ms = world.now_ms();
+        if world.now_ms() > give_up_ms {
+            return Some(Recovered { healed_ms, usable_ms: None });
+        }
+        madsim::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A fresh write at one coordinator, read from every other. Gives the time when all had it.
+async fn fresh_write(world: Arc<World>, node: NodeId, give_up_ms: u64) -> Option<u64> {
+    let record = RecordId { dataset: "notes".into(), key: format!("fresh-{}", node.0).into() };
+    let session = node.0 % world.scenario.sessions;
+    let mut written = false;
+    let mut tries = 0;
+    while !written {
+        if world.now_ms() > give_up_ms {
+            return None;
+        }
+        let id = FRESH_ID + u32::from(node.0) * 1_000 + tries;
+        tries += 1;
+        let value = Some(crate::workload::value(id, 24));
+        let write = Write {
+            dataset: record.dataset.to_string(),
+            key: record.key.to_string(),
+            value: value.clone(),
+            condition: Condition::None,
+        };
+        let now_ms = world.now_ms();
+        world.state().checker.asks(id, now_ms, session, record.clone(), value.as_deref());
+        let asked = world
+            .ask(session, node, move |coordinator| async move { coordinator.write(write).await });
+        let (told, done) = match asked.await {
+            Ok(WriteOutcome::Applied(receipt)) => {
+                (Told::Acknowledged(receipt.dot), receipt.pending.is_empty())
+            }
+            Ok(WriteOutcome::Refused(_)) | Err(false) => (Told::Refused, false),
+            Ok(WriteOutcome::Unknown(_)) | Err(true) => (Told::Unknown, false),
+        };
+        let now_ms = world.now_ms();
+        world.state().checker.told(id, now_ms, told);
+        written = done;
+        if !written {
+            madsim::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    for other in (0..world.scenario.nodes).map(NodeId).filter(|other| *other != node) {
+        loop {
+            let found = read(&world, session, other, &record, ReadLevel::Latest).await;
+            if found.is_some_and(|read| read.value.is_some()) {
+                break;
+            }
+            if world.now_ms() > give_up_ms {
+                return None;
+            }
+            madsim::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Some(world.now_ms())
+}
+
+fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outcome {
+    let now_ms = world.now_ms();
+    let mut state = world.state();
+    let state = &mut *state;
+    let healed_ms = recovery.as_ref().map(|recovery| recovery.healed_ms);
+    let recovery_ms = recovery.and_then(|recovery| {
+        let usable_ms = recovery.usable_ms.filter(|_| state.checker.is_settled())?;
+        Some(usable_ms.max(state.checker.longest_wait_ms(recovery.healed_ms)))
+    });
+    match recovery_ms {
+        Some(took_ms) if took_ms <= RECOVERY_MS_MAX => state.checker.passed(Invariant::Recovery),
+        Some(took_ms) => {
+            let message = format!("recovery took {took_ms} ms");
+            state.checker.report(Invariant::Recovery, now_ms, message);
+        }
+        None => {
+            let message = format!("never recovered; {}", state.checker.unsettled());
+            state.checker.report(Invariant::Recovery, now_ms, message);
+        }
+    }
+    let r2 = &state.r2;
+    let blob = |hash: ContentHash| {
+        r2.get(&blob_key(hash)).is_some_and(|object| ContentHash::of(&object.body) == hash)
+    };
+    state.checker.finish(now_ms, state.d1.rows(), state.d1.losers(), blob);
+    let mut outcome = Outcome {
+        violations: state.checker.violations().to_vec(),
+        checked: state.checker.checked().clone(),
+        trace_hash: state.trace.hash().to_hex()[..32].to_owned(),
+        event_count: state.trace.events(),
+        virtual_ms: now_ms,
+        healed_ms,
+        recovery_ms,
+        conflicts: state.d1.losers().values().map(|losers| losers.len() as u64).sum(),
+        delivered: state.delivered,
+        faults: state.faults.clone(),
+        sometimes: state.sometimes.clone(),
+        ..Outcome::default()
+    };
+    for process in &state.processes {
+        if let Some(coordinator) = &process.coordinator {
+            note_counters(&mut outcome.sometimes, &coordinator.status().counters);
+        }
+    }
+    let readable = |value: &Stored, hash: ContentHash| match value {
+        Stored::Tombstone => hash == ContentHash::of(&[]),
+        Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
+        Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
+    };
+    for (id, asked) in state.checker.asked() {
+        outcome.attempted += 1;
+        match asked.told {
+            Told::Acknowledged(_) => outcome.acknowledged += 1,
+            Told::Refused => outcome.refused += 1,
+            Told::Unknown | Told::Waiting => outcome.unknown += 1,
+        }
+        let fate = match asked.told {
+            Told::Acknowledged(dot) if keep => {
+                let (rows, losers) = (state.d1.rows(), state.d1.losers());
+                Some(state.checker.fate(dot, &asked.record, rows, losers, &readable))
+            }
+            _ => None,
+        };
+        if keep {
+            outcome.fates.push(WriteFate {
+                id: *id,
+                at_ms: asked.at_ms,
+                session: asked.session,
+                record: asked.record.clone(),
+                told: asked.told,
+                fate,
+            });
+        }
+    }
+    outcome.lost =
+        outcome.violations.iter().filter(|v| v.invariant == Invariant::ZeroLoss).count() as u64;
+    outcome.events = state.trace.take();
+    outcome
+}
+
+fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
+    let reached = [
+        (counters.breaker_opened, "breaker-opened"),
+        (counters.puts_unknown, "put-without-an-answer"),
+        (counters.writes_cancelled, "condition-failed-at-the-authority"),
+        (counters.writes_pending, "acknowledged-as-pending"),
+        (counters.rate_limited, "store-said-429"),
+        (counters.clock_drift_ms_max, "clock-drift-noticed"),
+    ];
+    sometimes.extend(reached.into_iter().filter(|(count, _)| *count > 0).map(|(_, name)| name));
+}
+
+/// Which stores a scenario has, for reports.
+pub const STORES: [StoreId; 3] = StoreId::ALL;

@@ -1,0 +1,237 @@
+//! A scenario: everything that a run is made of, as plain data.
+//!
+//! Invariant: a scenario decides its run. A profile and a seed make one; it can be written to a
+//! file, edited and replayed. Every random choice that is left to the run itself is drawn from a
+//! stream keyed by what it is for, so that taking one operation or fault out shifts no other.
+
+use crate::streams::{Purpose, Streams};
+use crate::workload::{self, Operation};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use tidelock_engine::policy::{Dataset, Durability, Keep, Limits, Policy, Projection, Strategy};
+use tidelock_engine::record::StoreId;
+use tidelock_faults::{Fault, PlanShape, plan};
+
+/// The kinds of worlds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// One coordinator, short.
+    Quick,
+    /// Three coordinators over shared stores, three sessions, every fault.
+    Standard,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Profile; 2] = [Profile::Quick, Profile::Standard];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Profile::Quick => "quick",
+            Profile::Standard => "standard",
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Profile {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Profile::ALL.into_iter().find(|profile| profile.name() == text).ok_or_else(|| {
+            let names: Vec<&str> = Profile::ALL.into_iter().map(Profile::name).collect();
+            format!("there is no profile {text:?}; the profiles are {}", names.join(", "))
+        })
+    }
+}
+
+/// How a dataset is kept, as a scenario file says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Its name.
+    pub name: String,
+    /// Acknowledgements wait for D1.
+    pub d1_through: bool,
+    /// Acknowledgements wait for KV.
+    pub kv_through: bool,
+    /// Acknowledgements wait for R2.
+    pub r2_through: bool,
+    /// KV keeps references only.
+    pub kv_reference: bool,
+}
+
+impl Kept {
+    fn dataset(&self) -> Dataset {
+        let strategy = |through: bool| {
+            if through { Strategy::WriteThrough } else { Strategy::WriteBehind }
+        };
+        let projection = |keep: Keep| Some(Projection { prefix: format!("{}/", self.name), keep });
+        let nothing = !(self.d1_through || self.kv_through || self.r2_through);
+        Dataset {
+            kv: projection(if self.kv_reference { Keep::Reference } else { Keep::Full }),
+            r2: projection(Keep::Full),
+            strategy: [
+                (StoreId::D1, strategy(self.d1_through)),
+                (StoreId::Kv, strategy(self.kv_through)),
+                (StoreId::R2, strategy(self.r2_through)),
+            ]
+            .into(),
+            durability: if nothing { Durability::Local } else { Durability::Authority },
+            ..Dataset::everywhere(&self.name)
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// What kind of world.
+    pub profile: Profile,
+    /// Draws whatever this file does not say.
+    pub seed: u64,
+    /// Coordinators, all over the same stores.
+    pub nodes: u16,
+    /// Client sessions.
+    pub sessions: u16,
+    /// The run lasts at least this long, virtual.
+    pub length_ms: u64,
+    /// What is kept.
+    pub datasets: Vec<Kept>,
+    /// The largest value that the authority takes whole; small, so that large values are cheap.
+    pub authority_value_bytes_max: usize,
+    /// How far each coordinator's wall clock is off, in milliseconds.
+    pub clock_skew_ms: Vec<i64>,
+    /// What the sessions do, in time order.
+    pub operations: Vec<Operation>,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+impl Scenario {
+    /// The scenario of a profile and a seed.
+    pub fn generate(profile: Profile, seed: u64) -> Self {
+        let streams = Streams::new(seed);
+        let (nodes, sessions, operations, length_ms, quiet_ms) = match profile {
+            Profile::Quick => (1, 2, 60, 20_000, 8_000),
+            Profile::Standard => (3, 3, 200, 60_000, 12_000),
+        };
+        let mut world = streams.open(Purpose::Topology, 0);
+        let mut datasets = vec![Kept {
+            name: "notes".to_owned(),
+            d1_through: true,
+            kv_through: false,
+            r2_through: false,
+            kv_reference: false,
+        }];
+        datasets.push(Kept {
+            name: "files".to_owned(),
+            d1_through: world.random_bool(0.7),
+            kv_through: world.random_bool(0.2),
+            r2_through: world.random_bool(0.2),
+            kv_reference: world.random_bool(0.2),
+        });
+        let clock_skew_ms = (0..nodes).map(|_| world.random_range(-200..=200)).collect();
+        let shape = PlanShape {
+            nodes,
+            sessions,
+            from_ms: 1_000,
+            until_ms: length_ms - quiet_ms,
+            kinds_permille: 350,
+            windows_max: 2,
+        };
+        let faults = plan(&shape, &mut streams.open(Purpose::Plan, 0));
+        let authority_value_bytes_max = 512;
+        let operations = workload::generate(
+            &workload::Shape {
+                nodes,
+                sessions,
+                operations,
+                until_ms: length_ms - quiet_ms,
+                datasets: datasets.iter().map(|kept| kept.name.clone()).collect(),
+                oversize_bytes: authority_value_bytes_max + 1,
+            },
+            &mut streams.open(Purpose::Workload, 0),
+        );
+        Scenario {
+            profile,
+            seed,
+            nodes,
+            sessions,
+            length_ms,
+            datasets,
+            authority_value_bytes_max,
+            clock_skew_ms,
+            operations,
+            faults,
+        }
+    }
+
+    /// The engine's configuration.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            limits: Limits {
+                authority_value_bytes_max: self.authority_value_bytes_max,
+                ..Limits::default()
+            },
+            ..Policy::new(self.datasets.iter().map(Kept::dataset))
+        }
+    }
+
+    /// When the last planned fault ends.
+    pub fn faults_end_ms(&self) -> u64 {
+        self.faults.iter().map(|fault| fault.until_ms).max().unwrap_or(0)
+    }
+
+    /// `profile:seed`.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.profile, self.seed)
+    }
+}
+
+/// A scenario by name, as `PROFILE:SEED`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// What kind of world.
+    pub profile: Profile,
+    /// Which one.
+    pub seed: u64,
+}
+
+impl FromStr for Name {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (profile, seed) = text.split_once(':').unwrap_or(("quick", text));
+        let seed = seed
+            .parse()
+            .map_err(|_| format!("{seed:?} is no seed; give a whole number, as in standard:42"))?;
+        Ok(Name { profile: profile.parse()?, seed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_survives_its_file() {
+        let scenario = Scenario::generate(Profile::Standard, 7);
+        let text = serde_json::to_string_pretty(&scenario).unwrap();
+        assert_eq!(serde_json::from_str::<Scenario>(&text).unwrap(), scenario);
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!("standard:42".parse(), Ok(Name { profile: Profile::Standard, seed: 42 }));
+        assert_eq!("42".parse(), Ok(Name { profile: Profile::Quick, seed: 42 }));
+        assert!("standard:x".parse::<Name>().unwrap_err().contains("whole number"));
+        assert!("nope:1".parse::<Name>().unwrap_err().contains("standard"));
+    }
+}

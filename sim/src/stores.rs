@@ -1,0 +1,334 @@
+//! The stores as their documentation describes them.
+//!
+//! KV: <https://developers.cloudflare.com/kv/concepts/how-kv-works/> (a read may be served from
+//! an edge cache for 60 seconds, "not found" too; one write a second for each key).
+//! D1: <https://developers.cloudflare.com/d1/worker-api/d1-database/#batch> (a batch is one
+//! transaction at the primary). R2: <https://developers.cloudflare.com/r2/reference/consistency/>
+//! (strong; conditional puts).
+
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use tidelock_engine::env::{KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind};
+use tidelock_engine::record::{
+    KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser, R2_KEY_BYTES_MAX,
+    R2_METADATA_BYTES_MAX, RecordId,
+};
+use tidelock_engine::row::{
+    self, BatchAnswer, Change, Poll, PollPage, Row, RowAnswer, RowOp, Seq, StoreTime,
+};
+use tidelock_engine::version::NodeId;
+
+/// A read may be served from an edge cache for so long.
+pub const KV_CACHED_MS: u64 = 60_000;
+/// KV and R2 take one write to a key in this time.
+pub const SAME_KEY_MS: u64 = 1_000;
+
+#[derive(Debug)]
+struct Cached {
+    entry: Option<KvEntry>,
+    at: StoreTime,
+}
+
+/// Workers KV: the central store, and one edge cache for each place that reads.
+#[derive(Debug, Default)]
+pub struct Kv {
+    entries: BTreeMap<String, KvEntry>,
+    written: BTreeMap<String, StoreTime>,
+    caches: BTreeMap<(NodeId, String), Cached>,
+}
+
+/// A write that was refused on its merits, or may go on.
+type Checked = Result<(), Refusal>;
+
+fn check_deadline(now: StoreTime, deadline: Option<StoreTime>) -> Checked {
+    match deadline {
+        Some(deadline) if now >= deadline => {
+            Err(Refusal::new(RefusalKind::DeadlinePassed, "the lease has ended"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_size(what: &'static str, bytes: usize, bytes_max: usize) -> Checked {
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let detail = format!("the {what} has {bytes} bytes and the limit is {bytes_max}");
+    Err(Refusal::new(RefusalKind::TooLarge, detail))
+}
+
+impl Kv {
+    /// What the gateway checks when a write arrives: nothing has happened yet.
+    pub fn check(
+        &self,
+        now: StoreTime,
+        key: &str,
+        entry: Option<&KvEntry>,
+        deadline: StoreTime,
+        rate_limited: bool,
+    ) -> Checked {
+        check_deadline(now, Some(deadline))?;
+        if key.is_empty() || key == "." || key == ".." {
+            return Err(Refusal::new(RefusalKind::Constraint, "keys cannot be empty, . or .."));
+        }
+        check_size("key", key.len(), KV_KEY_BYTES_MAX)?;
+        if let Some(entry) = entry {
+            check_size("value", entry.value.len(), KV_VALUE_BYTES_MAX)?;
+            let metadata = entry.metadata.as_ref().map_or(0, String::len);
+            check_size("metadata", metadata, KV_METADATA_BYTES_MAX)?;
+        }
+        check_rate(&self.written, now, key, rate_limited)
+    }
+
+    /// A write lands.
+    pub fn land(&mut self, now: StoreTime, key: &str, entry: Option<KvEntry>) {
+        self.written.insert(key.to_owned(), now);
+        match entry {
+            Some(entry) => self.entries.insert(key.to_owned(), entry),
+            None => self.entries.remove(key),
+        };
+    }
+
+    /// A read at a place. `cached`: the edge may answer. The flag tells whether the answer is
+    /// older than the central store's.
+    pub fn get(
+        &mut self,
+        now: StoreTime,
+        place: NodeId,
+        key: &str,
+        cached: bool,
+    ) -> (Option<KvEntry>, bool) {
+        let central = self.entries.get(key).cloned();
+        let slot = (place, key.to_owned());
+        if cached
+            && let Some(held) = self.caches.get(&slot)
+            && now.0 < held.at.0 + KV_CACHED_MS
+        {
+            return (held.entry.clone(), held.entry != central);
+        }
+        self.caches.insert(slot, Cached { entry: central.clone(), at: now });
+        (central, false)
+    }
+
+    /// A page of the central store's keys.
+    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Listed> {
+        page(&self.entries, prefix, after, limit, |entry| entry.metadata.clone())
+    }
+
+    /// What the central store holds.
+    pub fn central(&self, key: &str) -> Option<&KvEntry> {
+        self.entries.get(key)
+    }
+}
+
+fn check_rate(
+    written: &BTreeMap<String, StoreTime>,
+    now: StoreTime,
+    key: &str,
+    rate_limited: bool,
+) -> Checked {
+    let last = written.get(key).copied();
+    if rate_limited && last.is_some_and(|last| now.0 < last.0 + SAME_KEY_MS) {
+        return Err(Refusal::new(RefusalKind::RateLimited, "429 Too Many Requests"));
+    }
+    Ok(())
+}
+
+fn page<T>(
+    entries: &BTreeMap<String, T>,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+    metadata: impl Fn(&T) -> Option<String>,
+) -> Vec<Listed> {
+    use std::ops::Bound;
+    let from = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    };
+    entries
+        .range::<str, _>((from, Bound::Unbounded))
+        .take_while(|(key, _)| key.starts_with(prefix))
+        .take(limit)
+        .map(|(key, value)| Listed { key: key.clone(), metadata: metadata(value) })
+        .collect()
+}
+
+/// R2.
+#[derive(Debug, Default)]
+pub struct R2 {
+    objects: BTreeMap<String, Object>,
+    written: BTreeMap<String, StoreTime>,
+    puts: u64,
+}
+
+impl R2 {
+    /// What is checked when a write arrives.
+    pub fn check(
+        &self,
+        now: StoreTime,
+        key: &str,
+        metadata: Option<&str>,
+        condition: &PutIf,
+        deadline: Option<StoreTime>,
+        rate_limited: bool,
+    ) -> Checked {
+        check_deadline(now, deadline)?;
+        if key.is_empty() {
+            return Err(Refusal::new(RefusalKind::Constraint, "keys cannot be empty"));
+        }
+        check_size("key", key.len(), R2_KEY_BYTES_MAX)?;
+        check_size("metadata", metadata.map_or(0, str::len), R2_METADATA_BYTES_MAX)?;
+        if *condition == PutIf::Absent && self.objects.contains_key(key) {
+            let detail =
+                "412 At least one of the pre-conditions you specified did not hold (10031)";
+            return Err(Refusal::new(RefusalKind::Precondition, detail));
+        }
+        check_rate(&self.written, now, key, rate_limited)
+    }
+
+    /// A put lands; gives the ETag.
+    pub fn land(
+        &mut self,
+        now: StoreTime,
+        key: &str,
+        body: Bytes,
+        metadata: Option<String>,
+    ) -> String {
+        self.puts += 1;
+        self.written.insert(key.to_owned(), now);
+        let etag = format!("{:08x}", self.puts);
+        self.objects.insert(key.to_owned(), Object { body, metadata, etag: etag.clone() });
+        etag
+    }
+
+    /// A delete lands.
+    pub fn delete(&mut self, now: StoreTime, key: &str) {
+        self.written.insert(key.to_owned(), now);
+        self.objects.remove(key);
+    }
+
+    /// The object.
+    pub fn get(&self, key: &str) -> Option<&Object> {
+        self.objects.get(key)
+    }
+
+    /// A page of keys.
+    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Listed> {
+        page(&self.objects, prefix, after, limit, |object| object.metadata.clone())
+    }
+}
+
+/// D1's primary, holding rows.
+#[derive(Debug, Default)]
+pub struct D1 {
+    rows: BTreeMap<RecordId, Row>,
+    losers: BTreeMap<RecordId, Vec<Loser>>,
+    feed: BTreeMap<Seq, RecordId>,
+    seq: Seq,
+}
+
+impl D1 {
+    /// Applies a batch, all of it in one transaction. Gives the records whose rows changed.
+    pub fn batch(
+        &mut self,
+        now: StoreTime,
+        ops: &[RowOp],
+    ) -> (Outcome<BatchAnswer>, Vec<RecordId>) {
+        let mut changed = Vec::new();
+        let mut answers = Vec::with_capacity(ops.len());
+        for op in ops {
+            let record = op.record();
+            let next_seq = Seq(self.seq.0 + 1);
+            let before = self.rows.get(record);
+            let former_seq = before.map(|row| row.seq);
+            let (after, answer) = row::apply(before, op, now, next_seq);
+            if let Some(after) = after {
+                if after.seq == next_seq {
+                    self.seq = next_seq;
+                    if let Some(former) = former_seq {
+                        self.feed.remove(&former);
+                    }
+                    self.feed.insert(next_seq, record.clone());
+                }
+                self.rows.insert(record.clone(), after);
+                changed.push(record.clone());
+            }
+            if let (RowOp::Install(install), RowAnswer::Installed { .. }) = (op, &answer)
+                && !install.losers.is_empty()
+            {
+                let kept = self.losers.entry(record.clone()).or_default();
+                for loser in &install.losers {
+                    if !kept.iter().any(|k| k.sibling.dot == loser.sibling.dot) {
+                        kept.push(loser.clone());
+                    }
+                }
+            }
+            answers.push(answer);
+        }
+        (Outcome::Applied(BatchAnswer { now, answers }), changed)
+    }
+
+    /// The change feed and the lapsed marks.
+    pub fn poll(&self, now: StoreTime, poll: Poll) -> PollPage {
+        use std::ops::Bound;
+        let mut later = self.feed.range((Bound::Excluded(poll.after), Bound::Unbounded));
+        let changes: Vec<Change> = later
+            .by_ref()
+            .take(poll.limit)
+            .map(|(seq, record)| {
+                let row = &self.rows[record];
+                Change {
+                    record: record.clone(),
+                    version: row.version.clone(),
+                    row_seq: row.row_seq,
+                    foreign: row.has_foreign_write(),
+                    seq: *seq,
+                }
+            })
+            .collect();
+        let complete = later.next().is_none();
+        let lapsed = self.rows.iter().flat_map(|(record, row)| {
+            let owed = row.owed.iter().filter(|(_, leases)| row::lapsed(leases, poll.actor, now));
+            owed.map(|(store, _)| (record.clone(), *store))
+        });
+        PollPage { now, changes, complete, lapsed: lapsed.take(poll.limit).collect() }
+    }
+
+    /// Somebody writes to a row past every coordinator, as D1's triggers see it.
+    pub fn write_foreign(
+        &mut self,
+        now: StoreTime,
+        record: &RecordId,
+        value: tidelock_engine::record::Stored,
+    ) {
+        self.seq = Seq(self.seq.0 + 1);
+        let row = self.rows.entry(record.clone()).or_default();
+        self.feed.remove(&row.seq);
+        row.value = Some(value);
+        row.row_seq += 1;
+        row.foreign_at = now;
+        row.seq = self.seq;
+        self.feed.insert(self.seq, record.clone());
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> &BTreeMap<RecordId, Row> {
+        &self.rows
+    }
+
+    /// All rows, for deliberately wrong doubles.
+    pub fn rows_mut(&mut self) -> &mut BTreeMap<RecordId, Row> {
+        &mut self.rows
+    }
+
+    /// The values that lost.
+    pub fn losers(&self) -> &BTreeMap<RecordId, Vec<Loser>> {
+        &self.losers
+    }
+
+    /// The values that lost, for deliberately wrong doubles.
+    pub fn losers_mut(&mut self) -> &mut BTreeMap<RecordId, Vec<Loser>> {
+        &mut self.losers
+    }
+}

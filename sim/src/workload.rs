@@ -1,0 +1,130 @@
+//! What the sessions do: writes to a few hot records and many cold ones, each value unique, so
+//! that every byte served traces to one write.
+
+use bytes::Bytes;
+use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Coordinators.
+    pub nodes: u16,
+    /// Sessions.
+    pub sessions: u16,
+    /// How many operations.
+    pub operations: u32,
+    /// None begins after this.
+    pub until_ms: u64,
+    /// Names to choose from.
+    pub datasets: Vec<String>,
+    /// Length of a value that the authority cannot take whole.
+    pub oversize_bytes: usize,
+}
+
+/// One operation of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Unique in its scenario; the value is made from it.
+    pub id: u32,
+    /// When it begins; later if the session is still busy.
+    pub at_ms: u64,
+    /// Whose.
+    pub session: u16,
+    /// Which coordinator is asked first.
+    pub node: u16,
+    /// In which dataset.
+    pub dataset: String,
+    /// Which record.
+    pub key: String,
+    /// What.
+    pub act: Act,
+}
+
+/// What an operation does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Act {
+    /// Writes a value of so many bytes over whatever is known.
+    Put {
+        /// Length.
+        bytes: usize,
+    },
+    /// Deletes.
+    Delete,
+    /// Writes with the context of the session's last read of the record.
+    PutWithContext {
+        /// Length.
+        bytes: usize,
+    },
+    /// Reads, then writes if nothing has changed since.
+    PutIfUnchanged {
+        /// Length.
+        bytes: usize,
+    },
+    /// Reads the nearest copy.
+    ReadAny,
+    /// Reads the authority's.
+    ReadLatest,
+}
+
+impl Operation {
+    /// The bytes that it writes.
+    pub fn value(&self) -> Option<Bytes> {
+        let bytes = match self.act {
+            Act::Put { bytes } | Act::PutWithContext { bytes } | Act::PutIfUnchanged { bytes } => {
+                bytes
+            }
+            Act::Delete | Act::ReadAny | Act::ReadLatest => return None,
+        };
+        Some(value(self.id, bytes))
+    }
+
+    /// True when it may change the record.
+    pub fn is_write(&self) -> bool {
+        !matches!(self.act, Act::ReadAny | Act::ReadLatest)
+    }
+}
+
+/// A value that no other write has.
+pub fn value(id: u32, bytes: usize) -> Bytes {
+    let mut text = format!("w{id}.");
+    while text.len() < bytes {
+        text.push(char::from(b'a' + u8::try_from((text.len() + id as usize) % 26).unwrap_or(0)));
+    }
+    Bytes::from(text)
+}
+
+/// Draws the operations, in time order.
+pub fn generate(shape: &Shape, rng: &mut impl Rng) -> Vec<Operation> {
+    let mut operations: Vec<Operation> = (0..shape.operations)
+        .map(|id| {
+            let hot = rng.random_bool(0.35);
+            let key = if hot { rng.random_range(0..3) } else { rng.random_range(3..40) };
+            let bytes = match rng.random_range(0..100) {
+                0..4 => shape.oversize_bytes + rng.random_range(0..200),
+                _ => rng.random_range(8..120),
+            };
+            let act = match rng.random_range(0..100) {
+                0..62 => Act::Put { bytes },
+                62..72 => Act::Delete,
+                72..80 => Act::PutWithContext { bytes },
+                80..85 => Act::PutIfUnchanged { bytes },
+                85..93 => Act::ReadAny,
+                _ => Act::ReadLatest,
+            };
+            let dataset = &shape.datasets[rng.random_range(0..shape.datasets.len())];
+            Operation {
+                id,
+                at_ms: rng.random_range(100..shape.until_ms),
+                session: rng.random_range(0..shape.sessions),
+                node: rng.random_range(0..shape.nodes),
+                dataset: dataset.clone(),
+                key: format!("k{key}"),
+                act,
+            }
+        })
+        .collect();
+    operations.sort_by_key(|operation| (operation.at_ms, operation.id));
+    operations
+}
