@@ -28,8 +28,20 @@ pub struct Node<E: Env> {
     policy: Policy,
     pace: Pace,
     stage: Mutex<Stage<E>>,
+    /// When the coordinator began to take requests (monotonic).
+    since: Mutex<Duration>,
+    last_failure: Mutex<Option<Failure>>,
     draining: AtomicBool,
     restarts: AtomicU64,
+}
+
+/// A failure of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// When it was noticed (monotonic).
+    pub at: Duration,
+    /// The journal's words.
+    pub why: String,
 }
 
 enum Stage<E: Env> {
@@ -77,6 +89,8 @@ impl<E: Env> Node<E> {
             policy,
             pace,
             stage: Mutex::new(Stage::Running(first.clone())),
+            since: Mutex::new(env.clock().monotonic()),
+            last_failure: Mutex::new(None),
             draining: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
         });
@@ -97,6 +111,17 @@ impl<E: Env> Node<E> {
     /// Coordinators started after the first.
     pub fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// For how long the coordinator has taken requests.
+    pub fn age(&self) -> Duration {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        self.env.clock().monotonic().saturating_sub(since)
+    }
+
+    /// The journal's last failure.
+    pub fn last_failure(&self) -> Option<Failure> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// True once it takes no new writes.
@@ -140,6 +165,17 @@ impl<E: Env> Node<E> {
     }
 
     fn enter(&self, stage: Stage<E>) {
+        let now = self.env.clock().monotonic();
+        match &stage {
+            Stage::Running(_) => {
+                *self.since.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            }
+            Stage::Recovering { why } => {
+                let failure = Failure { at: now, why: why.clone() };
+                let mut last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
+                *last = Some(failure);
+            }
+        }
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
     }
 

@@ -74,22 +74,25 @@ pub fn serve(args: ServeArgs) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(|error| start(format!("the runtime cannot be started: {error}")))?;
-    let served = runtime.block_on(run(args));
+    folder::make(&args.data).map_err(start)?;
+    let lock = FolderLock::take(&args.data).map_err(start)?;
+    let served = runtime.block_on(run(args, &lock));
+    // The tasks end here, and with the last of them journal and stores are closed: only then may
+    // another process have the folder.
     runtime.shutdown_timeout(GOODBYE_MAX);
+    drop(lock);
     served
 }
 
-async fn run(args: ServeArgs) -> Result<(), ServeError> {
+async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let data = args.data.as_path();
-    folder::make(data).map_err(start)?;
-    let lock = FolderLock::take(data).map_err(start)?;
     let config = config(data, args.config.as_deref())?;
     let token = folder::token(data, rand::random).map_err(start)?;
     let listener = bind(args.listen.unwrap_or(config.listen)).await?;
     let address = listener.local_addr().map_err(start)?;
     let mut signals = Signals::new().map_err(start)?;
 
-    let journal = DiskJournal::open(data, &lock).map_err(start)?;
+    let journal = DiskJournal::open(data, lock).map_err(start)?;
     let env = ProductionEnv::open(data, journal).map_err(start)?;
     let node = Node::start(env, config.node, config.policy, Pace::default()).await;
     let node = node.map_err(start)?;
@@ -120,7 +123,7 @@ async fn run(args: ServeArgs) -> Result<(), ServeError> {
     tracing::info!(signal = named, "stopping: no new writes; delivering what is owed");
     tokio::select! {
         drained = node.drain(DRAIN_MAX) => match drained {
-            Drained::Clean => tracing::info!("everything that was acknowledged is in its stores"),
+            Drained::Clean => tracing::info!("everything that this run acknowledged is in its stores"),
             Drained::Owing { intents } => tracing::warn!(
                 intents,
                 "some work is left; the journal and the authority keep it for the next start"

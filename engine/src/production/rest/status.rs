@@ -6,11 +6,19 @@ use crate::coordinator::Status;
 use crate::env::Env;
 use crate::policy::{Dataset, Keep, Kind as ValueKind, Strategy};
 use crate::record::StoreId;
+use crate::row::{CLOCK_ERROR_MS, LAND_MS_MAX, LEASE_MS};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A failure of the journal stands first on the page for so long.
+const FAILURE_SHOWN: Duration = Duration::from_secs(5 * 60);
+/// After a start, so long may pass before all that an earlier run left undone is known: its leases
+/// end, and a poll finds their marks.
+const TAKE_OVER: Duration = Duration::from_millis(LEASE_MS + LAND_MS_MAX + CLOCK_ERROR_MS + 1_000);
 
 /// How good or bad the state is, and what an operator should know of it first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,7 +97,7 @@ pub(super) fn report<E: Env>(app: &App<E>) -> Report {
         Err(away) => (None, Some(Problem::from(away))),
     };
     let verdict = match (&coordinator, away) {
-        (Some(status), _) => verdict(status, app.node.is_draining()),
+        (Some(status), _) => verdict(app, status),
         (None, away) => Verdict {
             level: "bad",
             title: "The journal failed".to_owned(),
@@ -116,7 +124,9 @@ pub(super) fn report<E: Env>(app: &App<E>) -> Report {
     }
 }
 
-fn verdict(status: &Status, draining: bool) -> Verdict {
+fn verdict<E: Env>(app: &App<E>, status: &Status) -> Verdict {
+    let failure = app.node.last_failure().filter(|f| app.now() < f.at + FAILURE_SHOWN);
+    let is_young = status.records > 0 && app.node.age() < TAKE_OVER;
     let away = status.stores.iter().filter(|store| store.breaker != "closed");
     let away: Vec<&str> = away.map(|store| store.store.name()).collect();
     let owed: usize = status.stores.iter().map(|store| store.backlog).sum();
@@ -127,9 +137,16 @@ fn verdict(status: &Status, draining: bool) -> Verdict {
         1 => "One record is being brought to its stores.".to_owned(),
         owed => format!("{owed} records are being brought to their stores."),
     };
-    if draining {
+    if app.node.is_draining() {
         let detail = format!("No new writes are taken. {behind}");
         return say("warn", "Stopping", detail);
+    }
+    if let Some(failure) = failure {
+        let detail = format!(
+            "It was replayed, and requests are taken again. What was said: {}. {behind}",
+            failure.why
+        );
+        return say("bad", "The journal failed a moment ago", detail);
     }
     if !away.is_empty() {
         let title = format!("{} not answering", away.join(" and "));
@@ -148,6 +165,10 @@ fn verdict(status: &Status, draining: bool) -> Verdict {
     if !status.ledger_complete {
         let detail = "The authority's records are being read.".to_owned();
         return say("warn", "Starting", detail);
+    }
+    if owed == 0 && is_young {
+        let detail = "What an earlier run may have left undone is taken over as its leases end.";
+        return say("warn", "Starting", detail.to_owned());
     }
     if owed > 0 {
         return say("good", "Catching up", format!("All three stores answer. {behind}"));
