@@ -19,6 +19,7 @@ pub mod policy;
 #[cfg(feature = "production")]
 #[expect(
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "this is the other side of the door: here the traits meet real disks, threads and clocks"
 )]
 pub mod production;

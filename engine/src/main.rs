@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! The binary `tidelock`.
+
+fn main() -> std::process::ExitCode {
+    tidelock_engine::production::cli::main()
+}

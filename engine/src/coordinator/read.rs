@@ -136,7 +136,11 @@ impl<E: Env> Coordinator<E> {
             return self.answer(ours, None).await;
         }
         for store in [StoreId::Kv, StoreId::R2] {
-            if policy.projection(store).is_none() || !self.state().admits(store) {
+            // A copy that this coordinator knows to be behind would hide its own writers' writes.
+            if policy.projection(store).is_none()
+                || !self.state().admits(store)
+                || self.owes(record, store)
+            {
                 continue;
             }
             if let Ok(Some(found)) = self.copy(policy, record, store).await {
@@ -144,6 +148,10 @@ impl<E: Env> Coordinator<E> {
             }
         }
         self.read_latest(record).await
+    }
+
+    fn owes(&self, record: &RecordId, store: StoreId) -> bool {
+        self.state().slots.get(record).is_some_and(|slot| slot.owed.contains_key(&store))
     }
 
     /// The newest write that this coordinator has made durable and still owes to the authority.

@@ -1,0 +1,267 @@
+//! The command line: `serve` runs the server, every other verb is a client of its REST API.
+//!
+//! Exit codes: 0 done, 1 failed or some refused, 2 usage or configuration, 3 the server cannot
+//! start, 4 no such record, 5 the server cannot be reached or does not know the token.
+
+mod client;
+mod export;
+mod import;
+mod jsonl;
+mod line;
+mod place;
+mod verbs;
+
+use super::serve::serve;
+use crate::record::StoreId;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::fmt;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+const DATA_DEFAULT: &str = "./tidelock-data";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidelock",
+    version,
+    about = "Keeps records identical across Cloudflare KV, D1 and R2",
+    after_help = "Verbs other than serve find server and token in the data folder. TIDELOCK_URL \
+                  and TIDELOCK_TOKEN name another server.\n\nExit codes: 0 done, 1 failed or some \
+                  refused, 2 usage or configuration, 3 the server cannot start, 4 no such record, \
+                  5 server unreachable or token refused."
+)]
+struct Line {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the server on a data folder
+    Serve(ServeArgs),
+    /// Print or save one record's value
+    Get(GetArgs),
+    /// Write one record
+    Put(PutArgs),
+    /// Delete one record
+    Delete(DeleteArgs),
+    /// Show how the server and its stores are
+    Status(StatusArgs),
+    /// Write the files of a folder, or the lines of a .jsonl file, as records
+    Import(ImportArgs),
+    /// Save a dataset's records into a folder or a .jsonl file
+    Export(ExportArgs),
+}
+
+/// `tidelock serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where everything is kept; made when it is missing
+    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
+    pub data: PathBuf,
+    /// The configuration; by default tidelock.toml in the data folder, written at the first start
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port to answer at, in place of the configured ones (127.0.0.1:7878); port 0
+    /// takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Another host name to answer under, beside the address and localhost
+    #[arg(long, value_name = "NAME")]
+    pub allow_host: Vec<String>,
+    /// Form of the log on standard error; RUST_LOG chooses what is logged
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct ClientArgs {
+    /// The server's data folder, which holds its address and token
+    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
+    data: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct GetArgs {
+    dataset: String,
+    key: String,
+    /// Write the value to this file, which must not exist yet
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Read this store's copy
+    #[arg(long, value_name = "kv|d1|r2", conflicts_with = "latest")]
+    store: Option<StoreId>,
+    /// Ask the authority instead of the nearest copy
+    #[arg(long)]
+    latest: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct PutArgs {
+    dataset: String,
+    key: String,
+    /// The value; `-` or nothing reads standard input
+    #[arg(value_name = "FILE|-")]
+    file: Option<PathBuf>,
+    /// Only over this version, named by its etag
+    #[arg(long, value_name = "ETAG", conflicts_with = "create")]
+    if_match: Option<String>,
+    /// Only when there is no such record
+    #[arg(long)]
+    create: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct DeleteArgs {
+    dataset: String,
+    key: String,
+    /// Only this version, named by its etag
+    #[arg(long, value_name = "ETAG")]
+    if_match: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// The dataset to write to
+    #[arg(long, value_name = "NAME")]
+    dataset: String,
+    /// A folder, a file, or a .jsonl file of {"key": .., "value": ..} lines
+    path: PathBuf,
+    /// Requests under way at once
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+    /// Also print each key as soon as its record is acknowledged
+    #[arg(long)]
+    each: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// The dataset to read
+    #[arg(long, value_name = "NAME")]
+    dataset: String,
+    /// Read this store's copies; what it lacks is taken from the authority and counted
+    #[arg(long, value_name = "kv|d1|r2")]
+    store: Option<StoreId>,
+    /// A folder, or a file that ends in .jsonl; nothing that exists is overwritten
+    out: PathBuf,
+    /// Requests under way at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Why a verb did not do what was asked.
+#[derive(Debug)]
+pub enum CliError {
+    /// It failed, or part of it was refused.
+    Failed(String),
+    /// The command line cannot be meant.
+    Usage(String),
+    /// No such record.
+    NotFound(String),
+    /// The server does not answer, or not to us.
+    Unreachable(String),
+    /// One of these, and the summary on standard output has said so already.
+    Told(Box<CliError>),
+}
+
+impl CliError {
+    fn code(&self) -> u8 {
+        match self {
+            CliError::Failed(_) => 1,
+            CliError::Usage(_) => 2,
+            CliError::NotFound(_) => 4,
+            CliError::Unreachable(_) => 5,
+            CliError::Told(error) => error.code(),
+        }
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CliError::Failed(problem)
+            | CliError::Usage(problem)
+            | CliError::NotFound(problem)
+            | CliError::Unreachable(problem) => f.write_str(problem),
+            CliError::Told(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CliError {}
+
+/// Runs the process.
+pub fn main() -> ExitCode {
+    let (ended, json) = match Line::parse().verb {
+        Verb::Serve(args) => {
+            log(args.log_format);
+            return match serve(args) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("tidelock: {error}");
+                    ExitCode::from(error.code())
+                }
+            };
+        }
+        Verb::Get(args) => (verbs::get(&args), args.client.json),
+        Verb::Put(args) => (verbs::put(&args), args.client.json),
+        Verb::Delete(args) => (verbs::delete(&args), args.client.json),
+        Verb::Status(args) => (verbs::status(&args), args.client.json),
+        Verb::Import(args) => (import::import(&args), args.client.json),
+        Verb::Export(args) => (export::export(&args), args.client.json),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidelock: {error}");
+            if json && !matches!(error, CliError::Told(_)) {
+                let problem = serde_json::json!({ "error": error.to_string() });
+                line::print(&problem.to_string());
+            }
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+        }
+        LogFormat::Json => lines.json().init(),
+    }
+}

@@ -1,0 +1,159 @@
+//! `/v1/metrics`: the counters in the
+//! [Prometheus text format](https://prometheus.io/docs/instrumenting/exposition_formats/).
+
+use super::App;
+use crate::coordinator::{Counters, Status, StoreStatus};
+use crate::env::Env;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+const BREAKER_STATES: [&str; 3] = ["closed", "open", "half-open"];
+
+pub(super) async fn metrics<E: Env>(State(app): State<Arc<App<E>>>) -> Response {
+    let status = app.node.reader().ok().map(|coordinator| coordinator.status());
+    let mut text = Text::default();
+    let up = u64::from(status.is_some());
+    text.gauge("up", "1 while a coordinator takes requests, 0 while the journal is replayed.", up);
+    text.counter(
+        "coordinator_restarts_total",
+        "Coordinators started after a failure of the journal.",
+        app.node.restarts(),
+    );
+    let draining = u64::from(app.node.is_draining());
+    text.gauge("draining", "1 while the server stops and takes no new writes.", draining);
+    if let Some(status) = &status {
+        text.status(status);
+    }
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], text.0).into_response()
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP tidelock_{name} {help}\n# TYPE tidelock_{name} {kind}");
+    }
+
+    fn line(&mut self, name: &str, labels: &str, value: u64) {
+        let _ = writeln!(self.0, "tidelock_{name}{labels} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, "gauge", help);
+        self.line(name, "", value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, "counter", help);
+        self.line(name, "", value);
+    }
+
+    fn status(&mut self, status: &Status) {
+        let complete = u64::from(status.ledger_complete);
+        self.gauge("ledger_complete", "1 once every record of the authority is known.", complete);
+        self.gauge("records", "Records known, tombstones included.", status.records as u64);
+        self.gauge(
+            "intents",
+            "Writes that the authority does not hold yet.",
+            status.intents as u64,
+        );
+        let bytes = status.intent_bytes as u64;
+        self.gauge("intent_bytes", "Bytes of the values of these writes.", bytes);
+        self.head("store_backlog", "gauge", "Records that a store is owed work on.");
+        for StoreStatus { store, backlog, .. } in &status.stores {
+            self.line("store_backlog", &format!("{{store=\"{store}\"}}"), *backlog as u64);
+        }
+        self.head("store_breaker", "gauge", "1 for the state that a store's breaker is in.");
+        for StoreStatus { store, breaker, .. } in &status.stores {
+            for state in BREAKER_STATES {
+                let labels = format!("{{store=\"{store}\",state=\"{state}\"}}");
+                self.line("store_breaker", &labels, u64::from(*breaker == state));
+            }
+        }
+        self.counters(&status.counters);
+    }
+
+    fn counters(&mut self, counters: &Counters) {
+        // Named one by one, so that a new counter fails to compile until it is shown.
+        let Counters {
+            writes_acknowledged,
+            writes_pending,
+            writes_refused,
+            writes_cancelled,
+            writes_unknown,
+            reads,
+            commits,
+            committed_intents,
+            replayed_intents,
+            installs,
+            installs_moved,
+            installs_poisoned,
+            conflicts,
+            foreign_writes,
+            puts,
+            puts_unknown,
+            puts_poisoned,
+            clears,
+            taken_over,
+            rate_limited,
+            copies_damaged,
+            breaker_opened,
+            probes,
+            clock_drift_ms_max,
+        } = counters;
+        for (name, help, value) in [
+            ("writes_acknowledged_total", "Writes acknowledged.", writes_acknowledged),
+            ("writes_pending_total", "Of these, answered with 202.", writes_pending),
+            ("writes_refused_total", "Writes that did not happen.", writes_refused),
+            (
+                "writes_cancelled_total",
+                "Conditional writes that found another version.",
+                writes_cancelled,
+            ),
+            ("writes_unknown_total", "Writes that may have happened.", writes_unknown),
+            ("reads_total", "Reads.", reads),
+            ("journal_commits_total", "Journal commits, each one fsync.", commits),
+            ("journal_intents_total", "Writes that these carried.", committed_intents),
+            (
+                "journal_replayed_total",
+                "Writes found in the journal at the start.",
+                replayed_intents,
+            ),
+            ("installs_total", "Versions installed at the authority.", installs),
+            ("installs_moved_total", "Installs that found the row moved.", installs_moved),
+            (
+                "installs_poisoned_total",
+                "Versions that the authority can never keep.",
+                installs_poisoned,
+            ),
+            ("conflicts_total", "Values that lost a conflict, kept beside the winner.", conflicts),
+            ("foreign_writes_total", "Foreign writes taken in.", foreign_writes),
+            ("puts_total", "Puts and deletes sent to KV and R2.", puts),
+            ("puts_unknown_total", "Of these, without an answer.", puts_unknown),
+            ("puts_poisoned_total", "Copies that a store can never keep.", puts_poisoned),
+            ("marks_cleared_total", "Projections confirmed at the authority.", clears),
+            (
+                "marks_taken_over_total",
+                "Projections taken over from others or a former life.",
+                taken_over,
+            ),
+            ("rate_limited_total", "Answers of 429 from stores.", rate_limited),
+            (
+                "copies_damaged_total",
+                "Copies whose bytes did not match their hash.",
+                copies_damaged,
+            ),
+            ("breaker_opened_total", "Breakers opened.", breaker_opened),
+            ("probes_total", "Probes of stores that did not answer.", probes),
+        ] {
+            self.counter(name, help, *value);
+        }
+        let help = "The furthest that a stamp was ahead of this clock, in milliseconds.";
+        self.gauge("clock_drift_ms_max", help, *clock_drift_ms_max);
+    }
+}

@@ -1,0 +1,225 @@
+//! The REST API under `/v1`, and the page at `/`.
+//!
+//! ```text
+//! request -> host -> origin -> who -> room for its body -> handler -> coordinator
+//! ```
+//!
+//! Invariant: no handler blocks the runtime, and none decides what a version becomes: each
+//! translates one request into one call of the coordinator, and its outcome into a status.
+//! Bodies that are held at once are bounded in bytes.
+
+mod batch;
+mod door;
+mod metrics;
+mod page;
+mod problem;
+mod records;
+mod status;
+
+pub use door::Door;
+pub use problem::{Kind, Problem};
+
+use super::node::{Away, Node};
+use crate::coordinator::Coordinator;
+use crate::env::{Clock, Env};
+use crate::record::VALUE_BYTES_MAX;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use door::Caller;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Largest batch request in bytes, base64 included.
+pub const BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most operations in one batch.
+pub const BATCH_OPERATIONS_MAX: usize = 1_000;
+/// Records in one page of a listing.
+pub const PAGE_RECORDS_MAX: usize = 1_000;
+/// Bodies held at once, in KiB. A request waits for room before its body is read.
+const BODIES_KIB_MAX: u32 = 256 * 1024;
+
+/// What the handlers share.
+pub struct App<E: Env> {
+    node: Arc<Node<E>>,
+    door: Door,
+    about: About,
+    bodies: Semaphore,
+}
+
+/// What the server says of itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The data folder.
+    pub folder: String,
+    /// The address that it answers at.
+    pub address: String,
+    /// What kind of stores it keeps in step.
+    pub stores: &'static str,
+}
+
+impl<E: Env> App<E> {
+    /// Puts the API in front of a node.
+    pub fn new(node: Arc<Node<E>>, door: Door, about: About) -> Arc<Self> {
+        let bodies = Semaphore::new(BODIES_KIB_MAX as usize);
+        Arc::new(App { node, door, about, bodies })
+    }
+
+    /// The routes.
+    pub fn router(self: Arc<Self>) -> Router {
+        let value_limit = DefaultBodyLimit::max(VALUE_BYTES_MAX);
+        let records = get(records::get::<E>)
+            .put(records::put::<E>)
+            .delete(records::delete::<E>)
+            .layer(value_limit);
+        let batch = post(batch::batch::<E>).layer(DefaultBodyLimit::max(BATCH_BYTES_MAX));
+        let guarded = Router::new()
+            .route("/v1/records/{dataset}", get(records::list::<E>))
+            .route("/v1/records/{dataset}/", any(records::no_key))
+            .route("/v1/records/{dataset}/{*key}", records)
+            .route("/v1/records:batch", batch)
+            .route("/v1/operations/{id}", get(records::operation::<E>))
+            .route("/v1/status", get(status::status::<E>))
+            .route("/v1/metrics", get(metrics::metrics::<E>))
+            .method_not_allowed_fallback(no_method)
+            .layer(from_fn_with_state(self.clone(), room_for_body::<E>))
+            .layer(from_fn_with_state(self.clone(), known_callers::<E>));
+        let open = Router::new()
+            .route("/v1/health/live", get(status::live))
+            .route("/v1/health/ready", get(status::ready::<E>))
+            .route("/", get(page::page::<E>))
+            .route("/login", post(page::login::<E>).layer(DefaultBodyLimit::max(4096)))
+            .route("/logout", post(page::logout::<E>).layer(DefaultBodyLimit::max(4096)))
+            .method_not_allowed_fallback(no_method);
+        guarded
+            .merge(open)
+            .fallback(no_address)
+            .layer(from_fn_with_state(self.clone(), own_names::<E>))
+            .with_state(self)
+    }
+
+    /// The coordinator, for a write; without one, nothing was written.
+    fn writer(&self) -> Result<Arc<Coordinator<E>>, Problem> {
+        self.node.writer().map_err(|away| Problem::from(away).refused())
+    }
+
+    fn now(&self) -> Duration {
+        self.node.env().clock().monotonic()
+    }
+}
+
+impl From<Away> for Problem {
+    fn from(away: Away) -> Self {
+        match away {
+            Away::Recovering { why } => Problem::new(
+                Kind::Recovering,
+                format!("the journal failed and is being replayed ({why}); try again"),
+            ),
+            Away::Draining => Problem::new(
+                Kind::Stopping,
+                "the server is stopping and takes no new writes; try again once it is back",
+            ),
+        }
+    }
+}
+
+/// Answers only under the server's own names, and to its own pages; marks every answer as not to
+/// be cached, framed or guessed at.
+async fn own_names<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let checked = app
+        .door
+        .check_host(request.headers(), request.uri())
+        .and_then(|()| app.door.check_origin(request.headers()));
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let mut response = match checked {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    tracing::debug!(%method, path, status = response.status().as_u16(), "answered");
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn known_callers<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let caller: Caller = app.door.caller(request.headers(), app.now());
+    match app.door.admit(&caller, request.method(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Waits until the request's body fits beside those that are held already.
+async fn room_for_body<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let bytes = match announced_bytes(request.headers()) {
+        None => 0,
+        Some(Announced::Bytes(bytes)) if bytes > VALUE_BYTES_MAX as u64 => {
+            return too_large(VALUE_BYTES_MAX).into_response();
+        }
+        Some(Announced::Bytes(bytes)) => bytes,
+        Some(Announced::Unsaid) => VALUE_BYTES_MAX as u64,
+    };
+    let kib = u32::try_from(bytes.div_ceil(1024)).expect("at most the largest value");
+    let room = app.bodies.acquire_many(kib).await.expect("the semaphore is never closed");
+    let response = next.run(request).await;
+    drop(room);
+    response
+}
+
+enum Announced {
+    Bytes(u64),
+    Unsaid,
+}
+
+fn announced_bytes(headers: &HeaderMap) -> Option<Announced> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some(Announced::Unsaid);
+    }
+    let length = headers.get(header::CONTENT_LENGTH)?;
+    // Malformed lengths never get here: the HTTP parser refuses them.
+    Some(length.to_str().ok()?.parse().map_or(Announced::Unsaid, Announced::Bytes))
+}
+
+fn too_large(bytes_max: usize) -> Problem {
+    Problem::new(
+        Kind::TooLarge,
+        format!("the request's body has more than the {bytes_max} bytes that are allowed here"),
+    )
+    .refused()
+}
+
+async fn no_method() -> Problem {
+    Problem::new(Kind::MethodNotAllowed, "this address does not take this method")
+}
+
+async fn no_address() -> Problem {
+    Problem::new(
+        Kind::NoSuchAddress,
+        "there is nothing at this address; records are at /v1/records/DATASET/KEY, the state at \
+         /v1/status",
+    )
+}

@@ -1,0 +1,274 @@
+//! Errors as callers see them: `application/problem+json`
+//! ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)).
+//!
+//! Invariant: `type` is stable, one for each thing that a caller can do about it, and
+//! `retryable` says whether the same request may succeed later. An error that answers a write
+//! says in `outcome` whether the write certainly did not happen (`refused`) or nobody knows
+//! (`unknown`).
+
+use crate::coordinator::{ReadError, WriteDoubt, WriteRefusal};
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+/// What is wrong; each has its own `type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request is malformed.
+    BadRequest,
+    /// The key cannot be kept.
+    BadKey,
+    /// No such dataset.
+    UnknownDataset,
+    /// No such record.
+    NotFound,
+    /// The record exists, but the store asked for holds no copy of it.
+    NotInStore,
+    /// Not an operation that this process remembers.
+    UnknownOperation,
+    /// No such address.
+    NoSuchAddress,
+    /// The address exists, the method does not.
+    MethodNotAllowed,
+    /// No token, or a wrong one.
+    Unauthorized,
+    /// A browser's request from another site's page.
+    ForeignOrigin,
+    /// A session's request that would change something, without the session's CSRF token.
+    CsrfRequired,
+    /// The request names a host that is not this server.
+    ForeignHost,
+    /// The record is not what the condition asks for.
+    ConditionFailed,
+    /// The value or request is too large.
+    TooLarge,
+    /// The value is not of the dataset's kind.
+    WrongKind,
+    /// Too much is waiting already.
+    QueueFull,
+    /// A store does not answer.
+    StoreUnavailable,
+    /// Another conditional write to the record is under way.
+    Busy,
+    /// The server is stopping.
+    Stopping,
+    /// The journal failed, and the coordinator is being started again.
+    Recovering,
+    /// The records are not all known yet.
+    NotReady,
+    /// The write may have happened.
+    OutcomeUnknown,
+    /// The write is kept, and its condition is not decided yet.
+    Undecided,
+}
+
+impl Kind {
+    /// Name in the `type` URI, title, status, and whether the same again may succeed.
+    const fn facts(self) -> (&'static str, &'static str, StatusCode, bool) {
+        use StatusCode as S;
+        match self {
+            Kind::BadRequest => ("bad-request", "Malformed request", S::BAD_REQUEST, false),
+            Kind::BadKey => ("bad-key", "This key cannot be kept", S::BAD_REQUEST, false),
+            Kind::UnknownDataset => ("unknown-dataset", "No such dataset", S::NOT_FOUND, false),
+            Kind::NotFound => ("not-found", "No such record", S::NOT_FOUND, false),
+            Kind::NotInStore => ("not-in-store", "No copy in this store", S::NOT_FOUND, false),
+            Kind::UnknownOperation => {
+                ("unknown-operation", "No such operation", S::NOT_FOUND, false)
+            }
+            Kind::NoSuchAddress => ("no-such-address", "No such address", S::NOT_FOUND, false),
+            Kind::MethodNotAllowed => {
+                ("method-not-allowed", "Method not allowed", S::METHOD_NOT_ALLOWED, false)
+            }
+            Kind::Unauthorized => ("unauthorized", "A token is needed", S::UNAUTHORIZED, false),
+            Kind::ForeignOrigin => {
+                ("foreign-origin", "Request from a foreign page", S::FORBIDDEN, false)
+            }
+            Kind::CsrfRequired => ("csrf-required", "CSRF token needed", S::FORBIDDEN, false),
+            Kind::ForeignHost => {
+                ("foreign-host", "Not this server's name", S::MISDIRECTED_REQUEST, false)
+            }
+            Kind::ConditionFailed => {
+                ("condition-failed", "The record has moved on", S::PRECONDITION_FAILED, false)
+            }
+            Kind::TooLarge => ("too-large", "Too large", S::PAYLOAD_TOO_LARGE, false),
+            Kind::WrongKind => {
+                ("wrong-kind", "Not of the dataset's kind", S::UNPROCESSABLE_ENTITY, false)
+            }
+            Kind::QueueFull => ("queue-full", "Too much is waiting", S::TOO_MANY_REQUESTS, true),
+            Kind::StoreUnavailable => {
+                ("store-unavailable", "A store does not answer", S::SERVICE_UNAVAILABLE, true)
+            }
+            Kind::Busy => ("busy", "Another write is under way", S::SERVICE_UNAVAILABLE, true),
+            Kind::Stopping => ("stopping", "The server is stopping", S::SERVICE_UNAVAILABLE, true),
+            Kind::Recovering => {
+                ("recovering", "Starting again from the journal", S::SERVICE_UNAVAILABLE, true)
+            }
+            Kind::NotReady => ("not-ready", "Not ready yet", S::SERVICE_UNAVAILABLE, true),
+            Kind::OutcomeUnknown => {
+                ("outcome-unknown", "The write may have happened", S::SERVICE_UNAVAILABLE, true)
+            }
+            Kind::Undecided => {
+                ("undecided", "The condition is not decided yet", S::GATEWAY_TIMEOUT, false)
+            }
+        }
+    }
+
+    /// The `type` URI.
+    pub fn uri(self) -> String {
+        format!("urn:tidelock:problem:{}", self.facts().0)
+    }
+}
+
+/// An error on its way to a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    kind: Kind,
+    detail: String,
+    outcome: Option<&'static str>,
+    operation: Option<String>,
+    etag: Option<Option<String>>,
+    context: Option<String>,
+}
+
+impl Problem {
+    /// An error, with what happened and what to do in words.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Problem { kind, detail, outcome: None, operation: None, etag: None, context: None }
+    }
+
+    /// Says that a write certainly did not happen.
+    pub fn refused(mut self) -> Self {
+        self.outcome = Some("refused");
+        self
+    }
+
+    /// Names the operation that this is about.
+    pub fn operation(mut self, id: impl ToString) -> Self {
+        self.operation = Some(id.to_string());
+        self
+    }
+
+    /// Gives the history of a record that is not there (any more), for a later write's context.
+    pub fn context(mut self, context: Option<String>) -> Self {
+        self.context = context;
+        self
+    }
+
+    /// What happened and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The document.
+    pub fn json(&self) -> Value {
+        let (_, title, status, retryable) = self.kind.facts();
+        let mut members = Map::new();
+        members.insert("type".into(), json!(self.kind.uri()));
+        members.insert("title".into(), json!(title));
+        members.insert("status".into(), json!(status.as_u16()));
+        members.insert("detail".into(), json!(self.detail));
+        members.insert("retryable".into(), json!(retryable));
+        if let Some(outcome) = self.outcome {
+            members.insert("outcome".into(), json!(outcome));
+        }
+        if let Some(operation) = &self.operation {
+            members.insert("operation".into(), json!(operation));
+        }
+        if let Some(etag) = &self.etag {
+            members.insert("current_etag".into(), json!(etag));
+        }
+        Value::Object(members)
+    }
+}
+
+impl From<WriteRefusal> for Problem {
+    fn from(refusal: WriteRefusal) -> Self {
+        let kind = match &refusal {
+            WriteRefusal::UnknownDataset { .. } => Kind::UnknownDataset,
+            WriteRefusal::Key(_) => Kind::BadKey,
+            WriteRefusal::TooLarge { .. } => Kind::TooLarge,
+            WriteRefusal::WrongKind { .. } => Kind::WrongKind,
+            WriteRefusal::ConditionFailed { .. } => Kind::ConditionFailed,
+            WriteRefusal::QueueFull { .. } => Kind::QueueFull,
+            WriteRefusal::AuthorityUnreachable { .. } => Kind::StoreUnavailable,
+            WriteRefusal::Busy => Kind::Busy,
+            WriteRefusal::Stopping => Kind::Stopping,
+        };
+        let mut problem = Problem::new(kind, refusal.to_string()).refused();
+        if let WriteRefusal::ConditionFailed { current } = refusal {
+            problem.etag = Some(current);
+        }
+        problem
+    }
+}
+
+impl From<WriteDoubt> for Problem {
+    fn from(doubt: WriteDoubt) -> Self {
+        let problem = match doubt {
+            WriteDoubt::Journal(error) => Problem::new(
+                Kind::OutcomeUnknown,
+                format!(
+                    "{error}. Whether this write is durable is known once the journal has been \
+                     replayed; send the same again, or read the record"
+                ),
+            ),
+            WriteDoubt::Undecided { dot } => Problem::new(
+                Kind::Undecided,
+                format!(
+                    "D1 does not answer, so whether the condition holds is not known yet; the \
+                     write is kept and happens if it does. Ask /v1/operations/{dot} for the outcome"
+                ),
+            )
+            .operation(dot),
+        };
+        Problem { outcome: Some("unknown"), ..problem }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        let kind = match &error {
+            ReadError::UnknownDataset { .. } => Kind::UnknownDataset,
+            ReadError::Key(_) => Kind::BadKey,
+            ReadError::Unavailable(_) => Kind::StoreUnavailable,
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (_, _, status, retryable) = self.kind.facts();
+        let mut response = Response::new(Body::from(self.json().to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, json);
+        if retryable {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.kind == Kind::Unauthorized {
+            let bearer = HeaderValue::from_static("Bearer realm=\"tidelock\"");
+            headers.insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        if let Some(Some(etag)) = &self.etag
+            && let Ok(etag) = HeaderValue::from_str(&format!("\"{etag}\""))
+        {
+            headers.insert(header::ETAG, etag);
+        }
+        if self.kind == Kind::Undecided
+            && let Some(operation) = &self.operation
+            && let Ok(place) = HeaderValue::from_str(&format!("/v1/operations/{operation}"))
+        {
+            headers.insert(header::LOCATION, place);
+        }
+        if let Some(context) = self.context
+            && let Ok(context) = HeaderValue::from_str(&context)
+        {
+            headers.insert("x-context", context);
+        }
+        response
+    }
+}

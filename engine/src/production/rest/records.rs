@@ -1,0 +1,354 @@
+//! `/v1/records`: one record at a time, and listings.
+//!
+//! `ETag` names the version, `X-Context` carries its history: a write that gives it back is
+//! concurrent with whatever that history had not seen.
+
+use super::problem::{Kind, Problem};
+use super::{App, PAGE_RECORDS_MAX, too_large};
+use crate::coordinator::{Condition, Coordinator, Read, Receipt, Write, WriteOutcome};
+use crate::env::Env;
+use crate::policy::{Dataset, Keep, Policy, ReadLevel};
+use crate::record::{StoreId, VALUE_BYTES_MAX};
+use crate::version::{Dot, VersionVector};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// The history of what was read, or the context of a write.
+pub(super) const CONTEXT: HeaderName = HeaderName::from_static("x-context");
+/// The store that answered a read: `kv`, `d1`, `r2`, or `journal`.
+const FROM: HeaderName = HeaderName::from_static("x-tidelock-from");
+/// `true`: the store asked for holds a reference, and the value was fetched through it.
+const REFERENCE: HeaderName = HeaderName::from_static("x-tidelock-reference");
+/// The operation id of a write.
+const OPERATION: HeaderName = HeaderName::from_static("x-operation");
+
+type Place = Result<Path<(String, String)>, PathRejection>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GetQuery {
+    read: Option<String>,
+    store: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn no_key() -> Problem {
+    Problem::new(Kind::BadKey, "the key is empty; give at least one character")
+}
+
+pub(super) async fn get<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    place: Place,
+    query: Result<Query<GetQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (dataset, key) = place_of(place)?;
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let coordinator = app.node.reader()?;
+    let (read, store) = match (&query.store, &query.read) {
+        (Some(_), Some(_)) => return Err(bad("give either `read` or `store`, not both")),
+        (Some(store), None) => {
+            let store: StoreId = store.parse().map_err(bad)?;
+            (coordinator.read_copy(&dataset, &key, store).await?, Some(store))
+        }
+        (None, level) => {
+            let level = level.as_deref().map(read_level).transpose()?;
+            (coordinator.read(&dataset, &key, level).await?, None)
+        }
+    };
+    let Some(value) = &read.value else { return Err(absent(&dataset, &key, &read, store)) };
+    let etag = read.etag.clone().unwrap_or_default();
+    let unchanged = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|tags| tags.to_str().ok())
+        .is_some_and(|tags| tags.trim() == "*" || tags_in(tags).any(|tag| tag == etag));
+    let body = if unchanged { Body::empty() } else { Body::from(value.clone()) };
+    let mut response = Response::new(body);
+    if unchanged {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    put_header(headers, header::ETAG, &format!("\"{etag}\""));
+    if let Some(context) = &read.context {
+        put_header(headers, CONTEXT, &context.to_string());
+    }
+    put_header(headers, FROM, read.from.map_or("journal", StoreId::name));
+    if store.is_some_and(|store| is_reference(app.node.policy(), &dataset, store, value.len())) {
+        put_header(headers, REFERENCE, "true");
+    }
+    // A value is data, never a page of this server: a browser with a session must not run it.
+    put_header(headers, header::CONTENT_TYPE, "application/octet-stream");
+    put_header(headers, header::CONTENT_DISPOSITION, "attachment");
+    put_header(headers, header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
+    Ok(response)
+}
+
+fn absent(dataset: &str, key: &str, read: &Read, store: Option<StoreId>) -> Problem {
+    let problem = match store {
+        Some(store) => Problem::new(
+            Kind::NotInStore,
+            format!("{store} holds no copy of {dataset}/{key}; without `store` all are asked"),
+        ),
+        None => Problem::new(Kind::NotFound, format!("there is no record {dataset}/{key}")),
+    };
+    problem.context(read.context.as_ref().map(VersionVector::to_string))
+}
+
+/// True when a store keeps a reference in place of a value of this length.
+fn is_reference(policy: &Policy, dataset: &str, store: StoreId, bytes: usize) -> bool {
+    let keep = policy.datasets.get(dataset).and_then(|dataset| dataset.projection(store));
+    let referred = keep.is_some_and(|projection| projection.keep == Keep::Reference);
+    let bytes_max = match store {
+        StoreId::D1 => policy.limits.authority_value_bytes_max,
+        StoreId::Kv => policy.limits.kv_value_bytes_max,
+        StoreId::R2 => policy.limits.value_bytes_max,
+    };
+    referred || bytes > bytes_max
+}
+
+pub(super) async fn put<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    place: Place,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let (dataset, key) = place_of(place)?;
+    let value = body.map_err(|rejection| body_problem(&rejection, VALUE_BYTES_MAX))?;
+    let coordinator = app.writer()?;
+    let condition = condition(&coordinator, &dataset, &key, &headers).await?;
+    let created = condition == Condition::Absent;
+    let write = Write { dataset, key, value: Some(value), condition };
+    let receipt = receipt(coordinator.write(write).await)?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(acknowledged(&receipt, status))
+}
+
+pub(super) async fn delete<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    place: Place,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (dataset, key) = place_of(place)?;
+    let coordinator = app.writer()?;
+    let condition = condition(&coordinator, &dataset, &key, &headers).await?;
+    if condition == Condition::Absent {
+        return Err(bad("`If-None-Match: *` asks for no record, and a delete needs one"));
+    }
+    let write = Write { dataset, key, value: None, condition };
+    let receipt = receipt(coordinator.write(write).await)?;
+    Ok(acknowledged(&receipt, StatusCode::NO_CONTENT))
+}
+
+pub(super) async fn list<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    dataset: Result<Path<String>, PathRejection>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Path(dataset) = dataset.map_err(|error| bad(error.body_text()))?;
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let coordinator = app.node.reader()?;
+    known(coordinator.policy(), &dataset)?;
+    let limit = query.limit.unwrap_or(PAGE_RECORDS_MAX);
+    if !(1..=PAGE_RECORDS_MAX).contains(&limit) {
+        return Err(bad(format!("`limit` is {limit}; give 1 to {PAGE_RECORDS_MAX}")));
+    }
+    let after = query.after.as_deref().map(cursor_key).transpose()?;
+    let state = coordinator.status();
+    if !state.ledger_complete {
+        return Err(Problem::new(
+            Kind::NotReady,
+            "the authority's records are still being read, so a listing would have gaps; try again",
+        ));
+    }
+    let listed = coordinator.list(&dataset, after.as_deref(), limit);
+    let next = match listed.last() {
+        Some((last, _)) if listed.len() == limit => Some(URL_SAFE_NO_PAD.encode(last)),
+        Some(_) | None => None,
+    };
+    let records = listed.iter().map(|(key, version)| {
+        let current = version.current();
+        json!({ "key": key, "etag": version.etag(), "bytes": current.bytes, "hash": current.hash })
+    });
+    let records: Vec<_> = records.collect();
+    Ok(axum::Json(json!({ "records": records, "next": next, "waiting": state.intents }))
+        .into_response())
+}
+
+pub(super) async fn operation<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let Path(id) = id.map_err(|error| bad(error.body_text()))?;
+    let dot: Dot = id.parse().map_err(|error| bad(format!("the operation id {error}")))?;
+    let Some(state) = app.node.reader()?.operation(dot).await else {
+        return Err(Problem::new(
+            Kind::UnknownOperation,
+            format!(
+                "this process does not remember the operation {id}: it was settled before the \
+                 last start, or long ago. Read the record to see what it holds"
+            ),
+        )
+        .operation(id));
+    };
+    let mut answer = serde_json::to_value(state).unwrap_or_default();
+    answer["operation"] = json!(id);
+    Ok(axum::Json(answer).into_response())
+}
+
+/// Refuses a dataset that does not exist.
+pub(super) fn known<'p>(policy: &'p Policy, dataset: &str) -> Result<&'p Dataset, Problem> {
+    policy.datasets.get(dataset).ok_or_else(|| {
+        let asked = dataset.to_owned();
+        let known = policy.datasets.keys().map(|name| name.to_string()).collect();
+        crate::coordinator::ReadError::UnknownDataset { asked, known }.into()
+    })
+}
+
+pub(super) fn bad(detail: impl Into<String>) -> Problem {
+    Problem::new(Kind::BadRequest, detail).refused()
+}
+
+pub(super) fn body_problem(rejection: &BytesRejection, bytes_max: usize) -> Problem {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        too_large(bytes_max)
+    } else {
+        bad(format!("the request's body ended early: {}", rejection.body_text()))
+    }
+}
+
+pub(super) fn read_level(name: &str) -> Result<ReadLevel, Problem> {
+    match name {
+        "any" => Ok(ReadLevel::Any),
+        "latest" => Ok(ReadLevel::Latest),
+        other => Err(bad(format!("`read` is {other:?}; give any or latest"))),
+    }
+}
+
+/// An acknowledged write, or why it is none.
+pub(super) fn receipt(outcome: WriteOutcome) -> Result<Receipt, Problem> {
+    match outcome {
+        WriteOutcome::Applied(receipt) => Ok(receipt),
+        WriteOutcome::Refused(refusal) => Err(refusal.into()),
+        WriteOutcome::Unknown(error) => Err(error.into()),
+    }
+}
+
+/// What a caller is told of an acknowledged write.
+pub(super) fn receipt_json(receipt: &Receipt) -> serde_json::Value {
+    json!({
+        "operation": receipt.dot.to_string(),
+        "etag": receipt.version.etag(),
+        "context": receipt.version.history.to_string(),
+        "pending": receipt.pending,
+    })
+}
+
+fn acknowledged(receipt: &Receipt, status: StatusCode) -> Response {
+    let status = if receipt.pending.is_empty() { status } else { StatusCode::ACCEPTED };
+    let mut response = if status == StatusCode::NO_CONTENT {
+        status.into_response()
+    } else {
+        (status, axum::Json(receipt_json(receipt))).into_response()
+    };
+    let headers = response.headers_mut();
+    if !receipt.version.current().deleted {
+        put_header(headers, header::ETAG, &format!("\"{}\"", receipt.version.etag()));
+    }
+    put_header(headers, CONTEXT, &receipt.version.history.to_string());
+    put_header(headers, OPERATION, &receipt.dot.to_string());
+    if status == StatusCode::ACCEPTED {
+        put_header(headers, header::LOCATION, &format!("/v1/operations/{}", receipt.dot));
+    }
+    response
+}
+
+/// What a write is made over, from `If-Match`, `If-None-Match` and `X-Context`.
+async fn condition<E: Env>(
+    coordinator: &Coordinator<E>,
+    dataset: &str,
+    key: &str,
+    headers: &HeaderMap,
+) -> Result<Condition, Problem> {
+    let text = |name: HeaderName| -> Result<Option<String>, Problem> {
+        let Some(value) = headers.get(&name) else { return Ok(None) };
+        let text =
+            value.to_str().map_err(|_| bad(format!("the header {name} is no ASCII text")))?;
+        Ok(Some(text.trim().to_owned()))
+    };
+    let asked = (text(header::IF_MATCH)?, text(header::IF_NONE_MATCH)?, text(CONTEXT)?);
+    match asked {
+        (None, None, None) => Ok(Condition::None),
+        (None, None, Some(context)) => context_of(&context),
+        (None, Some(star), None) if star == "*" => Ok(Condition::Absent),
+        (None, Some(_), None) => Err(bad("a write takes `If-None-Match: *` only")),
+        (Some(tags), None, None) => {
+            let wanted: Vec<&str> = tags_in(&tags).collect();
+            if let ([only], false) = (wanted.as_slice(), tags == "*") {
+                return Ok(Condition::Match((*only).to_owned()));
+            }
+            if wanted.is_empty() && tags != "*" {
+                return Err(bad("`If-Match` holds no ETag; give one in double quotes, or *"));
+            }
+            // One of several, or any: it is made over the one that is there now.
+            let read = coordinator.read(dataset, key, Some(ReadLevel::Latest)).await?;
+            let current = read.etag.filter(|_| read.value.is_some());
+            match current {
+                Some(etag) if tags == "*" || wanted.contains(&etag.as_str()) => {
+                    Ok(Condition::Match(etag))
+                }
+                current => {
+                    Err(crate::coordinator::WriteRefusal::ConditionFailed { current }.into())
+                }
+            }
+        }
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            Err(bad("give one of `If-Match`, `If-None-Match` and `X-Context`"))
+        }
+    }
+}
+
+/// A write in the context of an earlier read.
+pub(super) fn context_of(text: &str) -> Result<Condition, Problem> {
+    let context = text.parse().map_err(|error| bad(format!("the context {error}")))?;
+    Ok(Condition::Context(context))
+}
+
+/// The strong tags of a list. Weak ones never match here: a version is its exact bytes.
+fn tags_in(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').filter_map(|tag| tag.trim().strip_prefix('"')?.strip_suffix('"'))
+}
+
+fn place_of(place: Place) -> Result<(String, String), Problem> {
+    match place {
+        Ok(Path(place)) => Ok(place),
+        Err(error) => Err(bad(format!("the address is malformed: {}", error.body_text()))),
+    }
+}
+
+fn cursor_key(cursor: &str) -> Result<String, Problem> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
+    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
+        bad("`after` is no cursor; give the `next` of an earlier page, or leave it out")
+    })
+}
+
+fn put_header(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // Tags, dots and histories are ASCII; anything else is left out rather than misread.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
