@@ -13,6 +13,7 @@ use tidelock_engine::coordinator::{Condition, Coordinator, Write, WriteOutcome};
 use tidelock_engine::env::Env;
 use tidelock_engine::policy::{Dataset, Durability, Pace, Policy, Strategy};
 use tidelock_engine::production::env::ProductionEnv;
+use tidelock_engine::production::journal::{DiskJournal, FolderLock};
 use tidelock_engine::version::NodeId;
 
 const WRITERS: usize = 64;
@@ -86,7 +87,11 @@ fn acknowledgements() {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let bare = median(bare_fsyncs(folder.path()));
     let (times, status) = runtime.block_on(async {
-        let env = ProductionEnv::open(&folder.path().join("data")).expect("a data folder");
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).expect("a data folder");
+        let lock = FolderLock::take(&data).expect("nobody else has it");
+        let journal = DiskJournal::open(&data, &lock).expect("an empty journal");
+        let env = ProductionEnv::open(&data, journal).expect("empty stores");
         let started = Coordinator::start(env, NodeId(0), write_behind(), Pace::default()).await;
         let coordinator = started.expect("an empty journal replays");
         let writers: Vec<_> =
