@@ -205,7 +205,9 @@ pub enum Place {
     Everywhere,
     /// At a store.
     Store(StoreId),
-    /// At the `ordinal`-th such call of a coordinator after the fault's beginning (from 1).
+    /// At the `ordinal`-th such call of a coordinator after the fault's beginning (from 1): a
+    /// crash, or a late arrival by exactly the fault's span (`before`: it arrives late; `after`: it
+    /// is accepted in time and lands late).
     Call {
         /// Which coordinator.
         node: u16,
