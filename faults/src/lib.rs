@@ -184,7 +184,8 @@ pub enum Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moment {
-    /// Nothing of the call leaves the process.
+    /// Nothing of the call leaves the process. A commit of the journal is on its way to the disk
+    /// then, and gets there or not.
     Before,
     /// The call has its effect, and its answer is not seen.
     After,

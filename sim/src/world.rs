@@ -710,7 +710,6 @@ impl World {
 
     /// Commits to a coordinator's disk.
     pub async fn commit(self: &Arc<Self>, node: NodeId, batch: JournalBatch) {
-        self.crash_point(node, Call::JournalCommit, Moment::Before).await;
         let at = usize::from(node.0);
         let fsync = {
             let mut state = self.state();
@@ -725,6 +724,8 @@ impl World {
             state.disks[at].pending = Some(batch);
             Duration::from_micros(1_000 + u64::from(state.disk_choices[at].next_u32() % 3_000))
         };
+        // Before the answer, not before the disk: what was on its way to it got there, or not.
+        self.crash_point(node, Call::JournalCommit, Moment::Before).await;
         madsim::time::sleep(fsync).await;
         {
             let mut state = self.state();
