@@ -184,7 +184,8 @@ pub enum Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moment {
-    /// Nothing of the call leaves the process.
+    /// Nothing of the call leaves the process. A commit of the journal is on its way to the disk
+    /// then, and gets there or not.
     Before,
     /// The call has its effect, and its answer is not seen.
     After,
@@ -205,7 +206,9 @@ pub enum Place {
     Everywhere,
     /// At a store.
     Store(StoreId),
-    /// At the `ordinal`-th such call of a coordinator after the fault's beginning (from 1).
+    /// At the `ordinal`-th such call of a coordinator after the fault's beginning (from 1): a
+    /// crash, or a late arrival by exactly the fault's span (`before`: it arrives late; `after`: it
+    /// is accepted in time and lands late).
     Call {
         /// Which coordinator.
         node: u16,

@@ -199,6 +199,8 @@ pub struct Checker {
     /// What was unsettled for long: from when to when.
     waits: Vec<(u64, u64)>,
     references: BTreeSet<(String, StoreId)>,
+    /// Foreign bytes in the authority that no version has taken in yet.
+    foreign: BTreeMap<RecordId, u32>,
     violations: Vec<Violation>,
     checked: BTreeMap<Invariant, u64>,
 }
@@ -304,6 +306,23 @@ impl Checker {
         }
     }
 
+    /// A write that was asked for went straight into the authority. What it replaces there of
+    /// another foreign write, seen by nobody, is gone by that writer's own doing.
+    pub fn wrote_past_us(&mut self, id: u32, at_ms: u64) {
+        let Some(asked) = self.asked.get_mut(&id) else { return };
+        asked.told = Told::Unknown;
+        asked.at_ms = at_ms;
+        self.foreign.insert(asked.record.clone(), id);
+    }
+
+    /// A coordinator sends a version of its own towards the authority.
+    pub fn leaves(&mut self, at_ms: u64, record: &RecordId, dot: Dot) {
+        let durable = self.issued.contains_key(&dot);
+        self.hold(Invariant::ZeroLoss, at_ms, durable, || {
+            format!("{dot} of {record} left its coordinator before any journal had it")
+        });
+    }
+
     fn where_is(&self, hash: ContentHash) -> Option<String> {
         let (dot, (record, _)) = self.seen_bytes.iter().find(|(_, seen)| seen.1 == hash)?;
         Some(format!("the authority's row of {record} as {dot}"))
@@ -352,6 +371,15 @@ impl Checker {
     pub fn row_changed(&mut self, at_ms: u64, record: &RecordId, row: &Row) {
         let owed: BTreeSet<StoreId> = row.owed.keys().copied().collect();
         let Some(version) = &row.version else { return };
+        if !row.has_foreign_write()
+            && let Some(id) = self.foreign.remove(record)
+        {
+            let before = self.rows.get(record).map_or(0, |row| foreign_writes(&row.history));
+            let taken_in = foreign_writes(&version.history) > before;
+            self.hold(Invariant::ZeroLoss, at_ms, taken_in, || {
+                format!("w{id} of {record}, written past us, was overwritten by one that had not seen it")
+            });
+        }
         let observed = self.rows.entry(record.clone()).or_default();
         let cleared: Vec<StoreId> = observed.owed.difference(&owed).copied().collect();
         observed.owed = owed;
@@ -528,6 +556,11 @@ impl Checker {
         self.hold(Invariant::Convergence, at_ms, marked.is_empty(), || {
             format!("still marked as owed: {}", marked.join(", "))
         });
+        let foreign: Vec<String> =
+            self.foreign.iter().map(|(record, id)| format!("w{id} of {record}")).take(5).collect();
+        self.hold(Invariant::Convergence, at_ms, foreign.is_empty(), || {
+            format!("written past us, and never taken in: {}", foreign.join(", "))
+        });
         let readable = |value: &Stored, hash: ContentHash| match value {
             Stored::Tombstone => hash == ContentHash::of(&[]),
             Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
@@ -622,4 +655,10 @@ fn note_wait(waits: &mut Vec<(u64, u64)>, from_ms: u64, to_ms: u64) {
 
 fn covers(history: &VersionVector, dot: Dot) -> bool {
     history.counter(dot.actor) >= dot.counter
+}
+
+/// How many foreign writes a history includes.
+fn foreign_writes(history: &VersionVector) -> u64 {
+    let foreign = history.iter().filter(|(actor, _)| actor.node == NodeId::FOREIGN);
+    foreign.map(|(_, counter)| counter).sum()
 }

@@ -16,11 +16,9 @@ pub enum Double {
     D1InstallsBlindly,
     /// D1 tests the history but not the row sequence (rule A2).
     D1IgnoresRowSeq,
-    /// D1 registers no lease, so that everybody seems alone (rules A4, A5b).
-    D1RegistersNoLease,
-    /// D1 forgets older leases when it grants one (rule A4).
+    /// D1 forgets the leases that it gave out when a version is installed (rule A4).
     D1ForgetsOlderLeases,
-    /// D1 clears marks whoever else holds a lease (rule A5b).
+    /// D1 tells nobody of other leases, and clears marks whoever else holds one (rule A5b).
     D1ClearsAlways,
     /// D1 installs without marking projections (rule A5c).
     D1MarksNothing,
@@ -30,7 +28,7 @@ pub enum Double {
     KvDropsPuts,
     /// R2 says that a blob was stored and drops it (rule A0).
     R2DropsBlobs,
-    /// The authority tells refused writers that they failed, and applies the write.
+    /// D1 installs a version over an existing row and answers that the row had moved.
     D1RefusesAndApplies,
     /// After the faults the stores take ten more seconds to answer anything.
     SlowToHeal,

@@ -176,6 +176,22 @@ impl SimEnv {
     }
 }
 
+impl SimEnv {
+    /// Tells the checker which of this coordinator's own writes go out (rule V2).
+    fn note_leaving(&self, ops: &[RowOp]) {
+        let now_ms = self.world.now_ms();
+        let mut state = self.world.state();
+        for op in ops {
+            if let RowOp::Install(install) = op
+                && let dot = install.version.current().dot
+                && dot.actor.node == self.node
+            {
+                state.checker.leaves(now_ms, &install.record, dot);
+            }
+        }
+    }
+}
+
 fn note_refusal(state: &mut State, checked: &Result<(), Refusal>, rate_limit: Kind) {
     match checked {
         Err(refusal) if refusal.kind == RefusalKind::RateLimited => state.felt(rate_limit),
@@ -234,6 +250,7 @@ impl KvStore for SimEnv {
 
 impl RowStore for SimEnv {
     async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+        self.note_leaving(&ops);
         let answer = self.world.call(
             self.node,
             StoreId::D1,
@@ -297,12 +314,15 @@ fn land_batch(world: &World, state: &mut State, mut ops: Vec<RowOp>) -> Outcome<
         }
     }
     if world.is(Double::D1RefusesAndApplies)
-        && ops.iter().any(|op| matches!(op, RowOp::Install(install) if install.version.current().dot.counter % 5 == 0))
+        && let Outcome::Applied(answer) = &mut outcome
     {
-        return Outcome::Applied(BatchAnswer {
-            now: world.store_time(),
-            answers: ops.iter().map(|_| RowAnswer::Moved(None)).collect(),
-        });
+        for (op, answer) in ops.iter().zip(&mut answer.answers) {
+            if let (RowOp::Install(install), RowAnswer::Installed { .. }) = (op, &answer)
+                && install.expect.row_seq > 0
+            {
+                *answer = RowAnswer::Moved(None);
+            }
+        }
     }
     outcome
 }
@@ -325,14 +345,19 @@ fn spoil_ops(world: &World, state: &mut State, ops: &mut [RowOp]) {
                 {
                     install.expect.row_seq = row.row_seq;
                 }
+                if world.is(Double::D1ForgetsOlderLeases)
+                    && let Some(row) = state.d1.rows_mut().get_mut(&record)
+                {
+                    row.owed.values_mut().for_each(Vec::clear);
+                }
                 if world.is(Double::D1MarksNothing) {
                     install.owe.clear();
                 }
             }
-            RowOp::Clear { store, .. } if world.is(Double::D1ClearsAlways) => {
-                let store = *store;
+            RowOp::Clear { store, epoch, .. } if world.is(Double::D1ClearsAlways) => {
+                let (store, epoch) = (*store, *epoch);
                 if let Some(row) = state.d1.rows_mut().get_mut(&record) {
-                    row.owed.remove(&store);
+                    row.owed.entry(store).and_modify(|leases| leases.retain(|l| l.epoch == epoch));
                 }
             }
             _ => {}
@@ -351,15 +376,8 @@ fn spoil_rows(
         if world.is(Double::D1DropsLosers) {
             state.d1.losers_mut().remove(record);
         }
-        let Some(row) = state.d1.rows_mut().get_mut(record) else { continue };
-        for leases in row.owed.values_mut() {
-            if world.is(Double::D1ForgetsOlderLeases) {
-                let newest = leases.iter().map(|lease| lease.epoch).max();
-                leases.retain(|lease| Some(lease.epoch) == newest);
-            }
-        }
     }
-    if world.is(Double::D1RegistersNoLease)
+    if world.is(Double::D1ClearsAlways)
         && let Outcome::Applied(answer) = outcome
     {
         for answer in &mut answer.answers {

@@ -7,6 +7,8 @@
 #[cfg(madsim)]
 pub mod campaign;
 #[cfg(madsim)]
+pub mod certify;
+#[cfg(madsim)]
 pub mod checker;
 pub mod contract;
 #[cfg(madsim)]

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tidelock_faults::Kind;
 use tidelock_reports::Campaign;
+use tidelock_sim::certify::{self, Mutant};
 use tidelock_sim::scenario::{Name, Profile, Scenario};
 use tidelock_sim::{campaign, failure, run};
 
@@ -54,6 +55,8 @@ enum Verb {
     Run(RunArgs),
     /// Runs one scenario again, byte for byte.
     Replay(ReplayArgs),
+    /// Takes each rule out of a copy of the engine, and shows what notices.
+    Certify(CertifyArgs),
 }
 
 #[derive(Args)]
@@ -106,6 +109,19 @@ struct ReplayArgs {
     report: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct CertifyArgs {
+    /// Only these mutants, separated by commas.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Seeds of standard to try for each.
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    seeds: u64,
+    /// Write the figures to this file, - for standard output.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 fn seeds(text: &str) -> Result<Range<u64>, String> {
     let wrong = || format!("{text:?} is no range of seeds; give it as 0..1000");
     let (from, to) = text.split_once("..").ok_or_else(wrong)?;
@@ -143,6 +159,7 @@ fn main() -> ExitCode {
         Some(Verb::Run(args)) => run_campaign(&args),
         None => run_campaign(&command.run),
         Some(Verb::Replay(args)) => replay(&args),
+        Some(Verb::Certify(args)) => certify(&args),
     };
     match done {
         Ok(clean) => ExitCode::from(u8::from(!clean)),
@@ -273,6 +290,41 @@ fn print_campaign(result: &Campaign, report: Option<&Path>) {
     if let Some(folder) = report {
         say!("report: {}", folder.join("index.html").display());
     }
+}
+
+fn certify(args: &CertifyArgs) -> Result<bool, String> {
+    let root = certify::workspace()?;
+    let mutants = Mutant::all(&root, &args.only)?;
+    for mutant in &mutants {
+        certify::applies(&root, mutant)?;
+    }
+    let copy = certify::Copy::of(&root)?;
+    let bar = ProgressBar::new(mutants.len() as u64);
+    let style = "{bar:32} {pos}/{len} mutants, {elapsed}{msg}";
+    bar.set_style(ProgressStyle::with_template(style).expect("the template is a constant"));
+    let on_terminal = std::io::stderr().is_terminal();
+    if !on_terminal {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let mut verdicts = Vec::with_capacity(mutants.len());
+    for mutant in &mutants {
+        let verdict = copy.try_out(mutant, args.seeds, &|step| {
+            bar.set_message(format!(", {}: {step}", mutant.name));
+            if !on_terminal {
+                eprintln!("{}: {step}", mutant.name);
+            }
+        })?;
+        verdicts.push(verdict);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if args.json.as_deref() != Some(Path::new("-")) {
+        say!("{}", certify::table(&verdicts));
+    }
+    if let Some(file) = &args.json {
+        write_json(file, &verdicts)?;
+    }
+    Ok(verdicts.iter().all(certify::Verdict::is_caught))
 }
 
 fn words(names: &[&str]) -> String {

@@ -124,7 +124,7 @@ async fn take_apart(world: &Arc<World>) {
 }
 
 /// Starts a coordinator, and again whenever its journal fails.
-async fn process(world: Arc<World>, node: NodeId) {
+pub async fn process(world: Arc<World>, node: NodeId) {
     loop {
         let life = {
             let mut state = world.state();
@@ -204,6 +204,11 @@ async fn perform(
             }
             return;
         }
+        Act::Foreign { .. } => {
+            let value = operation.value().expect("a foreign write has bytes");
+            write_foreign(world, operation.id, session, record, value);
+            return;
+        }
         Act::Put { .. } | Act::Delete => Condition::None,
         Act::PutWithContext { .. } => {
             Condition::Context(contexts.get(&record).cloned().unwrap_or_default())
@@ -217,6 +222,20 @@ async fn perform(
         }
     };
     write(world, operation.id, session, node, &record, operation.value(), condition).await;
+}
+
+/// Somebody writes to D1 past every coordinator.
+fn write_foreign(world: &Arc<World>, id: u32, session: u16, record: RecordId, value: Bytes) {
+    let now_ms = world.now_ms();
+    let mut state = world.state();
+    state.checker.asks(id, now_ms, session, record.clone(), Some(&value));
+    state.checker.wrote_past_us(id, now_ms);
+    let (here, there) = (End::Session(session), End::Store(StoreId::D1));
+    world.note(&mut state, here, "foreign-write", Some(there), id.into(), || {
+        format!("w{id}: put {record}")
+    });
+    state.d1.write_foreign(world.store_time(), &record, Stored::Inline(value));
+    world.row_changed(&mut state, &record);
 }
 
 /// Writes, at other coordinators too if the first refuses; tells the checker what it was told.

@@ -5,14 +5,15 @@
 //! stream keyed by what it is for, so that taking one operation or fault out shifts no other.
 
 use crate::streams::{Purpose, Streams};
-use crate::workload::{self, Operation};
+use crate::workload::{self, Act, Operation};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use tidelock_engine::policy::{Dataset, Durability, Keep, Limits, Policy, Projection, Strategy};
 use tidelock_engine::record::StoreId;
-use tidelock_faults::{Fault, PlanShape, plan};
+use tidelock_faults::{Fault, Kind, Place, PlanShape, plan};
 
 /// The kinds of worlds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -172,6 +173,49 @@ impl Scenario {
             operations,
             faults,
         }
+    }
+
+    /// A world in which nothing happens yet, to be written by hand: one dataset, `notes`, that
+    /// waits for D1 and reaches KV and R2 behind the acknowledgement.
+    pub fn still(nodes: u16) -> Self {
+        let notes = Kept {
+            name: "notes".to_owned(),
+            d1_through: true,
+            kv_through: false,
+            r2_through: false,
+            kv_reference: false,
+        };
+        Scenario {
+            profile: Profile::Standard,
+            seed: 0,
+            nodes,
+            sessions: 1,
+            length_ms: 10_000,
+            datasets: vec![notes],
+            authority_value_bytes_max: 512,
+            clock_skew_ms: vec![0; usize::from(nodes)],
+            operations: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Adds an operation, in a session of its own, so that no other makes it wait. Its id is its
+    /// number, from 0.
+    pub fn then(mut self, at_ms: u64, node: u16, key: &str, act: Act) -> Self {
+        let id = u32::try_from(self.operations.len()).expect("written by hand, so few");
+        let session = u16::try_from(id).expect("written by hand, so few");
+        let (dataset, key) = (self.datasets[0].name.clone(), key.to_owned());
+        self.operations.push(Operation { id, at_ms, session, node, dataset, key, act });
+        self.sessions = session + 1;
+        self
+    }
+
+    /// Adds a fault that always strikes.
+    pub fn fault(mut self, kind: Kind, place: Place, during_ms: Range<u64>, span_ms: u64) -> Self {
+        let id = u32::try_from(self.faults.len()).expect("written by hand, so few");
+        let (from_ms, until_ms) = (during_ms.start, during_ms.end);
+        self.faults.push(Fault { id, kind, place, from_ms, until_ms, permille: 1000, span_ms });
+        self
     }
 
     /// The engine's configuration.

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use tidelock_engine::env::{KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind};
 use tidelock_engine::record::{
-    KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser, R2_KEY_BYTES_MAX,
-    R2_METADATA_BYTES_MAX, RecordId,
+    D1_ROW_BYTES_MAX, KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser,
+    R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId,
 };
 use tidelock_engine::row::{
     self, BatchAnswer, Change, Poll, PollPage, Row, RowAnswer, RowOp, Seq, StoreTime,
@@ -118,6 +118,17 @@ impl Kv {
     /// What the central store holds.
     pub fn central(&self, key: &str) -> Option<&KvEntry> {
         self.entries.get(key)
+    }
+}
+
+/// Bytes of the largest value that an operation writes into one row.
+fn largest_value(op: &RowOp) -> usize {
+    match op {
+        RowOp::Install(install) => {
+            let losers = install.losers.iter().map(|loser| loser.value.held_bytes());
+            losers.chain([install.value.held_bytes()]).max().unwrap_or(0)
+        }
+        RowOp::Read { .. } | RowOp::Claim { .. } | RowOp::Clear { .. } | RowOp::Release { .. } => 0,
     }
 }
 
@@ -237,6 +248,11 @@ impl D1 {
         now: StoreTime,
         ops: &[RowOp],
     ) -> (Outcome<BatchAnswer>, Vec<RecordId>) {
+        // One statement over the limit fails, and the transaction with it.
+        let largest = ops.iter().map(largest_value).max().unwrap_or(0);
+        if let Err(refusal) = check_size("row", largest, D1_ROW_BYTES_MAX) {
+            return (Outcome::Refused(refusal), Vec::new());
+        }
         let mut changed = Vec::new();
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {

@@ -62,6 +62,11 @@ pub enum Act {
         /// Length.
         bytes: usize,
     },
+    /// Somebody writes to D1's table past every coordinator.
+    Foreign {
+        /// Length.
+        bytes: usize,
+    },
     /// Reads the nearest copy.
     ReadAny,
     /// Reads the authority's.
@@ -72,9 +77,10 @@ impl Operation {
     /// The bytes that it writes.
     pub fn value(&self) -> Option<Bytes> {
         let bytes = match self.act {
-            Act::Put { bytes } | Act::PutWithContext { bytes } | Act::PutIfUnchanged { bytes } => {
-                bytes
-            }
+            Act::Put { bytes }
+            | Act::PutWithContext { bytes }
+            | Act::PutIfUnchanged { bytes }
+            | Act::Foreign { bytes } => bytes,
             Act::Delete | Act::ReadAny | Act::ReadLatest => return None,
         };
         Some(value(self.id, bytes))

@@ -131,7 +131,7 @@ pub struct State {
     links: BTreeMap<(End, End), ChaCha8Rng>,
     choices: BTreeMap<u32, ChaCha8Rng>,
     disk_choices: Vec<ChaCha8Rng>,
-    crash_counts: BTreeMap<u32, u32>,
+    call_counts: BTreeMap<u32, u32>,
     crashed: BTreeSet<u32>,
 }
 
@@ -156,6 +156,16 @@ pub struct World {
 enum Transit {
     Lost,
     Arrives { after: Duration },
+}
+
+/// How a request is late.
+enum Lateness {
+    /// As the fault's stream says.
+    Drawn { id: u32, span_ms: u64 },
+    /// It arrives so much later.
+    Arrives(Duration),
+    /// It is accepted in time and lands so much later.
+    Lands(Duration),
 }
 
 impl World {
@@ -191,7 +201,7 @@ impl World {
             links: BTreeMap::new(),
             choices: BTreeMap::new(),
             disk_choices: (0..nodes).map(|n| streams.open(Purpose::Disk, n as u64)).collect(),
-            crash_counts: BTreeMap::new(),
+            call_counts: BTreeMap::new(),
             crashed: BTreeSet::new(),
         };
         let prefixes = scenario
@@ -271,7 +281,9 @@ impl World {
 
     /// True when a fault of this kind holds and its dice say so. Notes that it was felt.
     fn strikes(&self, state: &mut State, now_ms: u64, kind: Kind) -> Option<&Fault> {
-        let fault = self.faults_at(now_ms, kind).find(|fault| self.dice(state, fault))?;
+        let at_random = |fault: &&Fault| !matches!(fault.place, Place::Call { .. });
+        let mut faults = self.faults_at(now_ms, kind).filter(at_random);
+        let fault = faults.find(|fault| self.dice(state, fault))?;
         state.felt(kind);
         Some(fault)
     }
@@ -378,9 +390,11 @@ impl World {
                     None
                 }
                 Transit::Arrives { after } => {
-                    let late = if is_write {
+                    let late = if let Some(lateness) = self.late_call(&mut state, node, call) {
+                        Some(lateness)
+                    } else if is_write {
                         self.strikes(&mut state, self.now_ms(), Kind::NetLateArrival)
-                            .map(|fault| (fault.id, fault.span_ms))
+                            .map(|fault| Lateness::Drawn { id: fault.id, span_ms: fault.span_ms })
                     } else {
                         None
                     };
@@ -396,7 +410,9 @@ impl World {
         // A late request either arrives late, or is accepted in time and lands late.
         let (after, landing) = match late {
             None => (after, Duration::ZERO),
-            Some((id, span_ms)) => {
+            Some(Lateness::Arrives(late)) => (after + late, Duration::ZERO),
+            Some(Lateness::Lands(late)) => (after, late),
+            Some(Lateness::Drawn { id, span_ms }) => {
                 let mut state = self.state();
                 let choices = state.choices.get_mut(&id);
                 let drawn = choices.map_or(0, |choices| choices.next_u64());
@@ -473,6 +489,30 @@ impl World {
                 let _ = answer.send(Err(Lost::Timeout));
             }
         }
+    }
+
+    /// A late arrival that names its call: it arrives, or lands, late by exactly its span.
+    fn late_call(&self, state: &mut State, node: NodeId, call: Call) -> Option<Lateness> {
+        let now_ms = self.now_ms();
+        for fault in self.faults_at(now_ms, Kind::NetLateArrival) {
+            let Place::Call { node: at, call: of, ordinal, moment } = &fault.place else {
+                continue;
+            };
+            if (*at, *of) != (node.0, call) {
+                continue;
+            }
+            let count = state.call_counts.entry(fault.id).or_default();
+            *count += 1;
+            if *count == *ordinal {
+                state.felt(Kind::NetLateArrival);
+                let late = Duration::from_millis(fault.span_ms);
+                return Some(match moment {
+                    Moment::Before => Lateness::Arrives(late),
+                    Moment::After => Lateness::Lands(late),
+                });
+            }
+        }
+        None
     }
 
     /// Sleeps, and tells the caller at its limit that there is no answer.
@@ -670,7 +710,6 @@ impl World {
 
     /// Commits to a coordinator's disk.
     pub async fn commit(self: &Arc<Self>, node: NodeId, batch: JournalBatch) {
-        self.crash_point(node, Call::JournalCommit, Moment::Before).await;
         let at = usize::from(node.0);
         let fsync = {
             let mut state = self.state();
@@ -685,6 +724,8 @@ impl World {
             state.disks[at].pending = Some(batch);
             Duration::from_micros(1_000 + u64::from(state.disk_choices[at].next_u32() % 3_000))
         };
+        // Before the answer, not before the disk: what was on its way to it got there, or not.
+        self.crash_point(node, Call::JournalCommit, Moment::Before).await;
         madsim::time::sleep(fsync).await;
         {
             let mut state = self.state();
@@ -727,7 +768,7 @@ impl World {
             {
                 continue;
             }
-            let count = state.crash_counts.entry(fault.id).or_default();
+            let count = state.call_counts.entry(fault.id).or_default();
             *count += 1;
             if *count == *ordinal {
                 state.crashed.insert(fault.id);

@@ -1,0 +1,96 @@
+//! The simulated world is one in which a clean result means something: enough happens, what goes
+//! wrong is felt, and what must go on goes on.
+#![cfg(madsim)]
+
+use std::sync::OnceLock;
+use tidelock_engine::record::StoreId;
+use tidelock_faults::{End, Kind, Place};
+use tidelock_reports::Campaign;
+use tidelock_sim::campaign::{self, Plan};
+use tidelock_sim::run;
+use tidelock_sim::scenario::{Profile, Scenario};
+
+const SEEDS: u64 = 300;
+
+/// One campaign for all the questions below.
+fn standard() -> &'static Campaign {
+    static RESULT: OnceLock<Campaign> = OnceLock::new();
+    RESULT.get_or_init(|| {
+        let plan = Plan {
+            profile: Profile::Standard,
+            seeds: 0..SEEDS,
+            jobs: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+            only: Vec::new(),
+            without: Vec::new(),
+            shard: (0, 1),
+            time_limit: None,
+        };
+        campaign::run(&plan, &|_, _| {})
+    })
+}
+
+#[test]
+fn enough_happens_in_a_seed() {
+    let result = standard();
+    assert_eq!(result.seeds, SEEDS);
+    let acknowledged = result.acked_writes / SEEDS;
+    assert!(acknowledged >= 120, "{acknowledged} acknowledged writes a seed");
+    let delivered = result.delivered_messages / SEEDS;
+    assert!(delivered >= 3_000, "{delivered} delivered messages a seed");
+    let virtual_seconds = result.virtual_seconds / SEEDS as f64;
+    assert!(virtual_seconds >= 60.0, "{virtual_seconds} s a seed");
+}
+
+#[test]
+fn nothing_is_broken_and_recovery_takes_five_seconds_at_most() {
+    let result = standard();
+    let broken: Vec<_> = result
+        .violations
+        .iter()
+        .map(|v| format!("{}: {}: {}", v.repro, v.invariant, v.message))
+        .collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    assert!(result.recovery_ms.max <= 5_000, "{} ms", result.recovery_ms.max);
+}
+
+#[test]
+fn every_kind_of_fault_is_felt() {
+    let result = standard();
+    for kind in Kind::ALL {
+        let count = result.faults.get(kind.name());
+        assert!(count.is_some_and(|count| count.felt > 0), "{kind} was never felt: {count:?}");
+    }
+}
+
+#[test]
+fn every_situation_is_reached() {
+    let unreached: Vec<_> =
+        standard().sometimes.iter().filter(|(_, n)| **n == 0).map(|(name, _)| name).collect();
+    assert!(unreached.is_empty(), "never: {unreached:?}");
+}
+
+#[test]
+fn nothing_is_refused_while_one_optional_store_is_away_for_a_minute() {
+    for store in [StoreId::Kv, StoreId::R2] {
+        for seed in 0..5 {
+            let mut scenario = Scenario::generate(Profile::Standard, seed);
+            scenario.faults.clear();
+            // Conditional writes may be refused on their merits, and a value too large for the
+            // row needs R2.
+            scenario.operations.retain(|operation| match operation.act {
+                tidelock_sim::workload::Act::PutIfUnchanged { .. } => false,
+                tidelock_sim::workload::Act::Put { bytes }
+                | tidelock_sim::workload::Act::PutWithContext { bytes } => bytes <= 512,
+                _ => true,
+            });
+            for node in 0..scenario.nodes {
+                let place = Place::Link { from: End::Node(node), to: End::Store(store) };
+                scenario = scenario.fault(Kind::NetPartition, place, 1_000..61_000, 0);
+            }
+            let outcome = run::run(&scenario, None, false);
+            assert_eq!(outcome.violations, [], "{store} away, standard:{seed}");
+            assert_eq!(outcome.refused, 0, "{store} away, standard:{seed}");
+            assert!(outcome.acknowledged >= 100, "{store} away, standard:{seed}");
+        }
+    }
+}

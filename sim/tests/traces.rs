@@ -1,0 +1,340 @@
+//! The traces of the protocol's rules: each is the shortest story that breaks when the rule is
+//! taken out, told to the real coordinator. `cargo sim certify` takes each rule out in turn
+//! (`sim/mutants/`) and expects the test of its name to fail.
+//!
+//! A scenario's operations are numbered from 0, so `w0` is its first. Calls that a fault names are
+//! counted from the fault's beginning.
+#![cfg(madsim)]
+
+use std::time::Duration;
+use tidelock_engine::record::{RecordId, StoreId, Stored};
+use tidelock_engine::row::{Install, RowAnswer, RowOp};
+use tidelock_engine::version::{Actor, Dot, NodeId, Version};
+use tidelock_faults::{Call, End, Kind, Moment, Place};
+use tidelock_sim::checker::Fate;
+use tidelock_sim::run::{self, Outcome};
+use tidelock_sim::scenario::Scenario;
+use tidelock_sim::trace::Event;
+use tidelock_sim::workload::Act;
+use tidelock_sim::world::World;
+
+const PUT: Act = Act::Put { bytes: 20 };
+
+/// Runs a scenario in which nothing may be broken.
+#[track_caller]
+fn clean(scenario: &Scenario) -> Outcome {
+    let outcome = run::run(scenario, None, true);
+    assert_eq!(outcome.violations, [], "{}", story(&outcome));
+    outcome
+}
+
+/// What happened, for whoever reads a failed test.
+fn story(outcome: &Outcome) -> String {
+    let told = ["asks", "write-acked", "write-refused", "write-unknown", "foreign-write"];
+    let kinds = ["row", "landed", "durable", "crash", "restart", "request-lost"];
+    let lines = outcome.events.iter().filter(|e| told.contains(&e.kind) || kinds.contains(&e.kind));
+    lines.map(|event| format!("\n{event}")).collect()
+}
+
+#[track_caller]
+fn fate(outcome: &Outcome, id: u32) -> Fate {
+    let write = outcome.fates.iter().find(|write| write.id == id).expect("it was asked for");
+    write.fate.unwrap_or_else(|| panic!("w{id} was not acknowledged: {}", story(outcome)))
+}
+
+/// When the first such event of the record `notes/k` came.
+fn first(outcome: &Outcome, store: StoreId, kind: &str) -> Option<u64> {
+    let here = |event: &&Event| {
+        event.lane == End::Store(store) && event.kind == kind && event.text.starts_with("notes/k")
+    };
+    outcome.events.iter().find(here).map(|event| event.at_us)
+}
+
+fn call(node: u16, call: Call, ordinal: u32, moment: Moment) -> Place {
+    Place::Call { node, call, ordinal, moment }
+}
+
+fn cut(node: u16, store: StoreId) -> Place {
+    Place::Link { from: End::Node(node), to: End::Store(store) }
+}
+
+/// A w0, not in the authority yet; crash; restart; A w1.
+#[test]
+fn v1_a_write_after_a_restart_supersedes_the_one_before_it() {
+    let crash = call(0, Call::D1Poll, 1, Moment::Before);
+    let outcome = clean(
+        &Scenario::still(1)
+            .then(1_000, 0, "k", PUT)
+            .then(8_000, 0, "k", PUT)
+            .fault(Kind::NetPartition, cut(0, StoreId::D1), 900..12_000, 0)
+            .fault(Kind::ProcessCrash, crash, 4_000..7_000, 50),
+    );
+    assert_eq!(outcome.conflicts, 0, "one coordinator wrote twice: no conflict");
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+    assert!(matches!(fate(&outcome, 0), Fate::Superseded { .. }));
+}
+
+/// A w0, applied and released; forgotten; A w1 while the authority cannot be asked.
+#[test]
+fn v1_a_forgotten_record_is_looked_up_before_it_is_written() {
+    let crash = call(0, Call::D1Poll, 1, Moment::Before);
+    let outcome = clean(
+        &Scenario::still(1)
+            .then(1_000, 0, "k", PUT)
+            .then(5_500, 0, "k", PUT)
+            .fault(Kind::ProcessCrash, crash, 3_000..4_000, 1_500)
+            .fault(Kind::NetPartition, cut(0, StoreId::D1), 4_000..7_000, 0),
+    );
+    assert_eq!(outcome.conflicts, 0, "the second write had to know of the first");
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+    assert!(matches!(fate(&outcome, 0), Fate::Superseded { .. }));
+}
+
+/// A write leaves its coordinator while its fsync is under way. The checker sees each install
+/// leave, and knows what is on the disks.
+#[test]
+fn v2_nothing_leaves_before_it_is_durable() {
+    let outcome = clean(&Scenario::still(1).then(1_000, 0, "k", PUT).then(3_000, 0, "k", PUT));
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+}
+
+/// C w0 (unseen); fast A w1; A→B; slow B writes w2 over w1; C's w0 meets w1, and that meets w2.
+#[test]
+fn v3_a_slow_clock_does_not_bring_back_what_it_replaced() {
+    let mut scenario = Scenario::still(3)
+        .then(1_000, 2, "k", PUT)
+        .then(1_500, 0, "k", PUT)
+        .then(3_000, 1, "k", PUT)
+        .fault(Kind::NetPartition, cut(2, StoreId::D1), 900..4_000, 0)
+        .fault(Kind::NetPartition, cut(1, StoreId::D1), 2_500..9_000, 0);
+    scenario.clock_skew_ms = vec![2_000, -2_000, 0];
+    let outcome = clean(&scenario);
+    assert_eq!(fate(&outcome, 2), Fate::Current, "{}", story(&outcome));
+    assert_eq!(fate(&outcome, 0), Fate::Loser);
+}
+
+/// A installs a version and puts it; meanwhile a coordinator of another policy revision gives the
+/// same history other bytes, and takes its lease back. A must not take its own bytes for those.
+#[test]
+fn v5_a_mark_is_not_cleared_for_other_bytes_of_the_same_history() {
+    let late = call(0, Call::KvWrite, 1, Moment::After);
+    let scenario = Scenario::still(1).fault(Kind::NetLateArrival, late, 900..3_000, 700);
+    let config = madsim::Config::default();
+    let runtime = madsim::runtime::Runtime::with_seed_and_config(0, config);
+    runtime.block_on(async move {
+        let world = World::new(scenario, None, false);
+        world.create_process(NodeId(0), move |world| run::process(world, NodeId(0)));
+        sleep_until(&world, 1_000).await;
+        let record = RecordId { dataset: "notes".into(), key: "k".into() };
+        let ours = tidelock_sim::workload::value(0, 20);
+        let write = tidelock_engine::coordinator::Write {
+            dataset: "notes".to_owned(),
+            key: "k".to_owned(),
+            value: Some(ours.clone()),
+            condition: tidelock_engine::coordinator::Condition::None,
+        };
+        let asked =
+            world.ask(0, NodeId(0), |coordinator| async move { coordinator.write(write).await });
+        asked.await.expect("the coordinator is there");
+        let theirs = revise(&world, &record);
+        sleep_until(&world, 12_000).await;
+        let (row, copy) = {
+            let state = world.state();
+            let row = state.d1.rows()[&record].clone();
+            (row, state.kv.central("notes/k").expect("it was put").value.clone())
+        };
+        assert_eq!(row.value, Some(theirs));
+        assert_eq!(row.value, Some(Stored::Inline(copy)), "the copy is the row's");
+        assert!(row.owed.is_empty(), "and nothing is owed any more: {:?}", row.owed);
+        let coordinator = world.state().processes[0].coordinator.take();
+        coordinator.expect("it runs").stop();
+        madsim::time::sleep(Duration::from_millis(10)).await;
+    });
+}
+
+async fn sleep_until(world: &World, at_ms: u64) {
+    madsim::time::sleep(Duration::from_millis(at_ms.saturating_sub(world.now_ms()))).await;
+}
+
+/// What a coordinator that merges otherwise does to a row: the same history, other bytes. Its
+/// lease it takes back at once, so that nobody waits for it.
+fn revise(world: &World, record: &RecordId) -> Stored {
+    let value = Stored::Inline(tidelock_sim::workload::value(1, 20));
+    let mut state = world.state();
+    let row = state.d1.rows()[record].clone();
+    let before = row.version.clone().expect("a coordinator installed it");
+    let was = *before.current();
+    let dot: Dot = was.dot;
+    let version = Version::settled(
+        before.history.clone(),
+        tidelock_engine::resolve::sibling(dot, was.stamp, &value),
+    );
+    let holder = Actor { node: NodeId(7), incarnation: 7 };
+    let install = RowOp::Install(Box::new(Install {
+        record: record.clone(),
+        expect: row.expect(),
+        version,
+        value: value.clone(),
+        losers: Vec::new(),
+        owe: vec![StoreId::Kv, StoreId::R2],
+        holder,
+    }));
+    let (outcome, _) = state.d1.batch(world.store_time(), &[install]);
+    let tidelock_engine::env::Outcome::Applied(answer) = outcome else { panic!("{outcome:?}") };
+    let RowAnswer::Installed { grant, .. } = &answer.answers[0] else { panic!("{answer:?}") };
+    let back = [StoreId::Kv, StoreId::R2].map(|store| RowOp::Release {
+        record: record.clone(),
+        store,
+        quiet: vec![grant.epoch],
+    });
+    state.d1.batch(world.store_time(), &back);
+    value
+}
+
+/// A w0; B w1 before it hears of w0; one of them installs the merge, and both are released.
+#[test]
+fn v6_losers_are_durable_where_the_winner_is() {
+    let outcome = clean(&Scenario::still(2).then(1_000, 0, "k", PUT).then(1_000, 1, "k", PUT));
+    assert_eq!(outcome.conflicts, 1);
+    let mut fates = [fate(&outcome, 0), fate(&outcome, 1)];
+    fates.sort_by_key(|fate| *fate != Fate::Current);
+    assert_eq!(fates, [Fate::Current, Fate::Loser]);
+}
+
+/// A value too large for the row: acknowledged, and its coordinator dies before it has put the
+/// bytes into R2.
+#[test]
+fn a0_a_row_never_refers_to_bytes_that_are_not_there() {
+    let crash = call(0, Call::R2Write, 1, Moment::Before);
+    let outcome = clean(
+        &Scenario::still(1)
+            .then(1_000, 0, "k", Act::Put { bytes: 600 })
+            .then(6_000, 0, "k", Act::ReadLatest)
+            .fault(Kind::ProcessCrash, crash, 900..3_000, 500),
+    );
+    assert!(outcome.sometimes.contains("row-refers-to-a-blob"), "{}", story(&outcome));
+}
+
+/// A's write cannot reach the authority yet; KV and R2 can be reached.
+#[test]
+fn a1_a_projection_receives_nothing_that_the_authority_lacks() {
+    let outcome = clean(&Scenario::still(1).then(1_000, 0, "k", PUT).fault(
+        Kind::NetPartition,
+        cut(0, StoreId::D1),
+        900..6_000,
+        0,
+    ));
+    let installed = first(&outcome, StoreId::D1, "row").expect("installed");
+    for store in [StoreId::Kv, StoreId::R2] {
+        let landed = first(&outcome, store, "landed").expect("put");
+        assert!(installed < landed, "{store}: {}", story(&outcome));
+    }
+}
+
+/// A w0; A's compare-and-set of w1 is on its way; somebody writes past every coordinator.
+#[test]
+fn a2_the_compare_and_set_does_not_pass_over_a_foreign_write() {
+    let late = call(0, Call::D1Batch, 1, Moment::Before);
+    let outcome = clean(
+        &Scenario::still(1)
+            .then(1_000, 0, "k", PUT)
+            .then(3_000, 0, "k", PUT)
+            .then(3_700, 0, "k", Act::Foreign { bytes: 20 })
+            .then(7_000, 0, "k", Act::ReadLatest)
+            .fault(Kind::NetLateArrival, late, 2_900..4_000, 1_500),
+    );
+    assert_eq!(outcome.conflicts, 1, "one of the two lost, and is kept: {}", story(&outcome));
+}
+
+/// A installs w0, and its put is on its way; B installs w1 over it. B's install keeps A's entry,
+/// so that B does not believe itself alone.
+#[test]
+fn a4_an_install_keeps_the_entries_of_others() {
+    let late = call(0, Call::KvWrite, 1, Moment::Before);
+    let outcome =
+        clean(&Scenario::still(2).then(1_000, 0, "k", PUT).then(2_000, 1, "k", PUT).fault(
+            Kind::NetLateArrival,
+            late,
+            900..3_000,
+            2_600,
+        ));
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+}
+
+/// A installs w0 and dies; B takes over, and its put of w0 is on its way; w1 is installed by A's
+/// next life, which must know of B's put.
+#[test]
+fn a4_a_take_over_is_registered() {
+    let crash = call(0, Call::KvWrite, 1, Moment::Before);
+    let late = call(1, Call::KvWrite, 1, Moment::Before);
+    let outcome = clean(
+        &Scenario::still(2)
+            .then(1_000, 0, "k", PUT)
+            .then(5_600, 0, "k", PUT)
+            .fault(Kind::ProcessCrash, crash, 900..3_000, 4_000)
+            .fault(Kind::NetLateArrival, late, 3_500..5_000, 2_600),
+    );
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+    assert!(outcome.sometimes.contains("mark-taken-over"));
+}
+
+/// A's put of w0 is under way for longer than its lease; w1 is put and cleared meanwhile.
+#[test]
+fn a5_a_put_is_refused_once_its_lease_has_ended() {
+    let late = call(0, Call::KvWrite, 1, Moment::Before);
+    let outcome =
+        clean(&Scenario::still(2).then(1_000, 0, "k", PUT).then(2_000, 1, "k", PUT).fault(
+            Kind::NetLateArrival,
+            late,
+            900..3_000,
+            6_000,
+        ));
+    assert!(outcome.sometimes.contains("put-refused-after-its-lease"));
+}
+
+/// A puts w0, Unknown; installs and puts w1; w0 lands after that.
+#[test]
+fn a5a_an_unknown_put_keeps_its_lease_in_the_row() {
+    let late = call(0, Call::KvWrite, 1, Moment::Before);
+    let outcome =
+        clean(&Scenario::still(1).then(1_000, 0, "k", PUT).then(2_000, 0, "k", PUT).fault(
+            Kind::NetLateArrival,
+            late,
+            900..3_000,
+            2_600,
+        ));
+    assert!(outcome.sometimes.contains("put-without-an-answer"));
+}
+
+/// A's put of w0 is on its way and A is dead; B puts w1 and may not clear yet.
+#[test]
+fn a5b_a_mark_is_cleared_only_when_nobody_else_can_be_putting() {
+    let late = call(0, Call::KvWrite, 1, Moment::Before);
+    let crash = call(0, Call::D1Poll, 1, Moment::Before);
+    let outcome = clean(
+        &Scenario::still(2)
+            .then(1_000, 0, "k", PUT)
+            .then(2_500, 1, "k", PUT)
+            .fault(Kind::NetLateArrival, late, 900..3_000, 2_600)
+            .fault(Kind::ProcessCrash, crash, 1_300..3_000, 8_000),
+    );
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+}
+
+/// A installs w0 and dies before it has put it anywhere. Its journal is no use to anybody.
+#[test]
+fn a5c_the_mark_outlives_the_coordinator_that_owes_it() {
+    let crash = call(0, Call::KvWrite, 1, Moment::Before);
+    let outcome = clean(&Scenario::still(2).then(1_000, 0, "k", PUT).fault(
+        Kind::ProcessCrash,
+        crash,
+        900..3_000,
+        15_000,
+    ));
+    let restarted = outcome.events.iter().find(|event| event.kind == "restart");
+    let restarted_us = restarted.expect("the crashed coordinator comes back").at_us;
+    for store in [StoreId::Kv, StoreId::R2] {
+        let landed = first(&outcome, store, "landed").expect("put");
+        assert!(landed < restarted_us, "{store}: {}", story(&outcome));
+    }
+}
