@@ -120,7 +120,8 @@ async fn take_apart(world: &Arc<World>) {
         coordinator.stop();
     }
     drop(running);
-    madsim::time::sleep(Duration::from_millis(10)).await;
+    // Requests under way hold the world, and the world's clock holds them: they land first.
+    madsim::time::sleep(Duration::from_secs(10)).await;
 }
 
 /// Starts a coordinator, and again whenever its journal fails.
@@ -138,7 +139,7 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         let started = Coordinator::start(env, node, policy, pace).await;
         let coordinator = started.expect("the simulated journal always replays");
         world.state().processes[usize::from(node.0)].coordinator = Some(coordinator.clone());
-        let failure = coordinator.failed().await;
+        let Some(failure) = coordinator.failed().await else { return };
         let mut state = world.state();
         world
             .note(&mut state, End::Node(node.0), "journal-failed", None, 0, || failure.to_string());

@@ -828,9 +828,15 @@ impl World {
     ) where
         F: Future<Output = ()> + 'static,
     {
-        let world = self.clone();
+        // The runtime keeps this closure and the world keeps the runtime's handle: a strong
+        // reference here would keep both for ever.
+        let world = Arc::downgrade(self);
         self.state().processes[usize::from(node.0)].up = true;
-        self.handle.create_node().name(process_name(node)).init(move || run(world.clone())).build();
+        self.handle
+            .create_node()
+            .name(process_name(node))
+            .init(move || run(world.upgrade().expect("the run outlives its processes")))
+            .build();
     }
 
     /// When the last fault ended that has begun so far; `None`: one has not ended.

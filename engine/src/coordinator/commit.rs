@@ -42,7 +42,9 @@ impl Queue {
         self.waiting.lock().expect("no code panics while it holds the journal's queue")
     }
 
-    pub(super) fn wake_all(&self) {
+    /// Nothing is committed any more: whoever waits is told that nobody knows.
+    pub(super) fn close(&self) {
+        self.waiting().intents.clear();
         self.wake.notify_waiters();
     }
 
@@ -143,9 +145,9 @@ impl<E: Env> Coordinator<E> {
     fn poison(&self, error: JournalError) {
         tracing::error!(%error, "the journal failed; starting again from what is durable");
         self.state().failure = Some(error.clone());
-        self.stop();
         for (_, done) in std::mem::take(&mut self.journal.waiting().intents) {
             let _ = done.send(Err(error.clone()));
         }
+        self.stop();
     }
 }

@@ -214,16 +214,23 @@ impl<E: Env> Coordinator<E> {
         for notify in self.wake.lanes.values().chain(self.wake.probes.values()) {
             notify.notify_waiters();
         }
-        self.rows.wake_all();
-        self.journal.wake_all();
+        // Whoever waits for an answer is told that there will be none.
+        self.rows.close();
+        // Intents are queued under this lock by writers that saw no stop: none comes after it.
+        let mut state = self.state();
+        self.journal.close();
+        for slot in state.slots.values_mut() {
+            slot.waiters.clear();
+        }
     }
 
-    /// Waits until the journal has failed, and says how. Only a new start from replay knows what
-    /// is durable then (rule V2).
-    pub async fn failed(&self) -> JournalError {
+    /// Waits until this coordinator has stopped. `Some`: its journal failed, and only a new start
+    /// from replay knows what is durable (rule V2).
+    pub async fn failed(&self) -> Option<JournalError> {
         loop {
             let stop = self.wake.stop.notified();
-            if let Some(failure) = self.state().failure.clone() {
+            let failure = self.state().failure.clone();
+            if failure.is_some() || self.is_stopped() {
                 return failure;
             }
             stop.await;

@@ -27,7 +27,9 @@ impl Queue {
         self.waiting.lock().expect("no code panics while it holds the row queue")
     }
 
-    pub(super) fn wake_all(&self) {
+    /// Nothing is sent any more: whoever waits is told `Unknown`.
+    pub(super) fn close(&self) {
+        self.waiting().clear();
         self.wake.notify_waiters();
     }
 }
@@ -46,6 +48,10 @@ impl<E: Env> Coordinator<E> {
         let (done, answer) = oneshot::channel();
         self.rows.waiting().push_back((op, done));
         self.rows.wake.notify_one();
+        if self.is_stopped() {
+            // The stop came between the look above and the queue.
+            self.rows.close();
+        }
         answer.await.unwrap_or_else(|_| stopped())
     }
 
@@ -62,8 +68,7 @@ impl<E: Env> Coordinator<E> {
                 self.send_batch(taken).await;
             }
         }
-        // Whoever still waits is told `Unknown`.
-        self.rows.waiting().clear();
+        self.rows.close();
     }
 
     fn take_batch(&self) -> Vec<(RowOp, oneshot::Sender<Answer>)> {

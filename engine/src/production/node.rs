@@ -181,7 +181,7 @@ impl<E: Env> Node<E> {
 
     async fn supervise(self: Arc<Self>, mut running: Arc<Coordinator<E>>) {
         loop {
-            let failure = running.failed().await;
+            let Some(failure) = running.failed().await else { return };
             self.enter(Stage::Recovering { why: failure.to_string() });
             running = self.recover().await;
             self.restarts.fetch_add(1, Ordering::Relaxed);
