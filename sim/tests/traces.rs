@@ -246,6 +246,22 @@ fn a2_the_compare_and_set_does_not_pass_over_a_foreign_write() {
     assert_eq!(outcome.conflicts, 1, "one of the two lost, and is kept: {}", story(&outcome));
 }
 
+/// A and B each install a version of a hot record. If both went on to project what they installed,
+/// each would wait for the other's lease for ever.
+#[test]
+fn a4_one_coordinator_projects_a_hot_record() {
+    let outcome = clean(
+        &Scenario::still(2)
+            .then(1_000, 0, "k", PUT)
+            .then(1_020, 1, "k", PUT)
+            .then(1_400, 0, "k", PUT)
+            .then(1_420, 1, "k", PUT),
+    );
+    let cleared = |event: &&Event| event.kind == "row" && event.text.ends_with("owed []");
+    let last = outcome.events.iter().rfind(cleared).expect("the marks were cleared");
+    assert!(last.at_us < 6_500_000, "{}", story(&outcome));
+}
+
 /// A installs w0, and its put is on its way; B installs w1 over it. B's install keeps A's entry,
 /// so that B does not believe itself alone.
 #[test]
