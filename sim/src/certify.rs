@@ -215,7 +215,8 @@ impl Copy {
             rule: mutant.rule.clone(),
             removes: mutant.removes.clone(),
             test: mutant.test.clone(),
-            caught_by_test: !tested.status.success(),
+            // A run that was killed has shown nothing: the test itself must say that it failed.
+            caught_by_test: said.contains("test result: FAILED"),
             seeds_until_caught: None,
             seeds_tried: 0,
             invariant: None,
@@ -240,8 +241,12 @@ impl Copy {
             .output()
             .map_err(|error| format!("cannot run the simulator with the rule out: {error}"))?;
         let Ok(result) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
-            // A rule's absence may also trip one of the engine's own assertions.
-            return Ok(Some((from, "a panic of the engine".to_owned())));
+            // A rule's absence may also trip one of the engine's own assertions; a process that
+            // was killed shows nothing.
+            return match output.status.code() {
+                Some(101) => Ok(Some((from, "a panic of the engine".to_owned()))),
+                _ => Err(format!("the simulator ended with {}", output.status)),
+            };
         };
         let first = result["violations"].as_array().and_then(|violations| violations.first());
         Ok(first.map(|violation| {
