@@ -377,9 +377,22 @@ impl<E: Env> Coordinator<E> {
             }
             Outcome::Refused(_) | Outcome::Unknown(_) => {
                 self.doubt_target(record, store, target);
+                self.end_epoch(record, store, lease.epoch);
                 self.projection_failed(record, store)
             }
         }
+    }
+
+    /// A clear without an answer may land later, and vouches that every put under its lease was
+    /// answered. So no put may be sent under that lease any more.
+    fn end_epoch(&self, record: &RecordId, store: StoreId, epoch: Epoch) {
+        let mut state = self.state();
+        let owed = state.slots.get_mut(record).and_then(|slot| slot.owed.get_mut(&store));
+        let Some(owed) = owed else { return };
+        if owed.lease.as_ref().is_some_and(|lease| lease.epoch == epoch) {
+            owed.lease = None;
+        }
+        owed.quiet.insert(epoch);
     }
 
     /// The row may not be what we knew, or the mark may be gone: a claim tells.
