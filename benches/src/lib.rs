@@ -153,12 +153,12 @@ impl KvStore for Memory {
     }
 
     async fn put(&self, key: &str, entry: KvEntry, _deadline: StoreTime) -> Outcome<()> {
-        self.inner.stores().kv.land(self.inner.now(), key, Some(entry));
+        self.inner.stores().kv.land(self.inner.now(), key.to_owned(), Some(entry));
         Outcome::Applied(())
     }
 
     async fn delete(&self, key: &str, _deadline: StoreTime) -> Outcome<()> {
-        self.inner.stores().kv.land(self.inner.now(), key, None);
+        self.inner.stores().kv.land(self.inner.now(), key.to_owned(), None);
         Outcome::Applied(())
     }
 
@@ -195,11 +195,11 @@ impl ObjectStore for MemoryR2 {
         _condition: PutIf,
         _deadline: Option<StoreTime>,
     ) -> Outcome<String> {
-        Outcome::Applied(self.0.stores().r2.land(self.0.now(), key, body, metadata))
+        Outcome::Applied(self.0.stores().r2.land(self.0.now(), key.to_owned(), body, metadata))
     }
 
     async fn delete(&self, key: &str, _deadline: StoreTime) -> Outcome<()> {
-        self.0.stores().r2.delete(self.0.now(), key);
+        self.0.stores().r2.delete(self.0.now(), key.to_owned());
         Outcome::Applied(())
     }
 

@@ -221,6 +221,9 @@ pub struct Pace {
     pub batch_bytes_max: usize,
     /// Authority batches under way at once.
     pub batches_max: usize,
+    /// An operation that nobody waits for, as the clearing of a mark, waits so long for others to
+    /// share its batch.
+    pub linger: Duration,
     /// Intents that may wait for the authority; more are refused before acknowledgement.
     pub intents_max: usize,
     /// Bytes of their values.
@@ -238,6 +241,7 @@ impl Default for Pace {
             batch_ops_max: 50,
             batch_bytes_max: 8 * 1024 * 1024,
             batches_max: 2,
+            linger: Duration::from_millis(20),
             intents_max: 100_000,
             intent_bytes_max: 256 * 1024 * 1024,
             same_key: Duration::from_millis(1_000),

@@ -11,6 +11,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
+/// Most metadata fits without a second allocation.
+const METADATA_BYTES_USUAL: usize = 512;
+
 #[derive(Serialize, Deserialize)]
 struct Metadata {
     /// Format.
@@ -109,14 +112,16 @@ pub fn describe(store: StoreId, version: &Version, reference: bool) -> String {
         tidelock: 1,
         history: Some(version.history.to_text()),
         etag: version.etag(),
-        dot: current.dot.to_string(),
+        dot: current.dot.to_text(),
         stamp: (current.stamp.wall_ms, current.stamp.logical),
         hash: current.hash.to_string(),
         bytes: current.bytes,
         reference,
     };
     let text = |metadata: &Metadata| {
-        serde_json::to_string(metadata).expect("text and numbers always serialize")
+        let mut text = Vec::with_capacity(METADATA_BYTES_USUAL);
+        serde_json::to_writer(&mut text, metadata).expect("text and numbers always serialize");
+        String::from_utf8(text).expect("JSON is UTF-8")
     };
     let whole = text(&metadata);
     if whole.len() <= bytes_max {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Names a coordinator; unique among those that share stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -98,6 +99,15 @@ pub struct Dot {
     pub counter: u64,
 }
 
+impl Dot {
+    /// The form in operation ids and copies: `NODE.INCARNATION.COUNTER`.
+    pub fn to_text(self) -> String {
+        let mut text = Vec::with_capacity(DOT_BYTES_USUAL);
+        push_dot(&mut text, self);
+        String::from_utf8(text).expect("digits and points")
+    }
+}
+
 impl fmt::Display for Dot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.actor, self.counter)
@@ -118,14 +128,15 @@ impl FromStr for Dot {
     }
 }
 
-/// For each actor, the number of its last write that is included. Sorted by actor.
+/// For each actor, the number of its last write that is included. Sorted by actor, and shared
+/// between copies: a write's history goes into its intent, its row, the ledger and its peers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionVector(Vec<(Actor, u64)>);
+pub struct VersionVector(Arc<Vec<(Actor, u64)>>);
 
 impl VersionVector {
     /// Includes nothing.
-    pub const fn new() -> Self {
-        VersionVector(Vec::new())
+    pub fn new() -> Self {
+        VersionVector::default()
     }
 
     /// True when no write is included.
@@ -154,8 +165,9 @@ impl VersionVector {
     /// Includes the write, and by the chain rule all earlier ones of its actor to the record.
     pub fn include(&mut self, dot: Dot) {
         match self.0.binary_search_by_key(&dot.actor, |entry| entry.0) {
-            Ok(at) => self.0[at].1 = self.0[at].1.max(dot.counter),
-            Err(at) => self.0.insert(at, (dot.actor, dot.counter)),
+            Ok(at) if self.0[at].1 >= dot.counter => {}
+            Ok(at) => Arc::make_mut(&mut self.0)[at].1 = dot.counter,
+            Err(at) => Arc::make_mut(&mut self.0).insert(at, (dot.actor, dot.counter)),
         }
     }
 
@@ -208,22 +220,14 @@ impl VersionVector {
     /// The form that copies carry: `NODE.INCARNATION.COUNTER,..`. Written by hand, since every put
     /// makes one and the formatting machinery costs several times the put's other work.
     pub fn to_text(&self) -> String {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = String::with_capacity(self.0.len() * 26);
-        for (at, (actor, counter)) in self.0.iter().enumerate() {
+        let mut text = Vec::with_capacity(self.0.len() * DOT_BYTES_USUAL);
+        for (at, &(actor, counter)) in self.0.iter().enumerate() {
             if at > 0 {
-                text.push(',');
+                text.push(b',');
             }
-            push_decimal(&mut text, u64::from(actor.node.0));
-            text.push('.');
-            for digit in (0..16).rev() {
-                let nibble = (actor.incarnation >> (4 * digit)) & 0xf;
-                text.push(char::from(HEX[usize::try_from(nibble).expect("below sixteen")]));
-            }
-            text.push('.');
-            push_decimal(&mut text, *counter);
+            push_dot(&mut text, Dot { actor, counter });
         }
-        text
+        String::from_utf8(text).expect("digits and points")
     }
 
     /// The least history that includes both.
@@ -234,11 +238,11 @@ impl VersionVector {
             match (left.split_first(), right.split_first()) {
                 (None, _) => {
                     joined.extend_from_slice(right);
-                    return VersionVector(joined);
+                    return VersionVector(Arc::new(joined));
                 }
                 (_, None) => {
                     joined.extend_from_slice(left);
-                    return VersionVector(joined);
+                    return VersionVector(Arc::new(joined));
                 }
                 (Some((a, rest_a)), Some((b, rest_b))) => match a.0.cmp(&b.0) {
                     Ordering::Less => {
@@ -259,7 +263,21 @@ impl VersionVector {
     }
 }
 
-fn push_decimal(text: &mut String, mut number: u64) {
+/// Room for a dot's text, nearly always.
+const DOT_BYTES_USUAL: usize = 32;
+
+fn push_dot(text: &mut Vec<u8>, dot: Dot) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    push_decimal(text, u64::from(dot.actor.node.0));
+    text.push(b'.');
+    for byte in dot.actor.incarnation.to_be_bytes() {
+        text.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
+    }
+    text.push(b'.');
+    push_decimal(text, dot.counter);
+}
+
+fn push_decimal(text: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -270,7 +288,7 @@ fn push_decimal(text: &mut String, mut number: u64) {
             break;
         }
     }
-    text.extend(digits[at..].iter().copied().map(char::from));
+    text.extend_from_slice(&digits[at..]);
 }
 
 impl fmt::Display for VersionVector {
@@ -388,7 +406,7 @@ pub struct Sibling {
 pub struct Version {
     /// Every write that this version includes.
     pub history: VersionVector,
-    siblings: Vec<Sibling>,
+    siblings: Arc<[Sibling]>,
 }
 
 /// A version as it was read, before its invariant is known to hold.
@@ -411,7 +429,7 @@ impl TryFrom<Unchecked> for Version {
         if !siblings.iter().all(|sibling| history.covers_dot(sibling.dot)) {
             return Err("a version's history covers its values");
         }
-        Ok(Version { history, siblings })
+        Ok(Version { history, siblings: siblings.into() })
     }
 }
 
@@ -429,14 +447,14 @@ impl Version {
     pub fn write(base: &VersionVector, sibling: Sibling) -> Self {
         let mut history = base.clone();
         history.include(sibling.dot);
-        Version { history, siblings: vec![sibling] }
+        Version { history, siblings: [sibling].into() }
     }
 
     /// A version whose current value alone is kept, as `lww` does: the losers are kept elsewhere
     /// (rule V6).
     pub fn settled(history: VersionVector, winner: Sibling) -> Self {
         debug_assert!(history.covers_dot(winner.dot), "a value's dot is in its history");
-        Version { history, siblings: vec![winner] }
+        Version { history, siblings: [winner].into() }
     }
 
     /// The values in dot order, at least one.
@@ -462,7 +480,7 @@ impl Version {
     pub fn join(&self, other: &Self) -> Self {
         let mut siblings: Vec<Sibling> = Vec::with_capacity(2);
         for (mine, theirs) in [(self, other), (other, self)] {
-            for sibling in &mine.siblings {
+            for sibling in mine.siblings.iter() {
                 let superseded = theirs.history.covers_dot(sibling.dot)
                     && !theirs.siblings.iter().any(|s| s.dot == sibling.dot);
                 if !superseded && !siblings.iter().any(|s| s.dot == sibling.dot) {
@@ -471,7 +489,7 @@ impl Version {
             }
         }
         siblings.sort_by_key(|sibling| sibling.dot);
-        Version { history: self.history.join(&other.history), siblings }
+        Version { history: self.history.join(&other.history), siblings: siblings.into() }
     }
 
     /// The greatest stamp among the siblings: a write over this version must exceed it (rule V3).

@@ -60,7 +60,7 @@ fn put(server: &Server, dataset: &str, key: &str, text: &str) {
     let one = json!({ "op": "put", "dataset": dataset, "key": key, "text": text });
     let batch = json!({ "operations": [one] }).to_string();
     let reply = server.send("POST", "/v1/records:batch", batch.as_bytes());
-    assert_eq!(reply.json()["results"][0]["status"], 200, "{key}: {}", reply.text());
+    assert_eq!(reply.json()["results"][0]["status"], 201, "{key}: {}", reply.text());
 }
 
 #[test]

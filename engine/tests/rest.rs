@@ -20,7 +20,7 @@ fn a_record_is_written_read_listed_and_deleted() {
     let server = Server::start(&data);
     let bytes: Vec<u8> = (0..=255).collect();
     let put = server.send("PUT", "/v1/records/files/a/b%20c%2Fd", &bytes);
-    assert_eq!(put.status, 200, "{put:?}");
+    assert_eq!(put.status, 201, "{put:?}");
     let etag = put.header("etag").unwrap().to_owned();
     let got = server.send("GET", "/v1/records/files/a/b%20c%2Fd?read=latest", b"");
     assert_eq!((got.status, got.body.as_slice()), (200, bytes.as_slice()));
@@ -60,11 +60,13 @@ fn a_write_is_read_back_at_once_whichever_copy_is_nearest() {
     // KV takes one write a second for each key, so its copy is behind for most of this.
     for n in 0..20 {
         let text = n.to_string();
-        assert_eq!(server.send("PUT", "/v1/records/notes/k", text.as_bytes()).status, 200);
+        let put = server.send("PUT", "/v1/records/notes/k", text.as_bytes());
+        assert_eq!(put.status, if n == 0 { 201 } else { 200 });
         assert_eq!(server.send("GET", "/v1/records/notes/k", b"").text(), text);
     }
     assert_eq!(server.send("DELETE", "/v1/records/notes/k", b"").status, 204);
     assert_eq!(server.send("GET", "/v1/records/notes/k", b"").status, 404);
+    assert_eq!(server.send("PUT", "/v1/records/notes/k", b"anew").status, 201);
 }
 
 #[test]
@@ -149,7 +151,7 @@ fn a_value_too_large_for_d1_is_referred_to_and_comes_back_whole() {
     let server = Server::start(&data);
     let big: Vec<u8> =
         (0..5_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    assert_eq!(server.send("PUT", "/v1/records/files/big", &big).status, 200);
+    assert_eq!(server.send("PUT", "/v1/records/files/big", &big).status, 201);
     server.until_idle();
     for (store, referred) in [("d1", Some("true")), ("kv", None), ("r2", None)] {
         let copy = server.send("GET", &format!("/v1/records/files/big?store={store}"), b"");
@@ -202,7 +204,7 @@ fn a_batch_answers_each_operation() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let results = reply.json()["results"].as_array().unwrap().clone();
     let statuses: Vec<u64> = results.iter().map(|r| r["status"].as_u64().unwrap()).collect();
-    assert_eq!(statuses, [200, 200, 200, 200, 200, 404, 412, 204, 404]);
+    assert_eq!(statuses, [201, 201, 200, 200, 200, 404, 412, 204, 404]);
     assert_eq!(results[3]["text"], "two", "operations on one record keep their order");
     assert_eq!(results[4]["base64"], bytes);
     assert_eq!(results[5]["type"], "urn:tidelock:problem:unknown-dataset");
@@ -281,7 +283,7 @@ fn foreign_hosts_and_origins_are_turned_away() {
     }
     let origin = format!("http://{own}");
     let reply = server.send_with("PUT", "/v1/records/notes/k", &[("Origin", &origin)], b"x");
-    assert_eq!(reply.status, 200);
+    assert_eq!(reply.status, 201);
 }
 
 #[test]
@@ -319,7 +321,7 @@ fn a_browser_logs_in_sees_the_page_and_needs_its_csrf_token() {
     assert_eq!(guess.status, 403);
     let csrf = page.split("data-csrf=\"").nth(1).unwrap().split('"').next().unwrap();
     let shown = [("x-csrf-token", csrf)];
-    assert_eq!(with("PUT", "/v1/records/notes/k", &shown, b"x").status, 200);
+    assert_eq!(with("PUT", "/v1/records/notes/k", &shown, b"x").status, 201);
 
     assert_eq!(with("POST", "/logout", &[], b"").status, 403);
     assert_eq!(with("POST", "/logout", &shown, b"").status, 204);

@@ -120,34 +120,32 @@ pub struct Asked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
     body: ContentHash,
+    /// What the copy says of itself; `None`: nothing that can be read.
+    says: Option<Says>,
+}
+
+/// A copy's metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Says {
+    /// `None`: too large for the store; the version's tag stands for it.
     history: Option<String>,
     etag: String,
-    hash: String,
+    hash: ContentHash,
     reference: bool,
 }
 
 impl Copy {
     /// Bytes that are nobody's version: they equal none.
     pub fn unknown() -> Copy {
-        Copy {
-            body: ContentHash::of(b"bytes without metadata"),
-            history: None,
-            etag: String::new(),
-            hash: String::new(),
-            reference: false,
-        }
+        Copy { body: ContentHash::of(b"bytes without metadata"), says: None }
     }
 
     /// What stands in a store; `None`: bytes without our metadata.
     pub fn read(body: &[u8], metadata: Option<&str>) -> Option<Copy> {
         let read: Metadata = serde_json::from_str(metadata?).ok()?;
-        Some(Copy {
-            body: ContentHash::of(body),
-            history: read.history.map(str::to_owned),
-            etag: read.etag.to_owned(),
-            hash: read.hash.to_owned(),
-            reference: read.reference,
-        })
+        let (history, etag) = (read.history.map(str::to_owned), read.etag.to_owned());
+        let says = Says { history, etag, hash: read.hash.parse().ok()?, reference: read.reference };
+        Some(Copy { body: ContentHash::of(body), says: Some(says) })
     }
 }
 
@@ -177,10 +175,40 @@ struct Observed {
     current: Option<Dot>,
     hash: Option<ContentHash>,
     deleted: bool,
-    owed: BTreeSet<StoreId>,
     /// Dots that were current and are no more.
     left: BTreeSet<Dot>,
-    copies: BTreeMap<StoreId, Option<Copy>>,
+    projections: [Projection; 2],
+}
+
+#[derive(Debug, Default)]
+struct Projection {
+    /// It has a mark.
+    owed: bool,
+    copy: Option<Copy>,
+    /// It differs from the authority, since the version that it lacks was installed, or since the
+    /// copy changed.
+    unequal_since_ms: Option<u64>,
+}
+
+const PROJECTIONS: [StoreId; 2] = [StoreId::Kv, StoreId::R2];
+
+fn at(store: StoreId) -> usize {
+    match store {
+        StoreId::Kv => 0,
+        StoreId::R2 => 1,
+        StoreId::D1 => unreachable!("the authority is no projection"),
+    }
+}
+
+/// What is equal and what is not, over all records.
+#[derive(Debug, Default)]
+struct Tally {
+    /// How many projections differ from the authority.
+    unequal: usize,
+    /// What was unsettled for long: from when to when.
+    waits: Vec<(u64, u64)>,
+    /// Datasets of which a store keeps references only.
+    references: BTreeMap<StoreId, BTreeSet<String>>,
 }
 
 /// See the module.
@@ -191,14 +219,9 @@ pub struct Checker {
     issued: BTreeMap<Dot, Issued>,
     seen_bytes: BTreeMap<Dot, (RecordId, ContentHash)>,
     rows: BTreeMap<RecordId, Observed>,
-    /// Copies that differ from the authority, since the version that they lack was installed, or
-    /// since the copy changed.
-    unequal: BTreeMap<(RecordId, StoreId), u64>,
+    tally: Tally,
     /// Acknowledged, and not seen in the authority yet, since when.
     unconfirmed: BTreeMap<Dot, (RecordId, u64)>,
-    /// What was unsettled for long: from when to when.
-    waits: Vec<(u64, u64)>,
-    references: BTreeSet<(String, StoreId)>,
     /// Foreign bytes in the authority that no version has taken in yet.
     foreign: BTreeMap<RecordId, u32>,
     violations: Vec<Violation>,
@@ -210,8 +233,8 @@ const VIOLATIONS_MAX: usize = 10;
 
 impl Checker {
     /// `references`: datasets of which a store keeps references only.
-    pub fn new(references: BTreeSet<(String, StoreId)>) -> Self {
-        Checker { references, ..Checker::default() }
+    pub fn new(references: BTreeMap<StoreId, BTreeSet<String>>) -> Self {
+        Checker { tally: Tally { references, ..Tally::default() }, ..Checker::default() }
     }
 
     /// Holds a condition.
@@ -369,7 +392,6 @@ impl Checker {
 
     /// The authority's row of a record changed.
     pub fn row_changed(&mut self, at_ms: u64, record: &RecordId, row: &Row) {
-        let owed: BTreeSet<StoreId> = row.owed.keys().copied().collect();
         let Some(version) = &row.version else { return };
         if !row.has_foreign_write()
             && let Some(id) = self.foreign.remove(record)
@@ -380,15 +402,17 @@ impl Checker {
                 format!("w{id} of {record}, written past us, was overwritten by one that had not seen it")
             });
         }
-        let observed = self.rows.entry(record.clone()).or_default();
-        let cleared: Vec<StoreId> = observed.owed.difference(&owed).copied().collect();
-        observed.owed = owed;
+        let observed = observe(&mut self.rows, record);
+        let cleared = PROJECTIONS.map(|store| {
+            let owed = row.owed.contains_key(&store);
+            std::mem::replace(&mut observed.projections[at(store)].owed, owed) && !owed
+        });
         if observed.current.is_none() || observed.history != version.history {
             self.version_changed(at_ms, record, version);
         }
-        for store in cleared {
-            let equal = !self.unequal.contains_key(&(record.clone(), store));
-            self.hold(Invariant::Convergence, at_ms, equal, || {
+        for store in PROJECTIONS.into_iter().filter(|store| cleared[at(*store)]) {
+            let differs = self.rows[record].projections[at(store)].unequal_since_ms.is_some();
+            self.hold(Invariant::Convergence, at_ms, !differs, || {
                 format!("the mark of {record} at {store} was cleared while the copy differs")
             });
         }
@@ -438,7 +462,7 @@ impl Checker {
                 refused.unwrap_or_default()
             )
         });
-        let waits = &mut self.waits;
+        let waits = &mut self.tally.waits;
         self.unconfirmed.retain(|dot, (at, since_ms)| {
             let waiting = at != record || !covers(&version.history, *dot);
             if !waiting {
@@ -446,12 +470,11 @@ impl Checker {
             }
             waiting
         });
-        for store in [StoreId::Kv, StoreId::R2] {
+        let observed = self.rows.get_mut(record).expect("entered by the caller");
+        for store in PROJECTIONS {
             // A newer version starts the clock anew: what was owed before is owed no more.
-            if let Some(since_ms) = self.unequal.remove(&(record.clone(), store)) {
-                note_wait(&mut self.waits, since_ms, at_ms);
-            }
-            self.compare(at_ms, record, store);
+            self.tally.set(at_ms, &mut observed.projections[at(store)], true);
+            self.tally.compare(at_ms, record, observed, store);
         }
     }
 
@@ -463,63 +486,37 @@ impl Checker {
         store: StoreId,
         copy: Option<Copy>,
     ) {
-        let observed = self.rows.entry(record.clone()).or_default();
-        observed.copies.insert(store, copy);
-        let marked = observed.owed.contains(&store);
-        self.compare(at_ms, record, store);
-        let equal = !self.unequal.contains_key(&(record.clone(), store));
+        let observed = observe(&mut self.rows, record);
+        let projection = &mut observed.projections[at(store)];
+        projection.copy = copy;
+        let marked = projection.owed;
+        let equal = self.tally.compare(at_ms, record, observed, store);
         self.hold(Invariant::MonotonicRepair, at_ms, marked || equal, || {
             format!("a put of {record} landed at {store} after its mark was cleared, and differs")
         });
     }
 
-    fn compare(&mut self, at_ms: u64, record: &RecordId, store: StoreId) {
-        let observed = &self.rows[record];
-        let copy = observed.copies.get(&store).and_then(Option::as_ref);
-        let equal = match (observed.current, observed.deleted, copy) {
-            (None, _, None) | (Some(_), true, None) => true,
-            (None, _, Some(_)) | (Some(_), true, Some(_)) | (Some(_), false, None) => false,
-            (Some(_), false, Some(copy)) => {
-                let hash = observed.hash.expect("set together with the current dot");
-                let referred = self.references.contains(&(record.dataset.to_string(), store));
-                let same_version = match &copy.history {
-                    Some(history) => *history == observed.history_text,
-                    None => observed.version.as_ref().is_some_and(|v| v.etag() == copy.etag),
-                };
-                let whole = !copy.reference && copy.body == hash;
-                same_version
-                    && copy.hash == hash.to_string()
-                    && (copy.reference == referred)
-                    && (referred || whole)
-            }
-        };
-        let at = (record.clone(), store);
-        if !equal {
-            self.unequal.entry(at).or_insert(at_ms);
-        } else if let Some(since_ms) = self.unequal.remove(&at) {
-            note_wait(&mut self.waits, since_ms, at_ms);
-        }
-    }
-
     /// True when every store is equal and every acknowledged write confirmed.
     pub fn is_settled(&self) -> bool {
-        self.unequal.is_empty() && self.unconfirmed.is_empty()
+        self.tally.unequal == 0 && self.unconfirmed.is_empty()
     }
 
     /// The longest that anything stayed unsettled once the faults had ended, counted from then or
     /// from when it became owed.
     pub fn longest_wait_ms(&self, healed_ms: u64) -> u64 {
         let after = |(from, to): &(u64, u64)| to.saturating_sub(healed_ms.max(*from));
-        self.waits.iter().map(after).max().unwrap_or(0)
+        self.tally.waits.iter().map(after).max().unwrap_or(0)
     }
 
     /// What is not settled, in words.
     pub fn unsettled(&self) -> String {
         let unequal: Vec<String> = self
-            .unequal
-            .keys()
+            .rows
+            .iter()
+            .flat_map(|(record, row)| PROJECTIONS.map(|store| (record, row, store)))
+            .filter(|(_, row, store)| row.projections[at(*store)].unequal_since_ms.is_some())
             .take(5)
-            .map(|(record, store)| format!("{record} at {store}"))
+            .map(|(record, _, store)| format!("{record} at {store}"))
             .collect();
         let unconfirmed: Vec<String> = self
             .unconfirmed
@@ -543,9 +540,9 @@ impl Checker {
         losers: &BTreeMap<RecordId, Vec<Loser>>,
         blob: impl Fn(ContentHash) -> bool,
     ) {
-        let unsettled = !self.unequal.is_empty() || !self.unconfirmed.is_empty();
-        let words = self.unsettled();
-        self.hold(Invariant::Convergence, at_ms, !unsettled, || words);
+        let settled = self.is_settled();
+        let words = if settled { String::new() } else { self.unsettled() };
+        self.hold(Invariant::Convergence, at_ms, settled, || words);
         let marked: Vec<String> = rows
             .iter()
             .flat_map(|(record, row)| {
@@ -566,65 +563,102 @@ impl Checker {
             Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
             Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
         };
-        for (id, asked) in self.asked.clone() {
+        let present = self.present(rows, losers, &readable);
+        let mut lost = Vec::new();
+        let mut acknowledged = 0;
+        for (id, asked) in &self.asked {
             let Told::Acknowledged(dot) = asked.told else { continue };
-            let fate = self.fate(dot, &asked.record, rows, losers, &readable);
-            self.hold(Invariant::ZeroLoss, at_ms, !matches!(fate, Fate::Lost), || {
-                format!("w{id} ({}, {dot}) was acknowledged, and is nowhere", asked.record)
-            });
+            acknowledged += 1;
+            let fate = present.get(&asked.record).map_or(Fate::Lost, |present| present.fate(dot));
+            if fate == Fate::Lost {
+                lost.push((*id, asked.record.clone(), dot));
+            }
+        }
+        *self.checked.entry(Invariant::ZeroLoss).or_default() += acknowledged;
+        for (id, record, dot) in lost {
+            let message = format!("w{id} ({record}, {dot}) was acknowledged, and is nowhere");
+            self.report(Invariant::ZeroLoss, at_ms, message);
         }
     }
 
-    /// Where a write is at the end.
-    pub fn fate(
+    /// What every record shows at the end, and what that supersedes.
+    pub fn present(
         &self,
-        dot: Dot,
-        record: &RecordId,
         rows: &BTreeMap<RecordId, Row>,
         losers: &BTreeMap<RecordId, Vec<Loser>>,
         readable: &impl Fn(&Stored, ContentHash) -> bool,
-    ) -> Fate {
-        let current = rows.get(record).and_then(|row| {
-            let sibling = *row.version.as_ref()?.current();
-            let value = row.value.as_ref()?;
-            readable(value, sibling.hash).then_some(sibling.dot)
-        });
-        if current == Some(dot) {
+    ) -> BTreeMap<RecordId, Present> {
+        let mut issued: BTreeMap<&RecordId, Vec<(Dot, &VersionVector)>> = BTreeMap::new();
+        for (dot, write) in &self.issued {
+            issued.entry(&write.record).or_default().push((*dot, &write.history));
+        }
+        let of = |record: &RecordId, row: &Row| {
+            let current = row.version.as_ref().zip(row.value.as_ref());
+            let current = current.and_then(|(version, value)| {
+                let sibling = *version.current();
+                readable(value, sibling.hash).then_some(sibling.dot)
+            });
+            let kept = losers.get(record).into_iter().flatten();
+            let kept = kept
+                .filter(|loser| readable(&loser.value, loser.sibling.hash))
+                .map(|loser| loser.sibling.dot)
+                .collect();
+            let issued = issued.get(record).map_or(&[][..], Vec::as_slice);
+            Present { superseding: superseding(current, &kept, issued), current, kept }
+        };
+        rows.iter().map(|(record, row)| (record.clone(), of(record, row))).collect()
+    }
+}
+
+/// The writes of a record that are present, or superseded by one that is; each with what it knew
+/// when it got its dot. What a merge added to a history later does not count.
+fn superseding(
+    current: Option<Dot>,
+    kept: &BTreeSet<Dot>,
+    issued: &[(Dot, &VersionVector)],
+) -> Vec<(Dot, Option<VersionVector>)> {
+    let mut waiting: Vec<Dot> = current.into_iter().chain(kept.iter().copied()).collect();
+    let mut reached: BTreeSet<Dot> = waiting.iter().copied().collect();
+    let mut superseding = Vec::new();
+    while let Some(by) = waiting.pop() {
+        let Ok(found) = issued.binary_search_by_key(&by, |(dot, _)| *dot) else {
+            // A foreign write replaced whatever the authority held.
+            if by.actor.node == NodeId::FOREIGN {
+                superseding.push((by, None));
+            }
+            continue;
+        };
+        let history = issued[found].1;
+        let covered = issued.iter().map(|(dot, _)| *dot).filter(|dot| covers(history, *dot));
+        waiting.extend(covered.filter(|dot| reached.insert(*dot)));
+        superseding.push((by, Some(history.clone())));
+    }
+    superseding
+}
+
+/// The writes whose bytes a record shows at the end.
+#[derive(Clone, Debug)]
+pub struct Present {
+    current: Option<Dot>,
+    kept: BTreeSet<Dot>,
+    /// `None`: everything.
+    superseding: Vec<(Dot, Option<VersionVector>)>,
+}
+
+impl Present {
+    /// Where a write to the record is.
+    pub fn fate(&self, dot: Dot) -> Fate {
+        if self.current == Some(dot) {
             return Fate::Current;
         }
-        let kept = losers.get(record).into_iter().flatten();
-        let kept: BTreeSet<Dot> = kept
-            .filter(|loser| readable(&loser.value, loser.sibling.hash))
-            .map(|loser| loser.sibling.dot)
-            .collect();
-        if kept.contains(&dot) {
+        if self.kept.contains(&dot) {
             return Fate::Loser;
         }
-        // Superseded: a write that is present, or itself superseded by one that is, knew of it
-        // when it got its dot. What a merge added to a history later does not count.
-        let mut present: Vec<Dot> = current.into_iter().chain(kept).collect();
-        let mut reached: BTreeSet<Dot> = present.iter().copied().collect();
-        while let Some(by) = present.pop() {
-            let Some(issued) = self.issued.get(&by) else {
-                // A foreign write replaced whatever the authority held.
-                if by.actor.node == NodeId::FOREIGN {
-                    return Fate::Superseded { by };
-                }
-                continue;
-            };
-            if covers(&issued.history, dot) {
-                return Fate::Superseded { by };
-            }
-            for (earlier, other) in &self.issued {
-                if other.record == *record
-                    && covers(&issued.history, *earlier)
-                    && reached.insert(*earlier)
-                {
-                    present.push(*earlier);
-                }
-            }
-        }
-        Fate::Lost
+        let knew = |history: &Option<VersionVector>| {
+            history.as_ref().is_none_or(|history| covers(history, dot))
+        };
+        let by = self.superseding.iter().find(|(by, history)| *by != dot && knew(history));
+        by.map_or(Fate::Lost, |(by, _)| Fate::Superseded { by: *by })
     }
 }
 
@@ -642,6 +676,64 @@ pub enum Fate {
     Loser,
     /// It is nowhere.
     Lost,
+}
+
+/// What is known of a record.
+fn observe<'a>(rows: &'a mut BTreeMap<RecordId, Observed>, record: &RecordId) -> &'a mut Observed {
+    if !rows.contains_key(record) {
+        rows.insert(record.clone(), Observed::default());
+    }
+    rows.get_mut(record).expect("inserted above")
+}
+
+impl Tally {
+    /// Holds a projection's copy against the authority's version; tells whether they are equal.
+    fn compare(
+        &mut self,
+        at_ms: u64,
+        record: &RecordId,
+        observed: &mut Observed,
+        store: StoreId,
+    ) -> bool {
+        let copy = observed.projections[at(store)].copy.as_ref();
+        let equal = match (observed.current, observed.deleted, copy) {
+            (None, _, None) | (Some(_), true, None) => true,
+            (None, _, Some(_)) | (Some(_), true, Some(_)) | (Some(_), false, None) => false,
+            (Some(_), false, Some(Copy { says: None, .. })) => false,
+            (Some(_), false, Some(Copy { body, says: Some(says) })) => {
+                let hash = observed.hash.expect("set together with the current dot");
+                let datasets = self.references.get(&store);
+                let referred = datasets.is_some_and(|names| names.contains(&*record.dataset));
+                let same_version = match &says.history {
+                    Some(history) => *history == observed.history_text,
+                    None => observed.version.as_ref().is_some_and(|v| v.etag() == says.etag),
+                };
+                let whole = !says.reference && *body == hash;
+                same_version
+                    && says.hash == hash
+                    && (says.reference == referred)
+                    && (referred || whole)
+            }
+        };
+        self.set(at_ms, &mut observed.projections[at(store)], equal);
+        equal
+    }
+
+    /// A projection equals the authority from now on, or differs from it.
+    fn set(&mut self, at_ms: u64, projection: &mut Projection, equal: bool) {
+        match (equal, projection.unequal_since_ms) {
+            (true, None) | (false, Some(_)) => {}
+            (false, None) => {
+                projection.unequal_since_ms = Some(at_ms);
+                self.unequal += 1;
+            }
+            (true, Some(since_ms)) => {
+                projection.unequal_since_ms = None;
+                self.unequal -= 1;
+                note_wait(&mut self.waits, since_ms, at_ms);
+            }
+        }
+    }
 }
 
 /// Waits shorter than this are no news.

@@ -2,8 +2,9 @@
 
 use crate::checker::Copy;
 use crate::double::Double;
+use crate::network::Lost;
 use crate::streams::Purpose;
-use crate::world::{EPOCH_MS, Lost, State, World};
+use crate::world::{EPOCH_MS, State, World};
 use bytes::Bytes;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -84,7 +85,7 @@ impl Clock for SimEnv {
     }
 
     async fn sleep(&self, duration: Duration) {
-        madsim::time::sleep(duration).await;
+        self.world.sleep(duration).await;
     }
 }
 
@@ -148,7 +149,6 @@ fn deadline(world: &World, deadline: StoreTime) -> StoreTime {
 impl SimEnv {
     async fn kv_write(&self, key: &str, entry: Option<KvEntry>, until: StoreTime) -> Outcome<()> {
         let key = key.to_owned();
-        let landing_key = key.clone();
         let answer = self.world.call(
             self.node,
             StoreId::Kv,
@@ -159,15 +159,15 @@ impl SimEnv {
                 let now = world.store_time();
                 let checked = state.kv.check(now, &key, entry.as_ref(), until, limited);
                 note_refusal(state, &checked, Kind::KvRateLimit);
-                checked.map(|()| entry).map_err(Outcome::Refused)
+                checked.map(|()| (key, entry)).map_err(Outcome::Refused)
             },
-            move |world, state, entry| {
+            move |world, state, (key, entry)| {
                 if !world.is(Double::KvDropsPuts) {
                     let copy = entry
                         .as_ref()
                         .map(|entry| Copy::read(&entry.value, entry.metadata.as_deref()));
-                    state.kv.land(world.store_time(), &landing_key, entry);
-                    world.copy_changed(state, StoreId::Kv, &landing_key, copy);
+                    world.copy_changed(state, StoreId::Kv, &key, copy);
+                    state.kv.land(world.store_time(), key, entry);
                 }
                 Outcome::Applied(())
             },
@@ -425,8 +425,6 @@ impl ObjectStore for SimR2 {
         until: Option<StoreTime>,
     ) -> Outcome<String> {
         let key = key.to_owned();
-        let landing_key = key.clone();
-        let landing_condition = condition.clone();
         let answer = self.world.call(
             self.node,
             StoreId::R2,
@@ -446,21 +444,20 @@ impl ObjectStore for SimR2 {
                 let metadata_text = metadata.as_deref();
                 let checked = state.r2.check(now, &key, metadata_text, &condition, until, limited);
                 note_refusal(state, &checked, Kind::R2RateLimit);
-                checked.map(|()| (body, metadata)).map_err(Outcome::Refused)
+                checked.map(|()| (key, condition, body, metadata)).map_err(Outcome::Refused)
             },
-            move |world, state, (body, metadata)| {
+            move |world, state, (key, condition, body, metadata)| {
                 // The condition holds where the put lands, not only where it was accepted.
-                if landing_condition == PutIf::Absent && state.r2.get(&landing_key).is_some() {
+                if condition == PutIf::Absent && state.r2.get(&key).is_some() {
                     let detail = "412 precondition failed (10031)";
                     return Outcome::Refused(Refusal::new(RefusalKind::Precondition, detail));
                 }
-                if world.is(Double::R2DropsBlobs) && landing_key.starts_with("_tidelock/") {
+                if world.is(Double::R2DropsBlobs) && key.starts_with("_tidelock/") {
                     return Outcome::Applied("dropped".to_owned());
                 }
                 let copy = Some(Copy::read(&body, metadata.as_deref()));
-                let etag = state.r2.land(world.store_time(), &landing_key, body, metadata);
-                world.copy_changed(state, StoreId::R2, &landing_key, copy);
-                Outcome::Applied(etag)
+                world.copy_changed(state, StoreId::R2, &key, copy);
+                Outcome::Applied(state.r2.land(world.store_time(), key, body, metadata))
             },
         );
         settle(answer.await)
@@ -468,7 +465,6 @@ impl ObjectStore for SimR2 {
 
     async fn delete(&self, key: &str, until: StoreTime) -> Outcome<()> {
         let key = key.to_owned();
-        let landing_key = key.clone();
         let answer = self.world.call(
             self.node,
             StoreId::R2,
@@ -479,11 +475,11 @@ impl ObjectStore for SimR2 {
                 let now = world.store_time();
                 let checked = state.r2.check(now, &key, None, &PutIf::Always, until, limited);
                 note_refusal(state, &checked, Kind::R2RateLimit);
-                checked.map_err(Outcome::Refused)
+                checked.map(|()| key).map_err(Outcome::Refused)
             },
-            move |world, state, ()| {
-                state.r2.delete(world.store_time(), &landing_key);
-                world.copy_changed(state, StoreId::R2, &landing_key, None);
+            move |world, state, key| {
+                world.copy_changed(state, StoreId::R2, &key, None);
+                state.r2.delete(world.store_time(), key);
                 Outcome::Applied(())
             },
         );

@@ -18,6 +18,8 @@ pub mod env;
 #[cfg(madsim)]
 pub mod failure;
 #[cfg(madsim)]
+pub mod network;
+#[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
 pub mod scenario;

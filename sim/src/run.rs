@@ -122,6 +122,7 @@ async fn take_apart(world: &Arc<World>) {
     drop(running);
     // Requests under way hold the world, and the world's clock holds them: they land first.
     madsim::time::sleep(Duration::from_secs(10)).await;
+    world.end();
 }
 
 /// Starts a coordinator, and again whenever its journal fails.
@@ -135,7 +136,7 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         };
         let env = SimEnv::new(world.clone(), node, life);
         let pace = Pace { lane_width: 3, ..Pace::default() };
-        let policy = world.scenario.policy();
+        let policy = world.policy().clone();
         let started = Coordinator::start(env, node, policy, pace).await;
         let coordinator = started.expect("the simulated journal always replays");
         world.state().processes[usize::from(node.0)].coordinator = Some(coordinator.clone());
@@ -191,8 +192,7 @@ async fn perform(
     operation: &Operation,
     contexts: &mut BTreeMap<RecordId, VersionVector>,
 ) {
-    let record =
-        RecordId { dataset: operation.dataset.as_str().into(), key: operation.key.as_str().into() };
+    let record = world.record(&operation.dataset, &operation.key);
     let (session, node) = (operation.session, NodeId(operation.node));
     let condition = match operation.act {
         Act::ReadAny | Act::ReadLatest => {
@@ -383,7 +383,7 @@ async fn recover(world: &Arc<World>) -> Option<Recovered> {
 
 /// A fresh write at one coordinator, read from every other. Gives the time when all had it.
 async fn fresh_write(world: Arc<World>, node: NodeId, give_up_ms: u64) -> Option<u64> {
-    let record = RecordId { dataset: "notes".into(), key: format!("fresh-{}", node.0).into() };
+    let record = world.record("notes", &format!("fresh-{}", node.0));
     let session = node.0 % world.scenario.sessions;
     let mut written = false;
     let mut tries = 0;
@@ -482,6 +482,11 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
         Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
     };
+    let present = if keep {
+        state.checker.present(state.d1.rows(), state.d1.losers(), &readable)
+    } else {
+        BTreeMap::new()
+    };
     for (id, asked) in state.checker.asked() {
         outcome.attempted += 1;
         match asked.told {
@@ -491,8 +496,8 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         }
         let fate = match asked.told {
             Told::Acknowledged(dot) if keep => {
-                let (rows, losers) = (state.d1.rows(), state.d1.losers());
-                Some(state.checker.fate(dot, &asked.record, rows, losers, &readable))
+                let present = present.get(&asked.record);
+                Some(present.map_or(Fate::Lost, |present| present.fate(dot)))
             }
             _ => None,
         };

@@ -29,11 +29,17 @@ struct Cached {
     at: StoreTime,
 }
 
+/// What is under a key, and when it was last written.
+#[derive(Debug)]
+struct Slot<T> {
+    held: Option<T>,
+    written: StoreTime,
+}
+
 /// Workers KV: the central store, and one edge cache for each place that reads.
 #[derive(Debug, Default)]
 pub struct Kv {
-    entries: BTreeMap<String, KvEntry>,
-    written: BTreeMap<String, StoreTime>,
+    entries: BTreeMap<String, Slot<KvEntry>>,
     caches: BTreeMap<(NodeId, String), Cached>,
 }
 
@@ -77,16 +83,12 @@ impl Kv {
             let metadata = entry.metadata.as_ref().map_or(0, String::len);
             check_size("metadata", metadata, KV_METADATA_BYTES_MAX)?;
         }
-        check_rate(&self.written, now, key, rate_limited)
+        check_rate(&self.entries, now, key, rate_limited)
     }
 
     /// A write lands.
-    pub fn land(&mut self, now: StoreTime, key: &str, entry: Option<KvEntry>) {
-        self.written.insert(key.to_owned(), now);
-        match entry {
-            Some(entry) => self.entries.insert(key.to_owned(), entry),
-            None => self.entries.remove(key),
-        };
+    pub fn land(&mut self, now: StoreTime, key: String, entry: Option<KvEntry>) {
+        self.entries.insert(key, Slot { held: entry, written: now });
     }
 
     /// A read at a place. `cached`: the edge may answer. The flag tells whether the answer is
@@ -98,7 +100,7 @@ impl Kv {
         key: &str,
         cached: bool,
     ) -> (Option<KvEntry>, bool) {
-        let central = self.entries.get(key).cloned();
+        let central = self.central(key).cloned();
         let slot = (place, key.to_owned());
         if cached
             && let Some(held) = self.caches.get(&slot)
@@ -117,7 +119,7 @@ impl Kv {
 
     /// What the central store holds.
     pub fn central(&self, key: &str) -> Option<&KvEntry> {
-        self.entries.get(key)
+        self.entries.get(key)?.held.as_ref()
     }
 }
 
@@ -132,21 +134,21 @@ fn largest_value(op: &RowOp) -> usize {
     }
 }
 
-fn check_rate(
-    written: &BTreeMap<String, StoreTime>,
+fn check_rate<T>(
+    entries: &BTreeMap<String, Slot<T>>,
     now: StoreTime,
     key: &str,
     rate_limited: bool,
 ) -> Checked {
-    let last = written.get(key).copied();
-    if rate_limited && last.is_some_and(|last| now.0 < last.0 + SAME_KEY_MS) {
+    let recent = |slot: &Slot<T>| now.0 < slot.written.0 + SAME_KEY_MS;
+    if rate_limited && entries.get(key).is_some_and(recent) {
         return Err(Refusal::new(RefusalKind::RateLimited, "429 Too Many Requests"));
     }
     Ok(())
 }
 
 fn page<T>(
-    entries: &BTreeMap<String, T>,
+    entries: &BTreeMap<String, Slot<T>>,
     prefix: &str,
     after: Option<&str>,
     limit: usize,
@@ -160,6 +162,7 @@ fn page<T>(
     entries
         .range::<str, _>((from, Bound::Unbounded))
         .take_while(|(key, _)| key.starts_with(prefix))
+        .filter_map(|(key, slot)| Some((key, slot.held.as_ref()?)))
         .take(limit)
         .map(|(key, value)| Listed { key: key.clone(), metadata: metadata(value) })
         .collect()
@@ -168,8 +171,7 @@ fn page<T>(
 /// R2.
 #[derive(Debug, Default)]
 pub struct R2 {
-    objects: BTreeMap<String, Object>,
-    written: BTreeMap<String, StoreTime>,
+    objects: BTreeMap<String, Slot<Object>>,
     puts: u64,
 }
 
@@ -190,38 +192,37 @@ impl R2 {
         }
         check_size("key", key.len(), R2_KEY_BYTES_MAX)?;
         check_size("metadata", metadata.map_or(0, str::len), R2_METADATA_BYTES_MAX)?;
-        if *condition == PutIf::Absent && self.objects.contains_key(key) {
+        if *condition == PutIf::Absent && self.get(key).is_some() {
             let detail =
                 "412 At least one of the pre-conditions you specified did not hold (10031)";
             return Err(Refusal::new(RefusalKind::Precondition, detail));
         }
-        check_rate(&self.written, now, key, rate_limited)
+        check_rate(&self.objects, now, key, rate_limited)
     }
 
     /// A put lands; gives the ETag.
     pub fn land(
         &mut self,
         now: StoreTime,
-        key: &str,
+        key: String,
         body: Bytes,
         metadata: Option<String>,
     ) -> String {
         self.puts += 1;
-        self.written.insert(key.to_owned(), now);
         let etag = format!("{:08x}", self.puts);
-        self.objects.insert(key.to_owned(), Object { body, metadata, etag: etag.clone() });
+        let held = Some(Object { body, metadata, etag: etag.clone() });
+        self.objects.insert(key, Slot { held, written: now });
         etag
     }
 
     /// A delete lands.
-    pub fn delete(&mut self, now: StoreTime, key: &str) {
-        self.written.insert(key.to_owned(), now);
-        self.objects.remove(key);
+    pub fn delete(&mut self, now: StoreTime, key: String) {
+        self.objects.insert(key, Slot { held: None, written: now });
     }
 
     /// The object.
     pub fn get(&self, key: &str) -> Option<&Object> {
-        self.objects.get(key)
+        self.objects.get(key)?.held.as_ref()
     }
 
     /// A page of keys.
@@ -269,12 +270,16 @@ impl D1 {
                     }
                     self.feed.insert(next_seq, record.clone());
                 }
-                if after.owed.is_empty() {
-                    self.owed.remove(record);
-                } else if !self.owed.contains(record) {
-                    self.owed.insert(record.clone());
+                let was_owed = before.is_some_and(|row| !row.owed.is_empty());
+                match (was_owed, !after.owed.is_empty()) {
+                    (true, false) => drop(self.owed.remove(record)),
+                    (false, true) => drop(self.owed.insert(record.clone())),
+                    (false, false) | (true, true) => {}
                 }
-                self.rows.insert(record.clone(), after);
+                match self.rows.get_mut(record) {
+                    Some(row) => *row = after,
+                    None => drop(self.rows.insert(record.clone(), after)),
+                }
                 changed.push(record.clone());
             }
             if let (RowOp::Install(install), RowAnswer::Installed { .. }) = (op, &answer)

@@ -1,9 +1,8 @@
 //! The simulated world: one clock, one network, three stores, a disk for each coordinator.
 //!
-//! Invariant: whatever a coordinator sent goes its way without it. A crash ends the process, not
-//! its messages; the store side of every call runs on its own and lands, or not, by the plan
-//! alone. All of the world's state is behind one lock, and every choice comes from a stream keyed
-//! by what it is for.
+//! Invariant: all of the world's state is behind one lock, and every choice comes from a stream
+//! keyed by what it is for. A crash ends a process and what was not on its disk; how messages
+//! travel is in `network.rs`.
 
 use crate::checker::{Checker, Copy};
 use crate::double::Double;
@@ -12,27 +11,26 @@ use crate::stores::{D1, Kv, R2};
 use crate::streams::{Purpose, Streams};
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
-use madsim::time::TimeHandle;
+use madsim::time::{Sleep, TimeHandle};
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::journal::{Intent, JournalBatch};
+use tidelock_engine::policy::Policy;
 use tidelock_engine::record::{RecordId, StoreId};
-use tidelock_engine::row::{LAND_MS_MAX, StoreTime};
+use tidelock_engine::row::StoreTime;
 use tidelock_engine::version::{Dot, NodeId};
 use tidelock_faults::{Call, End, Fault, Kind, Moment, Place};
-use tokio::sync::oneshot;
 
 use crate::env::SimEnv;
 
 /// The wall clock's reading when a run begins: an arbitrary day.
 pub const EPOCH_MS: u64 = 1_790_000_000_000;
-/// A store call or peer message without an answer after this is given up.
-pub const CALL_MS_MAX: u64 = 2_000;
 
 /// How often a fault was planned, and how often a call came out otherwise because of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,17 +39,6 @@ pub struct Felt {
     pub injected: u64,
     /// Felt.
     pub felt: u64,
-}
-
-/// What a call to a store ended in, other than its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// No answer in time.
-    Timeout,
-    /// 5xx.
-    ServerError,
-    /// "D1 DB is overloaded".
-    Overloaded,
 }
 
 /// A coordinator's disk: what is durable, and what was on its way to it.
@@ -91,6 +78,8 @@ impl Disk {
 /// A coordinator's process.
 #[derive(Default)]
 pub struct Process {
+    /// What the runtime calls it.
+    pub id: Option<madsim::task::NodeId>,
     /// Running, with replay behind it.
     pub coordinator: Option<Arc<Coordinator<SimEnv>>>,
     /// Its lives so far.
@@ -126,12 +115,13 @@ pub struct State {
     /// Coordinators of former lives, to be taken apart at the end.
     pub former: Vec<Arc<Coordinator<SimEnv>>>,
     /// Requests that will land after their callers gave up.
-    strays: u32,
-    last_stray_ms: u64,
-    links: BTreeMap<(End, End), ChaCha8Rng>,
-    choices: BTreeMap<u32, ChaCha8Rng>,
+    pub(crate) strays: u32,
+    pub(crate) last_stray_ms: u64,
+    /// By sender and receiver, opened when first used.
+    pub(crate) links: Vec<Option<ChaCha8Rng>>,
+    pub(crate) choices: BTreeMap<u32, ChaCha8Rng>,
     disk_choices: Vec<ChaCha8Rng>,
-    call_counts: BTreeMap<u32, u32>,
+    pub(crate) call_counts: BTreeMap<u32, u32>,
     crashed: BTreeSet<u32>,
 }
 
@@ -148,24 +138,14 @@ pub struct World {
     time: TimeHandle,
     /// Where the store side of every call runs.
     outside: NodeHandle,
+    /// Of every coordinator.
+    policy: Policy,
+    /// The scenario's faults by kind.
+    faults: Vec<Vec<Fault>>,
     /// Records by the key of their copies.
-    prefixes: Vec<(String, String)>,
-}
-
-/// How a message travels.
-enum Transit {
-    Lost,
-    Arrives { after: Duration },
-}
-
-/// How a request is late.
-enum Lateness {
-    /// As the fault's stream says.
-    Drawn { id: u32, span_ms: u64 },
-    /// It arrives so much later.
-    Arrives(Duration),
-    /// It is accepted in time and lands so much later.
-    Lands(Duration),
+    prefixes: Vec<(String, Arc<str>)>,
+    /// The run is over: what is still under way goes nowhere.
+    over: AtomicBool,
 }
 
 impl World {
@@ -173,17 +153,15 @@ impl World {
     pub fn new(scenario: Scenario, double: Option<Double>, keep_trace: bool) -> Arc<Self> {
         let handle = Handle::current();
         let streams = Streams::new(scenario.seed);
-        let references = scenario
-            .datasets
-            .iter()
-            .filter(|kept| kept.kv_reference)
-            .map(|kept| (kept.name.clone(), StoreId::Kv))
-            .collect();
+        let in_kv = scenario.datasets.iter().filter(|kept| kept.kv_reference);
+        let in_kv = in_kv.map(|kept| kept.name.clone()).collect();
+        let references = BTreeMap::from([(StoreId::Kv, in_kv)]);
         let mut faults: BTreeMap<Kind, Felt> = BTreeMap::new();
         for fault in &scenario.faults {
             faults.entry(fault.kind).or_default().injected += 1;
         }
         let nodes = usize::from(scenario.nodes);
+        let places = nodes + StoreId::ALL.len() + usize::from(scenario.sessions);
         let state = State {
             checker: Checker::new(references),
             trace: Trace::new(keep_trace),
@@ -198,17 +176,19 @@ impl World {
             former: Vec::new(),
             strays: 0,
             last_stray_ms: 0,
-            links: BTreeMap::new(),
+            links: (0..places * places).map(|_| None).collect(),
             choices: BTreeMap::new(),
             disk_choices: (0..nodes).map(|n| streams.open(Purpose::Disk, n as u64)).collect(),
             call_counts: BTreeMap::new(),
             crashed: BTreeSet::new(),
         };
-        let prefixes = scenario
-            .datasets
-            .iter()
-            .map(|kept| (format!("{}/", kept.name), kept.name.clone()))
-            .collect();
+        let policy = scenario.policy();
+        let prefixes =
+            policy.datasets.keys().map(|name| (format!("{name}/"), name.clone())).collect();
+        let mut faults_by_kind = vec![Vec::new(); Kind::ALL.len()];
+        for fault in &scenario.faults {
+            faults_by_kind[fault.kind as usize].push(fault.clone());
+        }
         let time = TimeHandle::current();
         let outside = handle.create_node().name("outside").build();
         Arc::new(World {
@@ -219,8 +199,23 @@ impl World {
             handle,
             time,
             outside,
+            policy,
+            faults: faults_by_kind,
             prefixes,
+            over: AtomicBool::new(false),
         })
+    }
+
+    /// What every coordinator keeps where.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// A record of the scenario, by names.
+    pub fn record(&self, dataset: &str, key: &str) -> RecordId {
+        let known = self.policy.datasets.get_key_value(dataset);
+        let dataset = known.map_or_else(|| dataset.into(), |(name, _)| name.clone());
+        RecordId { dataset, key: key.into() }
     }
 
     /// The lock.
@@ -248,17 +243,29 @@ impl World {
         self.double == Some(double)
     }
 
-    /// Runs something that no crash ends.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.outside.spawn(task);
+    /// Waits.
+    pub fn sleep(&self, duration: Duration) -> Sleep {
+        self.time.sleep(duration)
     }
 
-    /// Runs something in a coordinator's process.
+    /// Runs something that no crash ends.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if !self.over.load(Ordering::Relaxed) {
+            self.outside.spawn(task);
+        }
+    }
+
+    /// Runs something in a coordinator's process, as it is now.
     pub fn spawn_on(&self, node: NodeId, task: impl Future<Output = ()> + Send + 'static) {
-        let id = process_name(node);
-        if let Some(process) = self.handle.get_node(id.as_str()) {
+        let id = self.state().processes[usize::from(node.0)].id;
+        if let Some(process) = id.and_then(|id| self.handle.get_node(id)) {
             process.spawn(task);
         }
+    }
+
+    /// Nothing is sent on its way any more.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 
     /// Notes an event.
@@ -275,12 +282,12 @@ impl World {
         state.trace.note(at_us, lane, kind, to, digest, text);
     }
 
-    fn faults_at(&self, now_ms: u64, kind: Kind) -> impl Iterator<Item = &Fault> {
-        self.scenario.faults.iter().filter(move |f| f.kind == kind && f.holds_at(now_ms))
+    pub(crate) fn faults_at(&self, now_ms: u64, kind: Kind) -> impl Iterator<Item = &Fault> {
+        self.faults[kind as usize].iter().filter(move |fault| fault.holds_at(now_ms))
     }
 
     /// True when a fault of this kind holds and its dice say so. Notes that it was felt.
-    fn strikes(&self, state: &mut State, now_ms: u64, kind: Kind) -> Option<&Fault> {
+    pub(crate) fn strikes(&self, state: &mut State, now_ms: u64, kind: Kind) -> Option<&Fault> {
         let at_random = |fault: &&Fault| !matches!(fault.place, Place::Call { .. });
         let mut faults = self.faults_at(now_ms, kind).filter(at_random);
         let fault = faults.find(|fault| self.dice(state, fault))?;
@@ -288,7 +295,7 @@ impl World {
         Some(fault)
     }
 
-    fn dice(&self, state: &mut State, fault: &Fault) -> bool {
+    pub(crate) fn dice(&self, state: &mut State, fault: &Fault) -> bool {
         if fault.permille >= 1000 {
             return true;
         }
@@ -298,414 +305,6 @@ impl World {
             .entry(fault.id)
             .or_insert_with(|| streams.open(Purpose::Fault, u64::from(fault.id)));
         choices.random_range(0..1000) < fault.permille
-    }
-
-    fn transit(&self, state: &mut State, from: End, to: End) -> Transit {
-        let now_ms = self.now_ms();
-        let streams = self.streams;
-        let jitter = state
-            .links
-            .entry((from, to))
-            .or_insert_with(|| streams.open(Purpose::Link, link_number(from, to)))
-            .next_u32();
-        for kind in [Kind::NetPartition, Kind::NetPartitionOneWay] {
-            let cut = self.faults_at(now_ms, kind).any(|fault| match &fault.place {
-                Place::Link { from: a, to: b } => {
-                    (*a, *b) == (from, to) || (kind == Kind::NetPartition && (*a, *b) == (to, from))
-                }
-                Place::Everywhere | Place::Store(_) | Place::Call { .. } => false,
-            });
-            if cut {
-                state.felt(kind);
-                return Transit::Lost;
-            }
-        }
-        let here = |fault: &&Fault| match &fault.place {
-            Place::Link { from: a, to: b } => (*a, *b) == (from, to) || (*a, *b) == (to, from),
-            Place::Everywhere => true,
-            Place::Store(_) | Place::Call { .. } => false,
-        };
-        let loss = self.faults_at(now_ms, Kind::NetLoss).filter(here).find(|f| self.dice(state, f));
-        if loss.is_some() {
-            state.felt(Kind::NetLoss);
-            return Transit::Lost;
-        }
-        let (base_us, spread_us) = latency_us(from, to);
-        let mut after = Duration::from_micros(base_us + u64::from(jitter) % spread_us);
-        let delay =
-            self.faults_at(now_ms, Kind::NetDelay).filter(here).find(|f| self.dice(state, f));
-        if let Some(fault) = delay {
-            state.felt(Kind::NetDelay);
-            after += Duration::from_millis(u64::from(jitter >> 8) % (fault.span_ms + 1));
-        }
-        Transit::Arrives { after }
-    }
-
-    /// A coordinator calls a store. `serve` runs at the store side in two steps: on acceptance it
-    /// checks and gives what to do when the request lands.
-    pub async fn call<T, L>(
-        self: &Arc<Self>,
-        node: NodeId,
-        store: StoreId,
-        call: Call,
-        accept: impl FnOnce(&World, &mut State) -> Result<L, T> + Send + 'static,
-        land: impl FnOnce(&World, &mut State, L) -> T + Send + 'static,
-    ) -> Result<T, Lost>
-    where
-        T: Send + 'static,
-        L: Send + 'static,
-    {
-        self.crash_point(node, call, Moment::Before).await;
-        let (answer, answered) = oneshot::channel();
-        let world = self.clone();
-        self.outside.spawn(async move {
-            world.serve(node, store, call, accept, land, answer).await;
-        });
-        let answer = answered.await.unwrap_or(Err(Lost::Timeout));
-        self.crash_point(node, call, Moment::After).await;
-        answer
-    }
-
-    async fn serve<T, L>(
-        self: Arc<Self>,
-        node: NodeId,
-        store: StoreId,
-        call: Call,
-        accept: impl FnOnce(&World, &mut State) -> Result<L, T>,
-        land: impl FnOnce(&World, &mut State, L) -> T,
-        answer: oneshot::Sender<Result<T, Lost>>,
-    ) {
-        let (here, there) = (End::Node(node.0), End::Store(store));
-        let limit = Duration::from_millis(CALL_MS_MAX);
-        let begun = self.now();
-        let is_write = matches!(call, Call::D1Batch | Call::KvWrite | Call::R2Write);
-        let request = {
-            let mut state = self.state();
-            let transit = self.transit(&mut state, here, there);
-            match transit {
-                Transit::Lost => {
-                    self.note(&mut state, here, "request-lost", Some(there), call as u64, || {
-                        format!("{call:?}")
-                    });
-                    None
-                }
-                Transit::Arrives { after } => {
-                    let late = if let Some(lateness) = self.late_call(&mut state, node, call) {
-                        Some(lateness)
-                    } else if is_write {
-                        self.strikes(&mut state, self.now_ms(), Kind::NetLateArrival)
-                            .map(|fault| Lateness::Drawn { id: fault.id, span_ms: fault.span_ms })
-                    } else {
-                        None
-                    };
-                    Some((after, late))
-                }
-            }
-        };
-        let Some((after, late)) = request else {
-            madsim::time::sleep(limit).await;
-            let _ = answer.send(Err(Lost::Timeout));
-            return;
-        };
-        // A late request either arrives late, or is accepted in time and lands late.
-        let (after, landing) = match late {
-            None => (after, Duration::ZERO),
-            Some(Lateness::Arrives(late)) => (after + late, Duration::ZERO),
-            Some(Lateness::Lands(late)) => (after, late),
-            Some(Lateness::Drawn { id, span_ms }) => {
-                let mut state = self.state();
-                let choices = state.choices.get_mut(&id);
-                let drawn = choices.map_or(0, |choices| choices.next_u64());
-                if drawn.is_multiple_of(2) {
-                    (after + Duration::from_millis(drawn / 2 % (span_ms + 1)), Duration::ZERO)
-                } else {
-                    (after, Duration::from_millis(drawn / 2 % LAND_MS_MAX))
-                }
-            }
-        };
-        let lands_after = after + landing;
-        let mut answer = Some(answer);
-        let stray = lands_after >= limit;
-        if stray {
-            self.state().strays += 1;
-        }
-        if after >= limit {
-            madsim::time::sleep(limit).await;
-            give_up(&mut answer);
-            madsim::time::sleep(after.saturating_sub(limit)).await;
-        } else {
-            madsim::time::sleep(after).await;
-        }
-        let accepted = {
-            let mut state = self.state();
-            state.delivered += 1;
-            match self.fails_before(&mut state, store, call) {
-                Some(lost) => Err(Err(lost)),
-                None => accept(&self, &mut state).map_err(Ok),
-            }
-        };
-        let reply = match accepted {
-            Err(reply) => reply,
-            Ok(landing_state) => {
-                if !landing.is_zero() {
-                    self.sleep_answering(begun, landing, limit, &mut answer).await;
-                }
-                let mut state = self.state();
-                let value = land(&self, &mut state, landing_state);
-                match self.fails_after(&mut state, store, call) {
-                    Some(lost) => Err(lost),
-                    None => Ok(value),
-                }
-            }
-        };
-        if stray {
-            let mut state = self.state();
-            state.strays -= 1;
-            state.last_stray_ms = self.now_ms();
-            state.sometimes.insert("request-landed-after-its-caller-gave-up");
-        }
-        let Some(answer) = answer else { return };
-        let back = {
-            let mut state = self.state();
-            self.transit(&mut state, there, here)
-        };
-        let left = (begun + limit).saturating_sub(self.now());
-        match back {
-            Transit::Arrives { after } if after < left => {
-                madsim::time::sleep(after).await;
-                {
-                    let mut state = self.state();
-                    state.delivered += 1;
-                    let failed = reply.is_err();
-                    let digest = (call as u64) * 2 + u64::from(failed);
-                    self.note(&mut state, there, "answer", Some(here), digest, || {
-                        format!("{call:?}{}", if failed { " failed" } else { "" })
-                    });
-                }
-                let _ = answer.send(reply);
-            }
-            Transit::Arrives { .. } | Transit::Lost => {
-                madsim::time::sleep(left).await;
-                let _ = answer.send(Err(Lost::Timeout));
-            }
-        }
-    }
-
-    /// A late arrival that names its call: it arrives, or lands, late by exactly its span.
-    fn late_call(&self, state: &mut State, node: NodeId, call: Call) -> Option<Lateness> {
-        let now_ms = self.now_ms();
-        for fault in self.faults_at(now_ms, Kind::NetLateArrival) {
-            let Place::Call { node: at, call: of, ordinal, moment } = &fault.place else {
-                continue;
-            };
-            if (*at, *of) != (node.0, call) {
-                continue;
-            }
-            let count = state.call_counts.entry(fault.id).or_default();
-            *count += 1;
-            if *count == *ordinal {
-                state.felt(Kind::NetLateArrival);
-                let late = Duration::from_millis(fault.span_ms);
-                return Some(match moment {
-                    Moment::Before => Lateness::Arrives(late),
-                    Moment::After => Lateness::Lands(late),
-                });
-            }
-        }
-        None
-    }
-
-    /// Sleeps, and tells the caller at its limit that there is no answer.
-    async fn sleep_answering<T>(
-        &self,
-        begun: Duration,
-        sleep: Duration,
-        limit: Duration,
-        answer: &mut Option<oneshot::Sender<Result<T, Lost>>>,
-    ) {
-        let left = (begun + limit).saturating_sub(self.now());
-        if sleep < left {
-            madsim::time::sleep(sleep).await;
-        } else {
-            madsim::time::sleep(left).await;
-            give_up(answer);
-            madsim::time::sleep(sleep.saturating_sub(left)).await;
-        }
-    }
-
-    fn fails_before(&self, state: &mut State, store: StoreId, call: Call) -> Option<Lost> {
-        let now_ms = self.now_ms();
-        if self.is(Double::SlowToHeal) && now_ms < self.scenario.faults_end_ms() + 10_000 {
-            return Some(Lost::ServerError);
-        }
-        let kind = match store {
-            StoreId::Kv => Kind::KvErrorBefore,
-            StoreId::D1 => Kind::D1ErrorBefore,
-            StoreId::R2 => Kind::R2ErrorBefore,
-        };
-        if self.strikes(state, now_ms, kind).is_some() {
-            return Some(Lost::ServerError);
-        }
-        if store == StoreId::D1
-            && let Some(fault) = self.strikes(state, now_ms, Kind::D1Overloaded)
-        {
-            // Overload may strike before or after the transaction; "after" is decided on return.
-            let id = fault.id;
-            let drawn = state
-                .choices
-                .entry(id)
-                .or_insert_with(|| self.streams.open(Purpose::Fault, u64::from(id)));
-            if call != Call::D1Batch || drawn.random_bool(0.5) {
-                return Some(Lost::Overloaded);
-            }
-            state.sometimes.insert("overloaded-d1-applied-all-the-same");
-        }
-        None
-    }
-
-    fn fails_after(&self, state: &mut State, store: StoreId, call: Call) -> Option<Lost> {
-        let now_ms = self.now_ms();
-        if !matches!(call, Call::D1Batch | Call::KvWrite | Call::R2Write) {
-            return None;
-        }
-        let kind = match store {
-            StoreId::Kv => Kind::KvErrorAfter,
-            StoreId::D1 => Kind::D1ErrorAfter,
-            StoreId::R2 => Kind::R2ErrorAfter,
-        };
-        if self.strikes(state, now_ms, kind).is_some() {
-            return Some(Lost::ServerError);
-        }
-        None
-    }
-
-    /// True when a store's own documented limit strikes now.
-    pub fn strikes_store(&self, state: &mut State, kind: Kind) -> bool {
-        let now_ms = self.now_ms();
-        self.faults_at(now_ms, kind).any(|fault| self.dice(state, fault))
-    }
-
-    /// A message to another coordinator, and its answer.
-    pub async fn peer(
-        self: &Arc<Self>,
-        from: NodeId,
-        to: NodeId,
-        message: tidelock_engine::env::PeerMessage,
-    ) -> Result<tidelock_engine::env::PeerReply, Lost> {
-        self.crash_point(from, Call::Peer, Moment::Before).await;
-        let (answer, answered) = oneshot::channel();
-        let world = self.clone();
-        self.outside.spawn(async move {
-            let (here, there) = (End::Node(from.0), End::Node(to.0));
-            let limit = Duration::from_millis(CALL_MS_MAX);
-            let (transit, twice) = {
-                let mut state = world.state();
-                let transit = world.transit(&mut state, here, there);
-                let twice = world.strikes(&mut state, world.now_ms(), Kind::NetDuplicate).is_some();
-                (transit, twice)
-            };
-            let Transit::Arrives { after } = transit else {
-                madsim::time::sleep(limit).await;
-                let _ = answer.send(Err(Lost::Timeout));
-                return;
-            };
-            madsim::time::sleep(after).await;
-            let receiver = {
-                let mut state = world.state();
-                state.delivered += 1;
-                world.note(&mut state, here, "news", Some(there), 0, String::new);
-                state.processes[usize::from(to.0)].coordinator.clone()
-            };
-            let Some(receiver) = receiver else {
-                let _ = answer.send(Err(Lost::ServerError));
-                return;
-            };
-            let reply = receiver.receive(message.clone());
-            if twice {
-                let world = world.clone();
-                let again = receiver.clone();
-                world.clone().outside.spawn(async move {
-                    madsim::time::sleep(after * 3).await;
-                    world.state().delivered += 1;
-                    again.receive(message);
-                });
-            }
-            let back = {
-                let mut state = world.state();
-                world.transit(&mut state, there, here)
-            };
-            match back {
-                Transit::Arrives { after } => {
-                    madsim::time::sleep(after).await;
-                    world.state().delivered += 1;
-                    let _ = answer.send(Ok(reply));
-                }
-                Transit::Lost => {
-                    madsim::time::sleep(limit.saturating_sub(after)).await;
-                    let _ = answer.send(Err(Lost::Timeout));
-                }
-            }
-        });
-        let answer = answered.await.unwrap_or(Err(Lost::Timeout));
-        self.crash_point(from, Call::Peer, Moment::After).await;
-        answer
-    }
-
-    /// A session asks a coordinator; `ask` runs in its process. `Err(false)`: it was never
-    /// reached; `Err(true)`: nobody knows.
-    pub async fn ask<T, F>(
-        self: &Arc<Self>,
-        session: u16,
-        node: NodeId,
-        ask: impl FnOnce(Arc<Coordinator<SimEnv>>) -> F + Send + 'static,
-    ) -> Result<T, bool>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + Send + 'static,
-    {
-        let (here, there) = (End::Session(session), End::Node(node.0));
-        let limit = Duration::from_millis(2 * CALL_MS_MAX);
-        let transit = {
-            let mut state = self.state();
-            self.transit(&mut state, here, there)
-        };
-        let Transit::Arrives { after } = transit else {
-            madsim::time::sleep(limit).await;
-            return Err(true);
-        };
-        madsim::time::sleep(after).await;
-        let coordinator = {
-            let mut state = self.state();
-            state.delivered += 1;
-            state.processes[usize::from(node.0)].coordinator.clone()
-        };
-        // Nobody listens: the connection is refused.
-        let Some(coordinator) = coordinator else { return Err(false) };
-        let (answer, answered) = oneshot::channel();
-        let asked = ask(coordinator);
-        self.spawn_on(node, async move {
-            let _ = answer.send(asked.await);
-        });
-        let answer = tokio::select! {
-            biased;
-            answer = answered => answer.map_err(|_| true)?,
-            () = madsim::time::sleep(limit) => return Err(true),
-        };
-        let back = {
-            let mut state = self.state();
-            self.transit(&mut state, there, here)
-        };
-        match back {
-            Transit::Arrives { after } => {
-                madsim::time::sleep(after).await;
-                self.state().delivered += 1;
-                Ok(answer)
-            }
-            Transit::Lost => {
-                madsim::time::sleep(Duration::from_millis(CALL_MS_MAX)).await;
-                Err(true)
-            }
-        }
     }
 
     /// Commits to a coordinator's disk.
@@ -726,7 +325,7 @@ impl World {
         };
         // Before the answer, not before the disk: what was on its way to it got there, or not.
         self.crash_point(node, Call::JournalCommit, Moment::Before).await;
-        madsim::time::sleep(fsync).await;
+        self.sleep(fsync).await;
         {
             let mut state = self.state();
             if let Some(batch) = state.disks[at].pending.take() {
@@ -750,7 +349,7 @@ impl World {
     }
 
     /// A coordinator reaches a call; it may be its last.
-    async fn crash_point(self: &Arc<Self>, node: NodeId, call: Call, moment: Moment) {
+    pub(crate) async fn crash_point(self: &Arc<Self>, node: NodeId, call: Call, moment: Moment) {
         if self.counts_to_crash(node, call, moment) {
             // The process has ended; nothing after this line runs in it.
             std::future::pending::<()>().await;
@@ -758,6 +357,9 @@ impl World {
     }
 
     fn counts_to_crash(self: &Arc<Self>, node: NodeId, call: Call, moment: Moment) -> bool {
+        if self.faults[Kind::ProcessCrash as usize].is_empty() {
+            return false;
+        }
         let now_ms = self.now_ms();
         let mut state = self.state();
         for fault in self.faults_at(now_ms, Kind::ProcessCrash) {
@@ -806,8 +408,8 @@ impl World {
             self.state().former.push(former);
         }
         let world = self.clone();
-        self.outside.spawn(async move {
-            madsim::time::sleep(down).await;
+        self.spawn(async move {
+            world.sleep(down).await;
             {
                 let mut state = world.state();
                 world.note(&mut state, End::Node(node.0), "restart", None, 0, String::new);
@@ -832,11 +434,13 @@ impl World {
         // reference here would keep both for ever.
         let world = Arc::downgrade(self);
         self.state().processes[usize::from(node.0)].up = true;
-        self.handle
+        let process = self
+            .handle
             .create_node()
             .name(process_name(node))
             .init(move || run(world.upgrade().expect("the run outlives its processes")))
             .build();
+        self.state().processes[usize::from(node.0)].id = Some(process.id());
     }
 
     /// When the last fault ended that has begun so far; `None`: one has not ended.
@@ -861,7 +465,7 @@ impl World {
     ) {
         let found = self.prefixes.iter().find_map(|(prefix, dataset)| {
             let key = key.strip_prefix(prefix.as_str())?;
-            Some(RecordId { dataset: dataset.as_str().into(), key: key.into() })
+            Some(RecordId { dataset: dataset.clone(), key: key.into() })
         });
         let Some(record) = found else { return };
         let now_ms = self.now_ms();
@@ -896,32 +500,7 @@ impl State {
     }
 }
 
-fn give_up<T>(answer: &mut Option<oneshot::Sender<Result<T, Lost>>>) {
-    if let Some(answer) = answer.take() {
-        let _ = answer.send(Err(Lost::Timeout));
-    }
-}
-
 /// The name of a coordinator's process.
 pub fn process_name(node: NodeId) -> String {
     format!("coordinator-{}", node.0)
-}
-
-fn link_number(from: End, to: End) -> u64 {
-    let code = |end: End| match end {
-        End::Node(node) => u64::from(node),
-        End::Store(store) => 0x1_0000 + store as u64,
-        End::Session(session) => 0x2_0000 + u64::from(session),
-    };
-    code(from) << 32 | code(to)
-}
-
-/// Base and spread of a one-way trip.
-fn latency_us(from: End, to: End) -> (u64, u64) {
-    match (from, to) {
-        (End::Node(_), End::Node(_)) => (8_000, 40_000),
-        (End::Session(_), _) | (_, End::Session(_)) => (1_000, 10_000),
-        (End::Store(StoreId::D1), _) | (_, End::Store(StoreId::D1)) => (4_000, 20_000),
-        (End::Store(_), _) | (_, End::Store(_)) => (3_000, 25_000),
-    }
 }

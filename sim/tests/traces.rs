@@ -337,6 +337,23 @@ fn a5b_a_mark_is_cleared_only_when_nobody_else_can_be_putting() {
     assert_eq!(fate(&outcome, 1), Fate::Current);
 }
 
+/// A's clear of w0 is under way for longer than A waits; A claims and puts again, and that put is
+/// still to land when the clear does. B then installs w1, and is alone for all that it can see.
+#[test]
+fn a5b_a_late_clear_does_not_vouch_for_a_later_put() {
+    let late_clear = call(0, Call::D1Batch, 2, Moment::Before);
+    let late_put = call(0, Call::KvWrite, 2, Moment::After);
+    let outcome = clean(
+        &Scenario::still(2)
+            .then(1_000, 0, "k", PUT)
+            .then(3_640, 1, "k", PUT)
+            .fault(Kind::NetLateArrival, late_clear, 900..3_000, 2_400)
+            .fault(Kind::NetLateArrival, late_put, 900..6_000, 700),
+    );
+    assert!(outcome.sometimes.contains("request-landed-after-its-caller-gave-up"));
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+}
+
 /// A installs w0 and dies before it has put it anywhere. Its journal is no use to anybody.
 #[test]
 fn a5c_the_mark_outlives_the_coordinator_that_owes_it() {

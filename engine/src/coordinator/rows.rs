@@ -1,16 +1,20 @@
 //! Row operations on their way to the authority: gathered into batches, each one transaction.
 //!
+//! Clearing a mark is waited for by nobody, and a record's marks are cleared within milliseconds
+//! of each other: such operations linger a little, so that one batch carries them.
+//!
 //! Invariant: an operation gets the outcome of the batch that carried it. A batch that the store
 //! refuses because one operation in it can never be applied is taken apart, so that a poison
 //! operation harms itself alone.
 
 use super::{Coordinator, seen_in};
 use crate::breaker::Seen;
-use crate::env::{Doubt, DoubtKind, Env, Outcome, Refusal, RefusalKind, RowStore, Storage};
+use crate::env::{Clock, Doubt, DoubtKind, Env, Outcome, Refusal, RefusalKind, RowStore, Storage};
 use crate::record::StoreId;
 use crate::row::{BatchAnswer, RowAnswer, RowOp, StoreTime};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 type Answer = Outcome<(StoreTime, RowAnswer)>;
@@ -18,12 +22,28 @@ type Answer = Outcome<(StoreTime, RowAnswer)>;
 /// What waits for a batch.
 #[derive(Default)]
 pub(super) struct Queue {
-    waiting: Mutex<VecDeque<(RowOp, oneshot::Sender<Answer>)>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     wake: Notify,
 }
 
+struct Waiting {
+    op: RowOp,
+    done: oneshot::Sender<Answer>,
+    /// When it goes, with or without company.
+    due: Duration,
+}
+
+/// What a batch loop is to do.
+enum Turn {
+    /// Nothing waits.
+    Idle,
+    /// What waits can wait so long for company.
+    Linger(Duration),
+    Send(Vec<Waiting>),
+}
+
 impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<(RowOp, oneshot::Sender<Answer>)>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().expect("no code panics while it holds the row queue")
     }
 
@@ -31,6 +51,13 @@ impl Queue {
     pub(super) fn close(&self) {
         self.waiting().clear();
         self.wake.notify_waiters();
+    }
+}
+
+fn lingers(op: &RowOp) -> bool {
+    match op {
+        RowOp::Clear { .. } | RowOp::Release { .. } => true,
+        RowOp::Read { .. } | RowOp::Install(_) | RowOp::Claim { .. } => false,
     }
 }
 
@@ -46,7 +73,8 @@ impl<E: Env> Coordinator<E> {
             return stopped();
         }
         let (done, answer) = oneshot::channel();
-        self.rows.waiting().push_back((op, done));
+        let linger = if lingers(&op) { self.pace.linger } else { Duration::ZERO };
+        self.rows.waiting().push_back(Waiting { op, done, due: self.now() + linger });
         self.rows.wake.notify_one();
         if self.is_stopped() {
             // The stop came between the look above and the queue.
@@ -61,22 +89,32 @@ impl<E: Env> Coordinator<E> {
             if self.is_stopped() {
                 break;
             }
-            let taken = self.take_batch();
-            if taken.is_empty() {
-                news.await;
-            } else {
-                self.send_batch(taken).await;
+            match self.next_batch() {
+                Turn::Idle => news.await,
+                Turn::Linger(wait) => {
+                    tokio::select! {
+                        biased;
+                        () = news => {}
+                        () = self.env.clock().sleep(wait) => {}
+                    }
+                }
+                Turn::Send(taken) => self.send_batch(taken).await,
             }
         }
         self.rows.close();
     }
 
-    fn take_batch(&self) -> Vec<(RowOp, oneshot::Sender<Answer>)> {
+    fn next_batch(&self) -> Turn {
         let mut waiting = self.rows.waiting();
+        let Some(due) = waiting.iter().map(|waiting| waiting.due).min() else { return Turn::Idle };
+        let wait = due.saturating_sub(self.now());
+        if !wait.is_zero() && waiting.len() < self.pace.batch_ops_max {
+            return Turn::Linger(wait);
+        }
         let mut bytes = 0;
         let mut taken = Vec::new();
-        while let Some((op, _)) = waiting.front() {
-            bytes += op.held_bytes();
+        while let Some(next) = waiting.front() {
+            bytes += next.op.held_bytes();
             let full = taken.len() >= self.pace.batch_ops_max || bytes > self.pace.batch_bytes_max;
             if full && !taken.is_empty() {
                 self.rows.wake.notify_one();
@@ -84,11 +122,12 @@ impl<E: Env> Coordinator<E> {
             }
             taken.push(waiting.pop_front().expect("looked at above"));
         }
-        taken
+        Turn::Send(taken)
     }
 
-    async fn send_batch(&self, taken: Vec<(RowOp, oneshot::Sender<Answer>)>) {
-        let (ops, waiters): (Vec<RowOp>, Vec<_>) = taken.into_iter().unzip();
+    async fn send_batch(&self, taken: Vec<Waiting>) {
+        let (ops, waiters): (Vec<RowOp>, Vec<_>) =
+            taken.into_iter().map(|waiting| (waiting.op, waiting.done)).unzip();
         let again = if ops.len() > 1 { ops.clone() } else { Vec::new() };
         match self.call_batch(ops).await {
             Outcome::Applied(BatchAnswer { now, answers }) => {

@@ -54,6 +54,8 @@ pub struct Receipt {
     pub dot: Dot,
     /// Its version.
     pub version: Version,
+    /// There was no such record before, as far as this coordinator knew.
+    pub created: bool,
     /// Write-through stores that have not confirmed yet; empty: done as promised.
     pub pending: Vec<StoreId>,
 }
@@ -199,6 +201,7 @@ impl std::error::Error for WriteRefusal {}
 /// A write that has its dot.
 struct Begun {
     intent: Arc<Intent>,
+    created: bool,
     durable: oneshot::Receiver<Result<(), JournalError>>,
     settled: oneshot::Receiver<Settled>,
 }
@@ -280,7 +283,7 @@ impl<E: Env> Coordinator<E> {
                 return WriteOutcome::Unknown(WriteDoubt::Journal(stopped));
             }
         }
-        self.acknowledge(dataset, &begun.intent, begun.settled).await
+        self.acknowledge(dataset, &begun.intent, begun.created, begun.settled).await
     }
 
     /// Conditional writes have a record to themselves: what is built on one must know how it came
@@ -386,6 +389,7 @@ impl<E: Env> Coordinator<E> {
             // The slot that stood for the record's entry was settled between the look and here.
             return Err(WriteRefusal::Busy);
         };
+        let created = write.value.is_some() && !base.live;
         let value = write.value.map_or(Stored::Tombstone, Stored::Inline);
         state.counter += 1;
         let dot = Dot { actor: self.actor, counter: state.counter };
@@ -411,7 +415,7 @@ impl<E: Env> Coordinator<E> {
             slot.waiters.push(Waiter { dot, missing, done });
         }
         let durable = self.commit(&mut state, intent.clone());
-        Ok(Begun { intent, durable, settled })
+        Ok(Begun { intent, created, durable, settled })
     }
 
     /// The intent is durable: waits for the write-through stores as long as the caller should.
@@ -419,12 +423,14 @@ impl<E: Env> Coordinator<E> {
         &self,
         dataset: &Dataset,
         intent: &Arc<Intent>,
+        created: bool,
         settled: oneshot::Receiver<Settled>,
     ) -> WriteOutcome {
         let receipt = |pending: Vec<StoreId>| {
             WriteOutcome::Applied(Receipt {
                 dot: intent.dot(),
                 version: intent.version.clone(),
+                created,
                 pending,
             })
         };
@@ -476,6 +482,8 @@ impl<E: Env> Coordinator<E> {
 struct Base {
     history: VersionVector,
     stamp: crate::version::Stamp,
+    /// The newest of it has a value.
+    live: bool,
     /// The newest intent of this coordinator, when that is what the write is built on.
     newest: Option<Arc<Intent>>,
 }
@@ -498,8 +506,10 @@ impl State {
             looked.and_then(|looked| looked.held.as_ref()).map(|held| held.version.clone()),
             newest.as_ref().map(|intent| intent.version.clone()),
         ];
-        let mut base = Base { history: VersionVector::new(), stamp: Default::default(), newest };
+        let mut base =
+            Base { history: VersionVector::new(), stamp: Default::default(), live: false, newest };
         for version in versions.into_iter().flatten() {
+            base.live = !version.current().deleted;
             base.history = base.history.join(&version.history);
             base.stamp = base.stamp.max(version.stamp());
         }

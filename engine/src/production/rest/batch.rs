@@ -127,9 +127,8 @@ async fn carry_out<E: Env>(
 
 async fn write<E: Env>(coordinator: &Coordinator<E>, write: Write) -> Result<Value, Problem> {
     let deletes = write.value.is_none();
-    let created = write.condition == Condition::Absent;
     let receipt = receipt(coordinator.write(write).await)?;
-    let status = match (receipt.pending.is_empty(), deletes, created) {
+    let status = match (receipt.pending.is_empty(), deletes, receipt.created) {
         (false, _, _) => 202,
         (true, true, _) => 204,
         (true, false, true) => 201,

@@ -130,10 +130,9 @@ pub(super) async fn put<E: Env>(
     let value = body.map_err(|rejection| body_problem(&rejection, VALUE_BYTES_MAX))?;
     let coordinator = app.writer()?;
     let condition = condition(&coordinator, &dataset, &key, &headers).await?;
-    let created = condition == Condition::Absent;
     let write = Write { dataset, key, value: Some(value), condition };
     let receipt = receipt(coordinator.write(write).await)?;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(acknowledged(&receipt, status))
 }
 

@@ -1,0 +1,27 @@
+//! Seeds that once broke an invariant, kept. Each names what was wrong then; the trace of the
+//! rule in `traces.rs` is its shortest form, where there is one.
+#![cfg(madsim)]
+
+use tidelock_sim::run;
+use tidelock_sim::scenario::{Profile, Scenario};
+
+/// Runs seeds of `standard` in which nothing may be broken.
+#[track_caller]
+fn clean(seeds: &[u64]) {
+    for &seed in seeds {
+        let scenario = Scenario::generate(Profile::Standard, seed);
+        let outcome = run::run(&scenario, None, false);
+        assert_eq!(outcome.violations, [], "cargo sim replay standard:{seed}");
+        assert!(outcome.acknowledged > 0, "standard:{seed} writes nothing any more");
+    }
+}
+
+#[test]
+fn a_conditional_write_that_was_answered_as_pending_and_then_cancelled() {
+    clean(&[152, 843]);
+}
+
+#[test]
+fn a_clear_that_landed_late_and_vouched_for_a_later_put() {
+    clean(&[2_508, 3_038, 7_473, 9_835, 13_560, 13_756, 18_182]);
+}
