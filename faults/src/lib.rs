@@ -70,11 +70,14 @@ pub enum Kind {
     /// 429 for a second write to a key within a second.
     #[serde(rename = "r2.rate-limit")]
     R2RateLimit,
+    /// A commit of the journal fails; what it carried is on the disk, or not.
+    #[serde(rename = "disk.fsync-error")]
+    DiskFsyncError,
 }
 
 impl Kind {
     /// All of them, in catalogue order.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::NetPartition,
         Kind::NetPartitionOneWay,
         Kind::NetLoss,
@@ -93,6 +96,7 @@ impl Kind {
         Kind::R2ErrorAfter,
         Kind::R2Precondition,
         Kind::R2RateLimit,
+        Kind::DiskFsyncError,
     ];
 
     /// The name in reports and on the command line.
@@ -116,6 +120,7 @@ impl Kind {
             Kind::R2ErrorAfter => "r2.error-after",
             Kind::R2Precondition => "r2.precondition",
             Kind::R2RateLimit => "r2.rate-limit",
+            Kind::DiskFsyncError => "disk.fsync-error",
         }
     }
 }
@@ -206,6 +211,8 @@ pub enum Place {
     Everywhere,
     /// At a store.
     Store(StoreId),
+    /// At a coordinator's disk.
+    Disk(u16),
     /// At the `ordinal`-th such call of a coordinator after the fault's beginning (from 1): a
     /// crash, or a late arrival by exactly the fault's span (`before`: it arrives late; `after`: it
     /// is accepted in time and lands late).

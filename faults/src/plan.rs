@@ -104,6 +104,11 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         Kind::R2ErrorBefore | Kind::R2ErrorAfter | Kind::R2Precondition | Kind::R2RateLimit => {
             Place::Store(StoreId::R2)
         }
+        Kind::DiskFsyncError => {
+            // Each failure ends a coordinator's life: one that never commits is just away.
+            permille = permille.min(500);
+            Place::Disk(rng.random_range(0..shape.nodes))
+        }
     };
     Fault { id, kind, place, from_ms, until_ms, permille, span_ms }
 }

@@ -46,7 +46,7 @@ impl Plan {
 }
 
 /// Situations that a campaign counts even when it never reaches them.
-const SITUATIONS: [&str; 18] = [
+const SITUATIONS: [&str; 20] = [
     "acknowledged-as-pending",
     "breaker-opened",
     "claim-found-a-holder",
@@ -54,6 +54,8 @@ const SITUATIONS: [&str; 18] = [
     "condition-failed-at-the-authority",
     "crash-during-fsync-kept-the-intents",
     "crash-during-fsync-lost-the-intents",
+    "failed-fsync-kept-the-intents",
+    "failed-fsync-lost-the-intents",
     "install-found-the-row-moved",
     "install-kept-a-loser",
     "mark-taken-over",

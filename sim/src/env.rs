@@ -398,8 +398,7 @@ impl Journal for SimEnv {
     }
 
     async fn commit(&self, batch: JournalBatch) -> Result<(), JournalError> {
-        self.world.commit(self.node, batch).await;
-        Ok(())
+        self.world.commit(self.node, batch).await
     }
 }
 

@@ -24,6 +24,8 @@ pub mod run;
 #[cfg(madsim)]
 pub mod scenario;
 #[cfg(madsim)]
+pub mod shrink;
+#[cfg(madsim)]
 pub mod stores;
 #[cfg(madsim)]
 pub mod streams;

@@ -1,4 +1,4 @@
-//! `cargo sim`: campaigns over many seeds, and one seed again.
+//! `cargo sim`: campaigns over many seeds, one seed again, and what a failure needs.
 //!
 //! Exit codes: 0 clean, 1 an invariant was broken, 2 the command cannot be carried out.
 
@@ -19,7 +19,7 @@ use tidelock_faults::Kind;
 use tidelock_reports::Campaign;
 use tidelock_sim::certify::{self, Mutant};
 use tidelock_sim::scenario::{Name, Profile, Scenario};
-use tidelock_sim::{campaign, failure, run};
+use tidelock_sim::{campaign, failure, run, shrink};
 
 /// A run makes and drops some hundred thousand small things; this allocator is the faster one at
 /// that, and the simulator alone has it.
@@ -55,6 +55,8 @@ enum Verb {
     Run(RunArgs),
     /// Runs one scenario again, byte for byte.
     Replay(ReplayArgs),
+    /// Finds the smallest scenario that still breaks the same invariant.
+    Shrink(ShrinkArgs),
     /// Takes each rule out of a copy of the engine, and shows what notices.
     Certify(CertifyArgs),
 }
@@ -110,6 +112,19 @@ struct ReplayArgs {
 }
 
 #[derive(Args)]
+struct ShrinkArgs {
+    /// A seed, as in standard:42, or a scenario file.
+    #[arg(value_name = "SEED|FILE")]
+    what: String,
+    /// Write the smallest scenario to this file, to be read, edited and replayed.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Give up after so many runs, with the smallest that was found.
+    #[arg(long, value_name = "N", default_value_t = 5_000)]
+    runs: u64,
+}
+
+#[derive(Args)]
 struct CertifyArgs {
     /// Only these mutants, separated by commas.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
@@ -159,6 +174,7 @@ fn main() -> ExitCode {
         Some(Verb::Run(args)) => run_campaign(&args),
         None => run_campaign(&command.run),
         Some(Verb::Replay(args)) => replay(&args),
+        Some(Verb::Shrink(args)) => shrink(&args),
         Some(Verb::Certify(args)) => certify(&args),
     };
     match done {
@@ -290,6 +306,45 @@ fn print_campaign(result: &Campaign, report: Option<&Path>) {
     if let Some(folder) = report {
         say!("report: {}", folder.join("index.html").display());
     }
+}
+
+fn shrink(args: &ShrinkArgs) -> Result<bool, String> {
+    let whole = load(&args.what)?;
+    let size = |scenario: &Scenario| {
+        format!(
+            "{} operations, {} faults, {} coordinators",
+            scenario.operations.len(),
+            scenario.faults.len(),
+            scenario.nodes
+        )
+    };
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("it is a constant"));
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    let shrunk = shrink::shrink(&whole, None, args.runs, &|scenario, runs| {
+        bar.set_message(format!("{} after {runs} runs", size(scenario)));
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    let Some(shrunk) = shrunk else {
+        return Err(format!("{} breaks no invariant: there is nothing to shrink", args.what));
+    };
+    write_json(&args.output, &shrunk.scenario)?;
+    if args.output == Path::new("-") {
+        return Ok(false);
+    }
+    say!("{}: {}", args.what, size(&whole));
+    say!("smallest: {} ({} runs)", size(&shrunk.scenario), shrunk.runs);
+    if !shrunk.complete {
+        say!("the runs were used up; --runs {} goes on further", args.runs.saturating_mul(2));
+    }
+    let violation = &shrunk.violation;
+    say!("{}: {}", violation.invariant.name(), violation.message);
+    say!("  {}", violation.invariant.words());
+    say!("  cargo sim replay {} --trace", args.output.display());
+    Ok(false)
 }
 
 fn certify(args: &CertifyArgs) -> Result<bool, String> {

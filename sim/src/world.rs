@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tidelock_engine::coordinator::Coordinator;
-use tidelock_engine::journal::{Intent, JournalBatch};
+use tidelock_engine::journal::{Intent, JournalBatch, JournalError};
 use tidelock_engine::policy::Policy;
 use tidelock_engine::record::{RecordId, StoreId};
 use tidelock_engine::row::StoreTime;
@@ -307,8 +307,12 @@ impl World {
         choices.random_range(0..1000) < fault.permille
     }
 
-    /// Commits to a coordinator's disk.
-    pub async fn commit(self: &Arc<Self>, node: NodeId, batch: JournalBatch) {
+    /// Commits to a coordinator's disk. After a failure what was on its way is there, or not.
+    pub async fn commit(
+        self: &Arc<Self>,
+        node: NodeId,
+        batch: JournalBatch,
+    ) -> Result<(), JournalError> {
         let at = usize::from(node.0);
         let fsync = {
             let mut state = self.state();
@@ -318,7 +322,7 @@ impl World {
                 if let Some(former) = state.disks[at].pending.replace(batch) {
                     self.land_commit(&mut state, node, former);
                 }
-                return;
+                return Ok(());
             }
             state.disks[at].pending = Some(batch);
             Duration::from_micros(1_000 + u64::from(state.disk_choices[at].next_u32() % 3_000))
@@ -326,13 +330,36 @@ impl World {
         // Before the answer, not before the disk: what was on its way to it got there, or not.
         self.crash_point(node, Call::JournalCommit, Moment::Before).await;
         self.sleep(fsync).await;
-        {
+        let failed = {
             let mut state = self.state();
+            let failed = self.fsync_fails(&mut state, node);
             if let Some(batch) = state.disks[at].pending.take() {
-                self.land_commit(&mut state, node, batch);
+                let landed = !failed || state.disk_choices[at].random_bool(0.5);
+                if landed {
+                    self.land_commit(&mut state, node, batch);
+                }
+                if failed {
+                    state.sometimes.insert(if landed {
+                        "failed-fsync-kept-the-intents"
+                    } else {
+                        "failed-fsync-lost-the-intents"
+                    });
+                }
             }
-        }
+            failed
+        };
         self.crash_point(node, Call::JournalCommit, Moment::After).await;
+        if failed { Err(JournalError::Io("fsync: input/output error".to_owned())) } else { Ok(()) }
+    }
+
+    fn fsync_fails(&self, state: &mut State, node: NodeId) -> bool {
+        let here = |fault: &&Fault| fault.place == Place::Disk(node.0);
+        let mut faults = self.faults_at(self.now_ms(), Kind::DiskFsyncError).filter(here);
+        let fails = faults.any(|fault| self.dice(state, fault));
+        if fails {
+            state.felt(Kind::DiskFsyncError);
+        }
+        fails
     }
 
     fn land_commit(&self, state: &mut State, node: NodeId, batch: JournalBatch) {

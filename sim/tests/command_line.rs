@@ -43,6 +43,8 @@ fn a_mistake_is_exit_code_2_and_says_what_would_be_accepted() {
         (format!("replay {partial}"), "missing field"),
         (with(&["--report", &inside_a_file]), "cannot create the folder"),
         (with(&["--json", &unwritable]), "cannot write"),
+        (format!("shrink quick:1 -o {missing}"), "breaks no invariant"),
+        ("shrink quick:1".to_owned(), "--output"),
         ("certify --only nope".to_owned(), "the mutants are"),
         ("fly".to_owned(), "Usage"),
     ];

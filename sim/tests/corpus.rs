@@ -25,3 +25,8 @@ fn a_conditional_write_that_was_answered_as_pending_and_then_cancelled() {
 fn a_clear_that_landed_late_and_vouched_for_a_later_put() {
     clean(&[2_508, 3_038, 7_473, 9_835, 13_560, 13_756, 18_182]);
 }
+
+#[test]
+fn a_conditional_write_that_was_acknowledged_because_its_coordinator_stopped() {
+    clean(&[771]);
+}

@@ -11,7 +11,7 @@ use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::row::{Install, RowAnswer, RowOp};
 use tidelock_engine::version::{Actor, Dot, NodeId, Version};
 use tidelock_faults::{Call, End, Kind, Moment, Place};
-use tidelock_sim::checker::Fate;
+use tidelock_sim::checker::{Fate, Told};
 use tidelock_sim::run::{self, Outcome};
 use tidelock_sim::scenario::Scenario;
 use tidelock_sim::trace::Event;
@@ -40,6 +40,11 @@ fn story(outcome: &Outcome) -> String {
 fn fate(outcome: &Outcome, id: u32) -> Fate {
     let write = outcome.fates.iter().find(|write| write.id == id).expect("it was asked for");
     write.fate.unwrap_or_else(|| panic!("w{id} was not acknowledged: {}", story(outcome)))
+}
+
+#[track_caller]
+fn told(outcome: &Outcome, id: u32) -> Told {
+    outcome.fates.iter().find(|write| write.id == id).expect("it was asked for").told
 }
 
 /// When the first such event of the record `notes/k` came.
@@ -96,6 +101,38 @@ fn v1_a_forgotten_record_is_looked_up_before_it_is_written() {
 fn v2_nothing_leaves_before_it_is_durable() {
     let outcome = clean(&Scenario::still(1).then(1_000, 0, "k", PUT).then(3_000, 0, "k", PUT));
     assert_eq!(fate(&outcome, 1), Fate::Current);
+}
+
+/// The fsync that carries w0 fails; the next start replays what the disk holds.
+#[test]
+fn v2_a_failed_fsync_acknowledges_nothing() {
+    let outcome =
+        clean(&Scenario::still(1).then(1_000, 0, "k", PUT).then(3_000, 0, "k", PUT).fault(
+            Kind::DiskFsyncError,
+            Place::Disk(0),
+            900..2_000,
+            0,
+        ));
+    assert_eq!(told(&outcome, 0), Told::Unknown, "{}", story(&outcome));
+    assert!(outcome.events.iter().any(|event| event.kind == "journal-failed"));
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+}
+
+/// A's install of the conditional w0 is on its way when A's journal fails under w1; then B writes
+/// w2, and the condition of w0 fails.
+#[test]
+fn v2_a_conditional_write_is_not_acknowledged_by_a_coordinator_that_stops() {
+    let late = call(0, Call::D1Batch, 3, Moment::Before);
+    let outcome = clean(
+        &Scenario::still(2)
+            .then(1_000, 0, "k", Act::PutIfUnchanged { bytes: 20 })
+            .then(1_500, 0, "other", PUT)
+            .then(3_000, 1, "k", PUT)
+            .fault(Kind::NetLateArrival, late, 900..1_400, 6_000)
+            .fault(Kind::DiskFsyncError, Place::Disk(0), 1_400..2_000, 0),
+    );
+    assert_eq!(told(&outcome, 0), Told::Unknown, "{}", story(&outcome));
+    assert_eq!(fate(&outcome, 2), Fate::Current);
 }
 
 /// C w0 (unseen); fast A w1; A→B; slow B writes w2 over w1; C's w0 meets w1, and that meets w2.

@@ -107,12 +107,14 @@ struct Waiter {
 }
 
 /// How a write that waited for its stores came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Settled {
     /// Every store that it waited for has it, or a version that includes it.
     Held,
     /// Its condition did not hold.
     Cancelled,
+    /// The wait is over, and these have not said that they have it.
+    Pending(BTreeSet<StoreId>),
 }
 
 #[derive(Default)]
@@ -220,7 +222,9 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         self.journal.close();
         for slot in state.slots.values_mut() {
-            slot.waiters.clear();
+            for waiter in slot.waiters.drain(..) {
+                let _ = waiter.done.send(Settled::Pending(waiter.missing));
+            }
         }
     }
 

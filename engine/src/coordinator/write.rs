@@ -424,7 +424,7 @@ impl<E: Env> Coordinator<E> {
         dataset: &Dataset,
         intent: &Arc<Intent>,
         created: bool,
-        settled: oneshot::Receiver<Settled>,
+        mut settled: oneshot::Receiver<Settled>,
     ) -> WriteOutcome {
         let receipt = |pending: Vec<StoreId>| {
             WriteOutcome::Applied(Receipt {
@@ -438,43 +438,48 @@ impl<E: Env> Coordinator<E> {
         if !waits {
             return receipt(Vec::new());
         }
-        let settled = tokio::select! {
+        let in_time = tokio::select! {
             biased;
-            settled = settled => settled.ok(),
+            settled = &mut settled => Some(settled),
             () = self.env.clock().sleep(self.pace.acknowledge_within) => None,
         };
-        match settled {
-            Some(Settled::Held) => receipt(Vec::new()),
-            Some(Settled::Cancelled) => {
+        let settled = match in_time {
+            Some(settled) => settled,
+            None => match self.wait_no_longer(&intent.record, intent.dot()) {
+                Some(missing) => Ok(Settled::Pending(missing)),
+                // Nobody waits: the answer came just now.
+                None => settled.await,
+            },
+        };
+        // A waiter that was dropped without a word has been told nothing of any store.
+        let nothing = || Settled::Pending(StoreId::ALL.into());
+        match settled.unwrap_or_else(|_| nothing()) {
+            Settled::Held => receipt(Vec::new()),
+            Settled::Cancelled => {
                 let known = self.state().ledger.known(&intent.record);
                 let current = known.and_then(|known| known.version).map(|v| v.etag());
                 WriteOutcome::Refused(WriteRefusal::ConditionFailed { current })
             }
-            None => {
-                let missing = self.take_missing(&intent.record, intent.dot());
+            Settled::Pending(missing) => {
                 let decided = !missing.contains(&StoreId::D1);
                 if intent.only_over.is_some() && !decided {
                     return WriteOutcome::Unknown(WriteDoubt::Undecided { dot: intent.dot() });
                 }
-                receipt(missing)
+                let through = dataset.write_through();
+                receipt(through.filter(|store| missing.contains(store)).collect())
             }
         }
     }
 
-    /// The caller is told which stores are pending, and waits no longer.
-    fn take_missing(&self, record: &RecordId, dot: Dot) -> Vec<StoreId> {
+    /// The caller waits no longer. Gives the stores that it waited for; `None`: it has been
+    /// answered.
+    fn wait_no_longer(&self, record: &RecordId, dot: Dot) -> Option<BTreeSet<StoreId>> {
         let mut state = self.state();
-        let mut missing = vec![];
-        if let Some(slot) = state.slots.get_mut(record) {
-            slot.waiters.retain(|waiter| {
-                if waiter.dot == dot {
-                    missing.extend(waiter.missing.iter().copied());
-                }
-                waiter.dot != dot
-            });
-        }
+        let slot = state.slots.get_mut(record)?;
+        let at = slot.waiters.iter().position(|waiter| waiter.dot == dot)?;
+        let missing = slot.waiters.swap_remove(at).missing;
         state.drop_idle_slot(record);
-        missing
+        Some(missing)
     }
 }
 

@@ -1,0 +1,173 @@
+//! Shrinking: the smallest scenario that still breaks the same invariant.
+//!
+//! ```text
+//! scenario ──> leave something out ──> run ──> the same invariant? ──> keep it left out
+//!      ^                                │ no: put it back
+//!      └────────────────────────────────┴── until nothing more can be left out
+//! ```
+//!
+//! Operations and faults are left out in halves, then quarters, down to one by one (Zeller,
+//! Hildebrandt: "Simplifying and Isolating Failure-Inducing Input", 2002); then coordinators,
+//! sessions, datasets, clock errors and idle time.
+//!
+//! Invariant: what is returned was run, and broke the invariant that the whole scenario broke
+//! first. A run's random choices are keyed by what they are for, so what stays in a scenario meets
+//! the same latencies and dice as before.
+
+use crate::checker::{Invariant, Violation};
+use crate::double::Double;
+use crate::run;
+use crate::scenario::Scenario;
+use tidelock_faults::{End, Fault, Place};
+
+/// What shrinking came to.
+#[derive(Clone, Debug)]
+pub struct Shrunk {
+    /// The smallest that was found.
+    pub scenario: Scenario,
+    /// How it fails.
+    pub violation: Violation,
+    /// How many runs it took.
+    pub runs: u64,
+    /// Nothing more can be left out; false: the runs were used up.
+    pub complete: bool,
+}
+
+/// Shrinks a scenario in at most `runs_max` runs. `progress` is told of every scenario that still
+/// fails, and of the runs so far. `None`: the scenario breaks nothing.
+pub fn shrink(
+    scenario: &Scenario,
+    double: Option<Double>,
+    runs_max: u64,
+    progress: &dyn Fn(&Scenario, u64),
+) -> Option<Shrunk> {
+    let violation = run::run(scenario, double, false).violations.into_iter().next()?;
+    let invariant = violation.invariant;
+    let best = Shrunk { scenario: scenario.clone(), violation, runs: 1, complete: false };
+    let mut search = Search { best, invariant, double, runs_max, progress };
+    loop {
+        let before = search.best.scenario.clone();
+        search.leave_out(|scenario| &mut scenario.operations);
+        search.leave_out(|scenario| &mut scenario.faults);
+        search.simplify();
+        if search.best.scenario == before || search.is_over() {
+            break;
+        }
+    }
+    search.best.complete = !search.is_over();
+    Some(search.best)
+}
+
+struct Search<'a> {
+    best: Shrunk,
+    invariant: Invariant,
+    double: Option<Double>,
+    runs_max: u64,
+    progress: &'a dyn Fn(&Scenario, u64),
+}
+
+impl Search<'_> {
+    fn is_over(&self) -> bool {
+        self.best.runs >= self.runs_max
+    }
+
+    /// Runs a smaller scenario, and keeps it if it fails alike.
+    fn fails(&mut self, scenario: Scenario) -> bool {
+        if self.is_over() || scenario == self.best.scenario {
+            return false;
+        }
+        self.best.runs += 1;
+        let violations = run::run(&scenario, self.double, false).violations;
+        let alike = violations.into_iter().find(|found| found.invariant == self.invariant);
+        let Some(violation) = alike else { return false };
+        self.best.scenario = scenario;
+        self.best.violation = violation;
+        (self.progress)(&self.best.scenario, self.best.runs);
+        true
+    }
+
+    /// Leaves out pieces of a list, ever smaller ones.
+    fn leave_out<T>(&mut self, list: impl Fn(&mut Scenario) -> &mut Vec<T>) {
+        let mut piece = list(&mut self.best.scenario).len().div_ceil(2);
+        while piece > 0 {
+            let mut from = 0;
+            while from < list(&mut self.best.scenario).len() {
+                let mut smaller = self.best.scenario.clone();
+                let whole = list(&mut smaller);
+                let upto = whole.len().min(from + piece);
+                whole.drain(from..upto);
+                // What stands at `from` now is what came after.
+                if !self.fails(smaller) {
+                    from += piece;
+                }
+            }
+            piece = if piece == 1 { 0 } else { piece.div_ceil(2) };
+        }
+    }
+
+    /// Tries everything else that can be simpler, one at a time.
+    fn simplify(&mut self) {
+        while self.best.scenario.nodes > 1 && self.fails(fewer_nodes(&self.best.scenario)) {}
+        self.each(|scenario| {
+            let last = scenario.sessions - 1;
+            scenario.operations.iter().all(|operation| operation.session != last).then(|| {
+                let mut fewer = scenario.clone();
+                fewer.sessions -= u16::from(fewer.sessions > 1);
+                fewer.faults.retain(|fault| !names(fault, End::Session(last)));
+                fewer
+            })
+        });
+        for at in (0..self.best.scenario.datasets.len()).rev() {
+            let mut fewer = self.best.scenario.clone();
+            let gone = fewer.datasets.remove(at);
+            // A run needs the dataset that its own last writes go to.
+            if gone.name != "notes" && fewer.operations.iter().all(|o| o.dataset != gone.name) {
+                self.fails(fewer);
+            }
+        }
+        for at in 0..self.best.scenario.clock_skew_ms.len() {
+            let mut exact = self.best.scenario.clone();
+            exact.clock_skew_ms[at] = 0;
+            self.fails(exact);
+        }
+        for at in 0..self.best.scenario.faults.len() {
+            let mut always = self.best.scenario.clone();
+            always.faults[at].permille = 1000;
+            self.fails(always);
+        }
+        let scenario = &self.best.scenario;
+        let last_ms = scenario.operations.iter().map(|operation| operation.at_ms).max();
+        let busy_ms = last_ms.unwrap_or(0).max(scenario.faults_end_ms());
+        let mut shorter = scenario.clone();
+        shorter.length_ms = shorter.length_ms.min(busy_ms + 1_000);
+        self.fails(shorter);
+    }
+
+    /// Goes on for as long as `smaller` gives something that fails alike.
+    fn each(&mut self, smaller: impl Fn(&Scenario) -> Option<Scenario>) {
+        while let Some(next) = smaller(&self.best.scenario)
+            && self.fails(next)
+        {}
+    }
+}
+
+/// Without the last coordinator: what was asked of it is asked of the one before.
+fn fewer_nodes(scenario: &Scenario) -> Scenario {
+    let mut fewer = scenario.clone();
+    fewer.nodes -= 1;
+    fewer.clock_skew_ms.truncate(usize::from(fewer.nodes));
+    for operation in &mut fewer.operations {
+        operation.node = operation.node.min(fewer.nodes - 1);
+    }
+    fewer.faults.retain(|fault| !names(fault, End::Node(fewer.nodes)));
+    fewer
+}
+
+/// True when a fault is about an end.
+fn names(fault: &Fault, end: End) -> bool {
+    match &fault.place {
+        Place::Link { from, to } => *from == end || *to == end,
+        Place::Disk(node) | Place::Call { node, .. } => End::Node(*node) == end,
+        Place::Store(_) | Place::Everywhere => false,
+    }
+}
