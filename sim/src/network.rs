@@ -48,14 +48,11 @@ enum Transit {
     Arrives { after: Duration },
 }
 
-/// How a request is late.
-enum Lateness {
-    /// As the fault's stream says.
-    Drawn { id: u32, span_ms: u64 },
-    /// It arrives so much later.
-    Arrives(Duration),
-    /// It is accepted in time and lands so much later.
-    Lands(Duration),
+/// How late a request is: it may arrive late, and land late once it was accepted.
+#[derive(Clone, Copy, Default)]
+struct Lateness {
+    arrives: Duration,
+    lands: Duration,
 }
 
 /// A message on its way.
@@ -198,13 +195,10 @@ impl World {
                     None
                 }
                 Transit::Arrives { after } => {
-                    let late = if let Some(lateness) = self.late_call(&mut state, node, call) {
-                        Some(lateness)
-                    } else if is_write {
-                        self.strikes(&mut state, self.now_ms(), Kind::NetLateArrival)
-                            .map(|fault| Lateness::Drawn { id: fault.id, span_ms: fault.span_ms })
-                    } else {
-                        None
+                    let late = match self.late_call(&mut state, node, call) {
+                        Some(lateness) => lateness,
+                        None if is_write => self.late_write(&mut state),
+                        None => Lateness::default(),
                     };
                     Some((after, late))
                 }
@@ -215,22 +209,7 @@ impl World {
             let _ = answer.send(Err(Lost::Timeout));
             return;
         };
-        // A late request either arrives late, or is accepted in time and lands late.
-        let (after, landing) = match late {
-            None => (after, Duration::ZERO),
-            Some(Lateness::Arrives(late)) => (after + late, Duration::ZERO),
-            Some(Lateness::Lands(late)) => (after, late),
-            Some(Lateness::Drawn { id, span_ms }) => {
-                let mut state = self.state();
-                let choices = state.choices.get_mut(&id);
-                let drawn = choices.map_or(0, |choices| choices.next_u64());
-                if drawn.is_multiple_of(2) {
-                    (after + Duration::from_millis(drawn / 2 % (span_ms + 1)), Duration::ZERO)
-                } else {
-                    (after, Duration::from_millis(drawn / 2 % LAND_MS_MAX))
-                }
-            }
-        };
+        let (after, landing) = (after + late.arrives, late.lands);
         let lands_after = after + landing;
         let mut answer = Some(answer);
         let stray = lands_after >= limit;
@@ -299,9 +278,10 @@ impl World {
         }
     }
 
-    /// A late arrival that names its call: it arrives, or lands, late by exactly its span.
+    /// Late arrivals that name this call: it arrives, or lands, late by exactly their spans.
     fn late_call(&self, state: &mut State, node: NodeId, call: Call) -> Option<Lateness> {
         let now_ms = self.now_ms();
+        let mut late = None;
         for fault in self.faults_at(now_ms, Kind::NetLateArrival) {
             let Place::Call { node: at, call: of, ordinal, moment } = &fault.place else {
                 continue;
@@ -312,15 +292,36 @@ impl World {
             let count = state.call_counts.entry(fault.id).or_default();
             *count += 1;
             if *count == *ordinal {
-                state.felt(Kind::NetLateArrival);
-                let late = Duration::from_millis(fault.span_ms);
-                return Some(match moment {
-                    Moment::Before => Lateness::Arrives(late),
-                    Moment::After => Lateness::Lands(late),
-                });
+                let late: &mut Lateness = late.get_or_insert_default();
+                match moment {
+                    Moment::Before => late.arrives += Duration::from_millis(fault.span_ms),
+                    Moment::After => late.lands += Duration::from_millis(fault.span_ms),
+                }
             }
         }
-        None
+        if late.is_some() {
+            state.felt(Kind::NetLateArrival);
+        }
+        late
+    }
+
+    /// A write that is late by chance: it arrives late, or lands late, or both.
+    fn late_write(&self, state: &mut State) -> Lateness {
+        let strikes = self.strikes(state, self.now_ms(), Kind::NetLateArrival);
+        let Some(fault) = strikes else { return Lateness::default() };
+        let choices = state
+            .choices
+            .entry(fault.id)
+            .or_insert_with(|| self.streams.open(Purpose::Fault, u64::from(fault.id)));
+        let how = choices.random_range(0..3);
+        let mut late = Lateness::default();
+        if how != 1 {
+            late.arrives = Duration::from_millis(choices.random_range(0..=fault.span_ms));
+        }
+        if how != 0 {
+            late.lands = Duration::from_millis(choices.random_range(0..LAND_MS_MAX));
+        }
+        late
     }
 
     /// Sleeps, and tells the caller at its limit that there is no answer.

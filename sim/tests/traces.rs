@@ -79,19 +79,21 @@ fn v1_a_write_after_a_restart_supersedes_the_one_before_it() {
     assert!(matches!(fate(&outcome, 0), Fate::Superseded { .. }));
 }
 
-/// A w0, applied and released; forgotten; A w1 while the authority cannot be asked.
+/// A w0, applied and released with the commit of w1; forgotten; A w2 while the authority cannot be
+/// asked.
 #[test]
 fn v1_a_forgotten_record_is_looked_up_before_it_is_written() {
     let crash = call(0, Call::D1Poll, 1, Moment::Before);
     let outcome = clean(
         &Scenario::still(1)
             .then(1_000, 0, "k", PUT)
+            .then(2_000, 0, "other", PUT)
             .then(5_500, 0, "k", PUT)
             .fault(Kind::ProcessCrash, crash, 3_000..4_000, 1_500)
             .fault(Kind::NetPartition, cut(0, StoreId::D1), 4_000..7_000, 0),
     );
     assert_eq!(outcome.conflicts, 0, "the second write had to know of the first");
-    assert_eq!(fate(&outcome, 1), Fate::Current);
+    assert_eq!(fate(&outcome, 2), Fate::Current);
     assert!(matches!(fate(&outcome, 0), Fate::Superseded { .. }));
 }
 
@@ -345,17 +347,18 @@ fn a5_a_put_is_refused_once_its_lease_has_ended() {
     assert!(outcome.sometimes.contains("put-refused-after-its-lease"));
 }
 
-/// A puts w0, Unknown; installs and puts w1; w0 lands after that.
+/// A puts w0, Unknown; installs and puts w1; w0, accepted in the last moment of its lease, lands
+/// after that.
 #[test]
 fn a5a_an_unknown_put_keeps_its_lease_in_the_row() {
-    let late = call(0, Call::KvWrite, 1, Moment::Before);
-    let outcome =
-        clean(&Scenario::still(1).then(1_000, 0, "k", PUT).then(2_000, 0, "k", PUT).fault(
-            Kind::NetLateArrival,
-            late,
-            900..3_000,
-            2_600,
-        ));
+    let late = |moment| call(0, Call::KvWrite, 1, moment);
+    let outcome = clean(
+        &Scenario::still(1)
+            .then(1_000, 0, "k", PUT)
+            .then(2_000, 0, "k", PUT)
+            .fault(Kind::NetLateArrival, late(Moment::Before), 900..3_000, 2_850)
+            .fault(Kind::NetLateArrival, late(Moment::After), 900..3_000, 740),
+    );
     assert!(outcome.sometimes.contains("put-without-an-answer"));
 }
 
