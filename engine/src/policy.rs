@@ -221,8 +221,8 @@ pub struct Pace {
     pub batch_bytes_max: usize,
     /// Authority batches under way at once.
     pub batches_max: usize,
-    /// An operation that nobody waits for, as the clearing of a mark, waits so long for others to
-    /// share its batch.
+    /// An operation that no writer waits for, as the clearing of a mark, waits so long for others
+    /// to share its batch.
     pub linger: Duration,
     /// Intents that may wait for the authority; more are refused before acknowledgement.
     pub intents_max: usize,

@@ -565,16 +565,15 @@ impl Checker {
         };
         let present = self.present(rows, losers, &readable);
         let mut lost = Vec::new();
-        let mut acknowledged = 0;
+        let mut kept = 0;
         for (id, asked) in &self.asked {
             let Told::Acknowledged(dot) = asked.told else { continue };
-            acknowledged += 1;
-            let fate = present.get(&asked.record).map_or(Fate::Lost, |present| present.fate(dot));
-            if fate == Fate::Lost {
-                lost.push((*id, asked.record.clone(), dot));
+            match present.get(&asked.record).map_or(Fate::Lost, |present| present.fate(dot)) {
+                Fate::Lost => lost.push((*id, asked.record.clone(), dot)),
+                Fate::Current | Fate::Superseded { .. } | Fate::Loser => kept += 1,
             }
         }
-        *self.checked.entry(Invariant::ZeroLoss).or_default() += acknowledged;
+        *self.checked.entry(Invariant::ZeroLoss).or_default() += kept;
         for (id, record, dot) in lost {
             let message = format!("w{id} ({record}, {dot}) was acknowledged, and is nowhere");
             self.report(Invariant::ZeroLoss, at_ms, message);

@@ -133,6 +133,18 @@ impl World {
         Transit::Arrives { after }
     }
 
+    /// A message travels; false: it is lost on its way, at once.
+    async fn travels(&self, from: End, to: End) -> bool {
+        let transit = {
+            let mut state = self.state();
+            self.transit(&mut state, from, to)
+        };
+        let Transit::Arrives { after } = transit else { return false };
+        self.sleep(after).await;
+        self.state().delivered += 1;
+        true
+    }
+
     /// A coordinator calls a store. `serve` runs at the store side in two steps: on acceptance it
     /// checks and gives what to do when the request lands.
     pub async fn call<T, L>(
@@ -309,10 +321,7 @@ impl World {
     fn late_write(&self, state: &mut State) -> Lateness {
         let strikes = self.strikes(state, self.now_ms(), Kind::NetLateArrival);
         let Some(fault) = strikes else { return Lateness::default() };
-        let choices = state
-            .choices
-            .entry(fault.id)
-            .or_insert_with(|| self.streams.open(Purpose::Fault, u64::from(fault.id)));
+        let choices = self.choices(state, fault.id);
         let how = choices.random_range(0..3);
         let mut late = Lateness::default();
         if how != 1 {
@@ -359,12 +368,7 @@ impl World {
             && let Some(fault) = self.strikes(state, now_ms, Kind::D1Overloaded)
         {
             // Overload may strike before or after the transaction; "after" is decided on return.
-            let id = fault.id;
-            let drawn = state
-                .choices
-                .entry(id)
-                .or_insert_with(|| self.streams.open(Purpose::Fault, u64::from(id)));
-            if call != Call::D1Batch || drawn.random_bool(0.5) {
+            if call != Call::D1Batch || self.choices(state, fault.id).random_bool(0.5) {
                 return Some(Lost::Overloaded);
             }
             state.sometimes.insert("overloaded-d1-applied-all-the-same");
@@ -452,20 +456,11 @@ impl World {
         } else {
             receiver.receive(message)
         };
-        let back = {
-            let mut state = self.state();
-            self.transit(&mut state, there, here)
-        };
-        match back {
-            Transit::Arrives { after } => {
-                self.sleep(after).await;
-                self.state().delivered += 1;
-                let _ = answer.send(Ok(reply));
-            }
-            Transit::Lost => {
-                self.sleep(limit.saturating_sub(after)).await;
-                let _ = answer.send(Err(Lost::Timeout));
-            }
+        if self.travels(there, here).await {
+            let _ = answer.send(Ok(reply));
+        } else {
+            self.sleep(limit.saturating_sub(after)).await;
+            let _ = answer.send(Err(Lost::Timeout));
         }
     }
 
@@ -483,20 +478,11 @@ impl World {
     {
         let (here, there) = (End::Session(session), End::Node(node.0));
         let limit = Duration::from_millis(2 * CALL_MS_MAX);
-        let transit = {
-            let mut state = self.state();
-            self.transit(&mut state, here, there)
-        };
-        let Transit::Arrives { after } = transit else {
+        if !self.travels(here, there).await {
             self.sleep(limit).await;
             return Err(true);
-        };
-        self.sleep(after).await;
-        let coordinator = {
-            let mut state = self.state();
-            state.delivered += 1;
-            state.processes[usize::from(node.0)].coordinator.clone()
-        };
+        }
+        let coordinator = self.state().processes[usize::from(node.0)].coordinator.clone();
         // Nobody listens: the connection is refused.
         let Some(coordinator) = coordinator else { return Err(false) };
         let (answer, answered) = oneshot::channel();
@@ -509,20 +495,11 @@ impl World {
             answer = answered => answer.map_err(|_| true)?,
             () = self.sleep(limit) => return Err(true),
         };
-        let back = {
-            let mut state = self.state();
-            self.transit(&mut state, there, here)
-        };
-        match back {
-            Transit::Arrives { after } => {
-                self.sleep(after).await;
-                self.state().delivered += 1;
-                Ok(answer)
-            }
-            Transit::Lost => {
-                self.sleep(Duration::from_millis(CALL_MS_MAX)).await;
-                Err(true)
-            }
+        if self.travels(there, here).await {
+            Ok(answer)
+        } else {
+            self.sleep(Duration::from_millis(CALL_MS_MAX)).await;
+            Err(true)
         }
     }
 }

@@ -108,15 +108,7 @@ impl Search<'_> {
     /// Tries everything else that can be simpler, one at a time.
     fn simplify(&mut self) {
         while self.best.scenario.nodes > 1 && self.fails(fewer_nodes(&self.best.scenario)) {}
-        self.each(|scenario| {
-            let last = scenario.sessions - 1;
-            scenario.operations.iter().all(|operation| operation.session != last).then(|| {
-                let mut fewer = scenario.clone();
-                fewer.sessions -= u16::from(fewer.sessions > 1);
-                fewer.faults.retain(|fault| !names(fault, End::Session(last)));
-                fewer
-            })
-        });
+        while self.best.scenario.sessions > 1 && self.fails(fewer_sessions(&self.best.scenario)) {}
         for at in (0..self.best.scenario.datasets.len()).rev() {
             let mut fewer = self.best.scenario.clone();
             let gone = fewer.datasets.remove(at);
@@ -142,13 +134,6 @@ impl Search<'_> {
         shorter.length_ms = shorter.length_ms.min(busy_ms + 1_000);
         self.fails(shorter);
     }
-
-    /// Goes on for as long as `smaller` gives something that fails alike.
-    fn each(&mut self, smaller: impl Fn(&Scenario) -> Option<Scenario>) {
-        while let Some(next) = smaller(&self.best.scenario)
-            && self.fails(next)
-        {}
-    }
 }
 
 /// Without the last coordinator: what was asked of it is asked of the one before.
@@ -160,6 +145,17 @@ fn fewer_nodes(scenario: &Scenario) -> Scenario {
         operation.node = operation.node.min(fewer.nodes - 1);
     }
     fewer.faults.retain(|fault| !names(fault, End::Node(fewer.nodes)));
+    fewer
+}
+
+/// Without the last session: what it did is done by the one before.
+fn fewer_sessions(scenario: &Scenario) -> Scenario {
+    let mut fewer = scenario.clone();
+    fewer.sessions -= 1;
+    for operation in &mut fewer.operations {
+        operation.session = operation.session.min(fewer.sessions - 1);
+    }
+    fewer.faults.retain(|fault| !names(fault, End::Session(fewer.sessions)));
     fewer
 }
 

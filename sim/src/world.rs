@@ -119,7 +119,7 @@ pub struct State {
     pub(crate) last_stray_ms: u64,
     /// By sender and receiver, opened when first used.
     pub(crate) links: Vec<Option<ChaCha8Rng>>,
-    pub(crate) choices: BTreeMap<u32, ChaCha8Rng>,
+    choices: BTreeMap<u32, ChaCha8Rng>,
     disk_choices: Vec<ChaCha8Rng>,
     pub(crate) call_counts: BTreeMap<u32, u32>,
     crashed: BTreeSet<u32>,
@@ -299,12 +299,13 @@ impl World {
         if fault.permille >= 1000 {
             return true;
         }
-        let streams = self.streams;
-        let choices = state
-            .choices
-            .entry(fault.id)
-            .or_insert_with(|| streams.open(Purpose::Fault, u64::from(fault.id)));
-        choices.random_range(0..1000) < fault.permille
+        self.choices(state, fault.id).random_range(0..1000) < fault.permille
+    }
+
+    /// The stream of a fault's random choices.
+    pub(crate) fn choices<'a>(&self, state: &'a mut State, fault: u32) -> &'a mut ChaCha8Rng {
+        let open = || self.streams.open(Purpose::Fault, u64::from(fault));
+        state.choices.entry(fault).or_insert_with(open)
     }
 
     /// Commits to a coordinator's disk. After a failure what was on its way is there, or not.

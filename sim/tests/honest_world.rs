@@ -9,6 +9,7 @@ use tidelock_reports::Campaign;
 use tidelock_sim::campaign::{self, Plan};
 use tidelock_sim::run;
 use tidelock_sim::scenario::{Profile, Scenario};
+use tidelock_sim::workload::Act;
 
 const SEEDS: u64 = 300;
 
@@ -93,4 +94,19 @@ fn nothing_is_refused_while_one_optional_store_is_away_for_a_minute() {
             assert!(outcome.acknowledged >= 100, "{store} away, standard:{seed}");
         }
     }
+}
+
+/// With nothing wrong, D1 takes two transactions for a write: one that installs it, and one that
+/// clears the marks of both projections.
+#[test]
+fn a_write_costs_the_authority_two_transactions() {
+    let scenario = Scenario::still(1).then(1_000, 0, "k", Act::Put { bytes: 20 });
+    let outcome = run::run(&scenario, None, true);
+    assert_eq!(outcome.violations, []);
+    // The run's own writes, which time recovery, are over before this one begins.
+    let during_us = 1_000_000..3_000_000;
+    let batches = outcome.events.iter().filter(|event| {
+        event.kind == "answer" && event.text == "D1Batch" && during_us.contains(&event.at_us)
+    });
+    assert_eq!(batches.count(), 2);
 }

@@ -1,7 +1,7 @@
 //! Row operations on their way to the authority: gathered into batches, each one transaction.
 //!
-//! Clearing a mark is waited for by nobody, and a record's marks are cleared within milliseconds
-//! of each other: such operations linger a little, so that one batch carries them.
+//! No writer waits for a mark to be cleared, and a record's marks are cleared within milliseconds of
+//! each other: such operations linger a little, so that one batch carries them.
 //!
 //! Invariant: an operation gets the outcome of the batch that carried it. A batch that the store
 //! refuses because one operation in it can never be applied is taken apart, so that a poison

@@ -452,8 +452,7 @@ impl<E: Env> Coordinator<E> {
             },
         };
         // A waiter that was dropped without a word has been told nothing of any store.
-        let nothing = || Settled::Pending(StoreId::ALL.into());
-        match settled.unwrap_or_else(|_| nothing()) {
+        match settled.unwrap_or_else(|_| Settled::Pending(StoreId::ALL.into())) {
             Settled::Held => receipt(Vec::new()),
             Settled::Cancelled => {
                 let known = self.state().ledger.known(&intent.record);
