@@ -129,7 +129,7 @@ mod tests {
     use std::sync::Arc;
 
     fn record(key: &str) -> RecordId {
-        RecordId { dataset: Arc::from("d"), key: Arc::from(key) }
+        RecordId { dataset: Arc::from("d"), key: key.into() }
     }
 
     #[test]

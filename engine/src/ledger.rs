@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn v1_an_unknown_record_is_absent_only_once_the_ledger_is_complete() {
-        let record = RecordId { dataset: Arc::from("d"), key: Arc::from("k") };
+        let record = RecordId { dataset: Arc::from("d"), key: "k".into() };
         let mut ledger = Ledger::default();
         ledger.followed(Seq(3), false);
         assert_eq!(ledger.known(&record), None);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn older_news_changes_nothing() {
-        let record = RecordId { dataset: Arc::from("d"), key: Arc::from("k") };
+        let record = RecordId { dataset: Arc::from("d"), key: "k".into() };
         let mut ledger = Ledger::default();
         assert!(ledger.learn(&record, None, 2));
         assert!(!ledger.learn(&record, None, 2));

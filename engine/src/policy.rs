@@ -211,8 +211,11 @@ impl Policy {
 pub struct Pace {
     /// A write-through write is answered as pending (202) after this.
     pub acknowledge_within: Duration,
-    /// Between looks at the authority's change feed and lapsed marks.
+    /// Between looks at the authority's change feed and lapsed marks, when no mark is known to
+    /// lapse sooner.
     pub poll: Duration,
+    /// Between such looks at the least.
+    pub poll_min: Duration,
     /// Work on so many records at once, per store.
     pub lane_width: usize,
     /// Operations in one authority batch.
@@ -236,7 +239,8 @@ impl Default for Pace {
     fn default() -> Self {
         Pace {
             acknowledge_within: Duration::from_secs(2),
-            poll: Duration::from_millis(500),
+            poll: Duration::from_millis(1_000),
+            poll_min: Duration::from_millis(250),
             lane_width: 8,
             batch_ops_max: 50,
             batch_bytes_max: 8 * 1024 * 1024,

@@ -1,7 +1,7 @@
 //! What a projection holds beside the value, so that its copy stays readable by everyone else and
 //! its version can be told without asking the authority.
 //!
-//! Invariant: text made by [`describe`] fits the store's metadata limit. A history too large for
+//! Invariant: text made by [`fit`] fits the store's metadata limit. A history too large for
 //! it stays in the authority's row alone; the copy then names its version by its tag.
 
 use crate::policy::{Keep, Limits};
@@ -21,7 +21,9 @@ struct Metadata {
     /// History; absent when too large.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     history: Option<String>,
-    etag: String,
+    /// Stands for a history that is absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    etag: Option<String>,
     dot: String,
     stamp: (u64, u32),
     hash: String,
@@ -49,14 +51,31 @@ pub struct ReferenceBody {
 /// What a copy says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
-    /// Names the version.
-    pub etag: String,
-    /// The version, when its history fits.
-    pub version: Option<Version>,
+    /// Which version it is of.
+    pub names: Named,
     /// The copy's bytes are a [`ReferenceBody`].
     pub reference: bool,
     /// Hash of the value.
     pub hash: ContentHash,
+}
+
+/// How a copy names its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By its history, which fits.
+    Version(Version),
+    /// By its tag alone.
+    Tag(String),
+}
+
+impl Named {
+    /// The version's tag.
+    pub fn etag(&self) -> String {
+        match self {
+            Named::Version(version) => version.etag(),
+            Named::Tag(etag) => etag.clone(),
+        }
+    }
 }
 
 /// How a value stands in a projection.
@@ -101,34 +120,35 @@ pub fn reference_body(value: &Stored, sibling: &Sibling, d1_key: &str) -> Bytes 
     Bytes::from(serde_json::to_vec(&body).expect("text and numbers always serialize"))
 }
 
-/// The metadata of a copy.
-pub fn describe(store: StoreId, version: &Version, reference: bool) -> String {
+/// What a copy of this version says of itself, its whole history included.
+pub fn describe(version: &Version, reference: bool) -> String {
+    text(version, Some(version.history.to_text()), reference)
+}
+
+/// The metadata of a copy in a store: `whole`, made by [`describe`], if the store can keep it.
+pub fn fit(store: StoreId, whole: &str, version: &Version, reference: bool) -> String {
     let bytes_max = match store {
         StoreId::Kv => KV_METADATA_BYTES_MAX,
         StoreId::D1 | StoreId::R2 => R2_METADATA_BYTES_MAX,
     };
+    if whole.len() <= bytes_max { whole.to_owned() } else { text(version, None, reference) }
+}
+
+fn text(version: &Version, history: Option<String>, reference: bool) -> String {
     let current = version.current();
-    let mut metadata = Metadata {
+    let metadata = Metadata {
         tidelock: 1,
-        history: Some(version.history.to_text()),
-        etag: version.etag(),
+        etag: history.is_none().then(|| version.etag()),
+        history,
         dot: current.dot.to_text(),
         stamp: (current.stamp.wall_ms, current.stamp.logical),
-        hash: current.hash.to_string(),
+        hash: current.hash.to_text(),
         bytes: current.bytes,
         reference,
     };
-    let text = |metadata: &Metadata| {
-        let mut text = Vec::with_capacity(METADATA_BYTES_USUAL);
-        serde_json::to_writer(&mut text, metadata).expect("text and numbers always serialize");
-        String::from_utf8(text).expect("JSON is UTF-8")
-    };
-    let whole = text(&metadata);
-    if whole.len() <= bytes_max {
-        return whole;
-    }
-    metadata.history = None;
-    text(&metadata)
+    let mut text = Vec::with_capacity(METADATA_BYTES_USUAL);
+    serde_json::to_writer(&mut text, &metadata).expect("text and numbers always serialize");
+    String::from_utf8(text).expect("JSON is UTF-8")
 }
 
 /// Reads a copy's metadata; `None`: it is not ours.
@@ -145,14 +165,17 @@ pub fn read(metadata: &str) -> Option<Described> {
         bytes: metadata.bytes,
         deleted: false,
     };
-    let version = match metadata.history {
+    let names = match metadata.history {
         Some(history) => {
             let history = VersionVector::from_str(&history).ok()?;
-            history.covers_dot(sibling.dot).then(|| Version::settled(history, sibling))
+            if !history.covers_dot(sibling.dot) {
+                return None;
+            }
+            Named::Version(Version::settled(history, sibling))
         }
-        None => None,
+        None => Named::Tag(metadata.etag?),
     };
-    Some(Described { etag: metadata.etag, version, reference: metadata.reference, hash })
+    Some(Described { names, reference: metadata.reference, hash })
 }
 
 #[cfg(test)]
@@ -179,14 +202,13 @@ mod tests {
         for actors in [1, 8, 20, 40, 400] {
             let version = version(actors);
             for (store, max) in [(StoreId::Kv, 1_024), (StoreId::R2, 8_192)] {
-                let text = describe(store, &version, false);
+                let text = fit(store, &describe(&version, false), &version, false);
                 assert!(text.len() <= max, "{actors} actors take {} bytes", text.len());
                 let read = read(&text).expect("ours");
-                assert_eq!(read.etag, version.etag());
-                if let Some(found) = read.version {
-                    assert_eq!(found, version);
-                } else {
-                    assert!(actors > 20, "a small history is kept in the copy");
+                assert_eq!(read.names.etag(), version.etag());
+                match read.names {
+                    Named::Version(found) => assert_eq!(found, version),
+                    Named::Tag(_) => assert!(actors > 20, "a small history is kept in the copy"),
                 }
             }
         }

@@ -38,7 +38,7 @@ pub enum StoreId {
 }
 
 impl StoreId {
-    /// All of them, in their order.
+    /// All of them, in the order in which they are declared.
     pub const ALL: [StoreId; 3] = [StoreId::D1, StoreId::Kv, StoreId::R2];
 
     /// The name in configuration, addresses and messages.
@@ -64,6 +64,36 @@ impl std::str::FromStr for StoreId {
             .into_iter()
             .find(|store| store.name() == text)
             .ok_or_else(|| format!("{text:?} is no store; the stores are d1, kv and r2"))
+    }
+}
+
+/// One thing for each store.
+#[derive(Clone, Debug, Default)]
+pub struct PerStore<T>([T; StoreId::ALL.len()]);
+
+impl<T> PerStore<T> {
+    /// Each store and what is kept for it, in the stores' order.
+    pub fn iter(&self) -> impl Iterator<Item = (StoreId, &T)> {
+        StoreId::ALL.into_iter().zip(&self.0)
+    }
+
+    /// As [`PerStore::iter`].
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (StoreId, &mut T)> {
+        StoreId::ALL.into_iter().zip(&mut self.0)
+    }
+}
+
+impl<T> std::ops::Index<StoreId> for PerStore<T> {
+    type Output = T;
+
+    fn index(&self, store: StoreId) -> &T {
+        &self.0[store as usize]
+    }
+}
+
+impl<T> std::ops::IndexMut<StoreId> for PerStore<T> {
+    fn index_mut(&mut self, store: StoreId) -> &mut T {
+        &mut self.0[store as usize]
     }
 }
 
@@ -103,13 +133,78 @@ impl fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
+/// A record's key in its dataset. Ordered as its text is; the text's first eight bytes stand beside
+/// the pointer to it, since every map of records is searched by key and they nearly always decide.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    head: [u8; HEAD_BYTES],
+    text: Arc<str>,
+}
+
+const HEAD_BYTES: usize = 8;
+
+impl From<Arc<str>> for Key {
+    fn from(text: Arc<str>) -> Self {
+        // Padded with zeros: a key that is the beginning of another stays the lesser one.
+        let mut head = [0; HEAD_BYTES];
+        for (head, byte) in head.iter_mut().zip(text.bytes()) {
+            *head = byte;
+        }
+        Key { head, text }
+    }
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Key::from(Arc::<str>::from(text))
+    }
+}
+
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Key::from(Arc::<str>::from(text))
+    }
+}
+
+impl std::ops::Deref for Key {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Arc::<str>::deserialize(deserializer).map(Key::from)
+    }
+}
+
 /// Names a record: a dataset and a key in it. Ordered by dataset, then key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordId {
     /// The dataset's name.
     pub dataset: Arc<str>,
     /// The key within it.
-    pub key: Arc<str>,
+    pub key: Key,
 }
 
 impl Ord for RecordId {
@@ -147,7 +242,7 @@ impl RecordId {
         if bytes > KV_KEY_BYTES_MAX {
             return Err(KeyError::TooLong { bytes, bytes_max: KV_KEY_BYTES_MAX });
         }
-        Ok(RecordId { dataset: dataset.clone(), key: Arc::from(key) })
+        Ok(RecordId { dataset: dataset.clone(), key: key.into() })
     }
 }
 
@@ -202,6 +297,16 @@ pub struct Loser {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_ordered_as_their_text_is() {
+        let texts = ["", "a", "a\0", "a\0b", "ab", "abcdefgh", "abcdefgha", "abcdefghi", "b", "ü"];
+        for (i, a) in texts.iter().enumerate() {
+            for (j, b) in texts.iter().enumerate() {
+                assert_eq!(Key::from(*a).cmp(&Key::from(*b)), i.cmp(&j), "{a:?} and {b:?}");
+            }
+        }
+    }
 
     #[test]
     fn keys() {

@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn v3_a_foreign_write_exceeds_what_it_replaced_and_everyone_makes_the_same_of_it() {
-        let record = RecordId { dataset: Arc::from("d"), key: Arc::from("k") };
+        let record = RecordId { dataset: Arc::from("d"), key: "k".into() };
         let before = write(&VersionVector::new(), 1, 1, 5_000);
         let row = Row {
             version: Some(before.version.clone()),

@@ -428,7 +428,7 @@ pub struct Change {
     pub seq: Seq,
 }
 
-/// What a coordinator asks of the authority twice a second.
+/// What a coordinator asks of the authority again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Poll {
     /// Who asks: its own lapsed incarnations' marks are given at once.
@@ -450,6 +450,16 @@ pub struct PollPage {
     pub complete: bool,
     /// Marks that nobody holds, or that the asking coordinator's former life held.
     pub lapsed: Vec<(RecordId, StoreId)>,
+    /// When the first of the rows whose marks are all held has one that is not; `None`: no row
+    /// has marks that are all held.
+    pub next_lapse: Option<StoreTime>,
+}
+
+/// When the first of a row's marks has no holder any more; `None`: nothing is owed.
+pub fn first_end(owed: &BTreeMap<StoreId, Vec<Lease>>) -> Option<StoreTime> {
+    let held =
+        |leases: &Vec<Lease>| leases.iter().map(|lease| lease.ends).max().unwrap_or_default();
+    owed.values().map(held).min()
 }
 
 /// True when `actor` may take the mark over (see [`PollPage::lapsed`]).
@@ -484,7 +494,7 @@ mod tests {
     }
 
     fn record() -> RecordId {
-        RecordId { dataset: Arc::from("d"), key: Arc::from("k") }
+        RecordId { dataset: Arc::from("d"), key: "k".into() }
     }
 
     fn version(node: u16, counter: u64, over: &VersionVector) -> Version {

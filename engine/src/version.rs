@@ -267,14 +267,18 @@ impl VersionVector {
 const DOT_BYTES_USUAL: usize = 32;
 
 fn push_dot(text: &mut Vec<u8>, dot: Dot) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     push_decimal(text, u64::from(dot.actor.node.0));
     text.push(b'.');
-    for byte in dot.actor.incarnation.to_be_bytes() {
-        text.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
-    }
+    push_hex(text, &dot.actor.incarnation.to_be_bytes());
     text.push(b'.');
     push_decimal(text, dot.counter);
+}
+
+fn push_hex(text: &mut Vec<u8>, bytes: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        text.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
+    }
 }
 
 fn push_decimal(text: &mut Vec<u8>, mut number: u64) {
@@ -348,17 +352,24 @@ impl ContentHash {
     pub fn of(bytes: &[u8]) -> Self {
         ContentHash(*blake3::hash(bytes).as_bytes())
     }
+
+    /// The form in rows, copies and keys: 64 hexadecimal digits.
+    pub fn to_text(self) -> String {
+        let mut text = Vec::with_capacity(2 * self.0.len());
+        push_hex(&mut text, &self.0);
+        String::from_utf8(text).expect("digits")
+    }
 }
 
 impl fmt::Display for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&blake3::Hash::from(self.0).to_hex())
+        f.write_str(&self.to_text())
     }
 }
 
 impl fmt::Debug for ContentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&blake3::Hash::from(self.0).to_hex()[..16])
+        f.write_str(&self.to_text()[..16])
     }
 }
 
@@ -374,7 +385,7 @@ impl FromStr for ContentHash {
 
 impl Serialize for ContentHash {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&blake3::Hash::from(self.0).to_hex())
+        serializer.serialize_str(&self.to_text())
     }
 }
 

@@ -127,11 +127,17 @@ pub struct Copy {
 /// A copy's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Says {
-    /// `None`: too large for the store; the version's tag stands for it.
-    history: Option<String>,
-    etag: String,
+    version: Names,
     hash: ContentHash,
     reference: bool,
+}
+
+/// How a copy names its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Names {
+    History(String),
+    /// The history is too large for the store.
+    Tag(String),
 }
 
 impl Copy {
@@ -143,8 +149,11 @@ impl Copy {
     /// What stands in a store; `None`: bytes without our metadata.
     pub fn read(body: &[u8], metadata: Option<&str>) -> Option<Copy> {
         let read: Metadata = serde_json::from_str(metadata?).ok()?;
-        let (history, etag) = (read.history.map(str::to_owned), read.etag.to_owned());
-        let says = Says { history, etag, hash: read.hash.parse().ok()?, reference: read.reference };
+        let version = match (read.history, read.etag) {
+            (Some(history), _) => Names::History(history.to_owned()),
+            (None, etag) => Names::Tag(etag?.to_owned()),
+        };
+        let says = Says { version, hash: read.hash.parse().ok()?, reference: read.reference };
         Some(Copy { body: ContentHash::of(body), says: Some(says) })
     }
 }
@@ -153,7 +162,7 @@ impl Copy {
 #[derive(serde::Deserialize)]
 struct Metadata<'a> {
     history: Option<&'a str>,
-    etag: &'a str,
+    etag: Option<&'a str>,
     hash: &'a str,
     #[serde(default)]
     reference: bool,
@@ -402,7 +411,7 @@ impl Checker {
                 format!("w{id} of {record}, written past us, was overwritten by one that had not seen it")
             });
         }
-        let observed = observe(&mut self.rows, record);
+        let observed = self.rows.entry(record.clone()).or_default();
         let cleared = PROJECTIONS.map(|store| {
             let owed = row.owed.contains_key(&store);
             std::mem::replace(&mut observed.projections[at(store)].owed, owed) && !owed
@@ -486,7 +495,7 @@ impl Checker {
         store: StoreId,
         copy: Option<Copy>,
     ) {
-        let observed = observe(&mut self.rows, record);
+        let observed = self.rows.entry(record.clone()).or_default();
         let projection = &mut observed.projections[at(store)];
         projection.copy = copy;
         let marked = projection.owed;
@@ -677,14 +686,6 @@ pub enum Fate {
     Lost,
 }
 
-/// What is known of a record.
-fn observe<'a>(rows: &'a mut BTreeMap<RecordId, Observed>, record: &RecordId) -> &'a mut Observed {
-    if !rows.contains_key(record) {
-        rows.insert(record.clone(), Observed::default());
-    }
-    rows.get_mut(record).expect("inserted above")
-}
-
 impl Tally {
     /// Holds a projection's copy against the authority's version; tells whether they are equal.
     fn compare(
@@ -703,9 +704,9 @@ impl Tally {
                 let hash = observed.hash.expect("set together with the current dot");
                 let datasets = self.references.get(&store);
                 let referred = datasets.is_some_and(|names| names.contains(&*record.dataset));
-                let same_version = match &says.history {
-                    Some(history) => *history == observed.history_text,
-                    None => observed.version.as_ref().is_some_and(|v| v.etag() == says.etag),
+                let same_version = match &says.version {
+                    Names::History(history) => *history == observed.history_text,
+                    Names::Tag(tag) => observed.version.as_ref().is_some_and(|v| v.etag() == *tag),
                 };
                 let whole = !says.reference && *body == hash;
                 same_version

@@ -17,7 +17,7 @@ use crate::world::{State, World};
 use rand::{Rng, RngExt};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tidelock_engine::coordinator::Coordinator;
@@ -55,30 +55,107 @@ struct Lateness {
     lands: Duration,
 }
 
-/// A message on its way.
-struct UnderWay<F: Future<Output = ()> + Send + 'static> {
-    world: Arc<World>,
-    journey: Option<Pin<Box<F>>>,
-}
+/// What a call ended in, for its caller.
+type Ended<T> = Result<T, Lost>;
 
-impl<F: Future<Output = ()> + Send + 'static> Future for UnderWay<F> {
-    type Output = ();
+/// Where the answer to a message is put. Only the message's own journey puts it there, so nobody
+/// needs to be woken for it.
+struct AnswerTo<T>(Arc<Mutex<Option<Ended<T>>>>);
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Some(journey) = &mut self.journey else { return Poll::Ready(()) };
-        let polled = journey.as_mut().poll(context);
-        if polled.is_ready() {
-            self.journey = None;
-        }
-        polled
+impl<T> AnswerTo<T> {
+    fn send(self, answer: Ended<T>) {
+        *self.0.lock().expect("no code panics while it holds an answer") = Some(answer);
     }
 }
 
-impl<F: Future<Output = ()> + Send + 'static> Drop for UnderWay<F> {
+/// A message on its way, carried by whoever waits for its answer.
+struct UnderWay<T> {
+    world: Arc<World>,
+    journey: Option<Journey>,
+    answer: Arc<Mutex<Option<Ended<T>>>>,
+}
+
+type Journey = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl<T> UnderWay<T> {
+    fn new(world: &Arc<World>, journey: impl FnOnce(AnswerTo<T>) -> Journey) -> Self {
+        let answer = Arc::new(Mutex::new(None));
+        let journey = journey(AnswerTo(answer.clone()));
+        UnderWay { world: world.clone(), journey: Some(journey), answer }
+    }
+}
+
+impl<T> Future for UnderWay<T> {
+    type Output = Ended<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let arrived = match &mut self.journey {
+            Some(journey) => journey.as_mut().poll(context).is_ready(),
+            None => true,
+        };
+        if arrived {
+            self.journey = None;
+        }
+        match self.answer.lock().expect("no code panics while it holds an answer").take() {
+            Some(answer) => Poll::Ready(answer),
+            None if arrived => Poll::Ready(Err(Lost::Timeout)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<T> Drop for UnderWay<T> {
     fn drop(&mut self) {
         if let Some(journey) = self.journey.take() {
             self.world.spawn(journey);
         }
+    }
+}
+
+/// A request at the store side, whatever it asks for: how it travels does not depend on that.
+trait Request: Send {
+    /// Arrives and is checked. False: that was all, it is refused.
+    fn accept(&mut self, world: &World, state: &mut State) -> bool;
+    /// Happens.
+    fn land(&mut self, world: &World, state: &mut State);
+    /// Tells the caller how it ended; the first to tell is heard.
+    fn tell(&mut self, ended: Ended<()>);
+}
+
+/// A request as its caller made it.
+struct Asked<T, L, A, D> {
+    accept: Option<A>,
+    land: Option<D>,
+    landing: Option<L>,
+    answer: Option<T>,
+    to: Option<AnswerTo<T>>,
+}
+
+impl<T, L, A, D> Request for Asked<T, L, A, D>
+where
+    T: Send,
+    L: Send,
+    A: FnOnce(&World, &mut State) -> Result<L, T> + Send,
+    D: FnOnce(&World, &mut State, L) -> T + Send,
+{
+    fn accept(&mut self, world: &World, state: &mut State) -> bool {
+        let accept = self.accept.take().expect("a request arrives once");
+        match accept(world, state) {
+            Ok(landing) => self.landing = Some(landing),
+            Err(answer) => self.answer = Some(answer),
+        }
+        self.landing.is_some()
+    }
+
+    fn land(&mut self, world: &World, state: &mut State) {
+        let land = self.land.take().expect("a request lands once");
+        let landing = self.landing.take().expect("it was accepted");
+        self.answer = Some(land(world, state, landing));
+    }
+
+    fn tell(&mut self, ended: Ended<()>) {
+        let Some(to) = self.to.take() else { return };
+        to.send(ended.map(|()| self.answer.take().expect("it was refused, or it landed")));
     }
 }
 
@@ -96,12 +173,11 @@ impl World {
     }
 
     fn transit(&self, state: &mut State, from: End, to: End) -> Transit {
-        let now_ms = self.now_ms();
         let jitter = state.links[self.link(from, to)]
             .get_or_insert_with(|| self.streams.open(Purpose::Link, link_number(from, to)))
             .next_u32();
         for kind in [Kind::NetPartition, Kind::NetPartitionOneWay] {
-            let cut = self.faults_at(now_ms, kind).any(|fault| match &fault.place {
+            let cut = self.faults(kind).any(|fault| match &fault.place {
                 Place::Link { from: a, to: b } => {
                     (*a, *b) == (from, to) || (kind == Kind::NetPartition && (*a, *b) == (to, from))
                 }
@@ -117,15 +193,14 @@ impl World {
             Place::Everywhere => true,
             Place::Store(_) | Place::Disk(_) | Place::Call { .. } => false,
         };
-        let loss = self.faults_at(now_ms, Kind::NetLoss).filter(here).find(|f| self.dice(state, f));
+        let loss = self.faults(Kind::NetLoss).filter(here).find(|f| self.dice(state, f));
         if loss.is_some() {
             state.felt(Kind::NetLoss);
             return Transit::Lost;
         }
         let (base_us, spread_us) = latency_us(from, to);
         let mut after = Duration::from_micros(base_us + u64::from(jitter) % spread_us);
-        let delay =
-            self.faults_at(now_ms, Kind::NetDelay).filter(here).find(|f| self.dice(state, f));
+        let delay = self.faults(Kind::NetDelay).filter(here).find(|f| self.dice(state, f));
         if let Some(fault) = delay {
             state.felt(Kind::NetDelay);
             after += Duration::from_millis(u64::from(jitter >> 8) % (fault.span_ms + 1));
@@ -160,43 +235,28 @@ impl World {
         L: Send + 'static,
     {
         self.crash_point(node, call, Moment::Before).await;
-        let (answer, answered) = oneshot::channel();
-        let journey = self.clone().serve(node, store, call, accept, land, answer);
-        let answer = self.answer_to(journey, answered).await;
+        let (accept, land) = (Some(accept), Some(land));
+        let world = self.clone();
+        let answer = UnderWay::new(self, |to| {
+            let asked = Asked { accept, land, landing: None, answer: None, to: Some(to) };
+            Box::pin(world.serve(node, store, call, Box::new(asked)))
+        });
+        let answer = answer.await;
         self.crash_point(node, call, Moment::After).await;
         answer
     }
 
-    /// Waits for a message's answer, and carries the message meanwhile.
-    async fn answer_to<T>(
-        self: &Arc<Self>,
-        journey: impl Future<Output = ()> + Send + 'static,
-        mut answered: oneshot::Receiver<Result<T, Lost>>,
-    ) -> Result<T, Lost> {
-        let journey = UnderWay { world: self.clone(), journey: Some(Box::pin(journey)) };
-        tokio::pin!(journey);
-        let answer = tokio::select! {
-            biased;
-            answer = &mut answered => answer,
-            () = &mut journey => answered.await,
-        };
-        answer.unwrap_or(Err(Lost::Timeout))
-    }
-
-    async fn serve<T, L>(
+    async fn serve(
         self: Arc<Self>,
         node: NodeId,
         store: StoreId,
         call: Call,
-        accept: impl FnOnce(&World, &mut State) -> Result<L, T>,
-        land: impl FnOnce(&World, &mut State, L) -> T,
-        answer: oneshot::Sender<Result<T, Lost>>,
+        mut request: Box<dyn Request>,
     ) {
         let (here, there) = (End::Node(node.0), End::Store(store));
         let limit = Duration::from_millis(CALL_MS_MAX);
         let begun = self.now();
-        let is_write = matches!(call, Call::D1Batch | Call::KvWrite | Call::R2Write);
-        let request = {
+        let sent = {
             let mut state = self.state();
             let transit = self.transit(&mut state, here, there);
             match transit {
@@ -209,92 +269,88 @@ impl World {
                 Transit::Arrives { after } => {
                     let late = match self.late_call(&mut state, node, call) {
                         Some(lateness) => lateness,
-                        None if is_write => self.late_write(&mut state),
+                        None if is_write(call) => self.late_write(&mut state),
                         None => Lateness::default(),
                     };
-                    Some((after, late))
+                    let stray = after + late.arrives + late.lands >= limit;
+                    state.strays += u32::from(stray);
+                    Some((after + late.arrives, late.lands, stray))
                 }
             }
         };
-        let Some((after, late)) = request else {
+        let Some((after, landing, stray)) = sent else {
             self.sleep(limit).await;
-            let _ = answer.send(Err(Lost::Timeout));
+            request.tell(Err(Lost::Timeout));
             return;
         };
-        let (after, landing) = (after + late.arrives, late.lands);
-        let lands_after = after + landing;
-        let mut answer = Some(answer);
-        let stray = lands_after >= limit;
-        if stray {
-            self.state().strays += 1;
-        }
-        if after >= limit {
-            self.sleep(limit).await;
-            give_up(&mut answer);
-            self.sleep(after.saturating_sub(limit)).await;
-        } else {
-            self.sleep(after).await;
-        }
-        let accepted = {
+        self.sleep_telling(begun, after, limit, &mut *request).await;
+        let ended = {
             let mut state = self.state();
             state.delivered += 1;
             match self.fails_before(&mut state, store, call) {
-                Some(lost) => Err(Err(lost)),
-                None => accept(&self, &mut state).map_err(Ok),
+                Some(lost) => Some(Err(lost)),
+                None if !request.accept(&self, &mut state) => Some(Ok(())),
+                None if landing.is_zero() => {
+                    Some(self.land(&mut state, store, call, &mut *request))
+                }
+                None => None,
             }
         };
-        let reply = match accepted {
-            Err(reply) => reply,
-            Ok(landing_state) => {
-                if !landing.is_zero() {
-                    self.sleep_answering(begun, landing, limit, &mut answer).await;
-                }
-                let mut state = self.state();
-                let value = land(&self, &mut state, landing_state);
-                match self.fails_after(&mut state, store, call) {
-                    Some(lost) => Err(lost),
-                    None => Ok(value),
-                }
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                self.sleep_telling(begun, landing, limit, &mut *request).await;
+                self.land(&mut self.state(), store, call, &mut *request)
             }
-        };
-        if stray {
-            let mut state = self.state();
-            state.strays -= 1;
-            state.last_stray_ms = self.now_ms();
-            state.sometimes.insert("request-landed-after-its-caller-gave-up");
-        }
-        let Some(answer) = answer else { return };
-        let back = {
-            let mut state = self.state();
-            self.transit(&mut state, there, here)
         };
         let left = (begun + limit).saturating_sub(self.now());
+        let back = {
+            let mut state = self.state();
+            if stray {
+                state.strays -= 1;
+                state.last_stray_ms = self.now_ms();
+                state.sometimes.insert("request-landed-after-its-caller-gave-up");
+            }
+            if left.is_zero() {
+                return;
+            }
+            self.transit(&mut state, there, here)
+        };
         match back {
             Transit::Arrives { after } if after < left => {
                 self.sleep(after).await;
-                {
-                    let mut state = self.state();
-                    state.delivered += 1;
-                    let failed = reply.is_err();
-                    let digest = (call as u64) * 2 + u64::from(failed);
-                    self.note(&mut state, there, "answer", Some(here), digest, || {
-                        format!("{call:?}{}", if failed { " failed" } else { "" })
-                    });
-                }
-                let _ = answer.send(reply);
+                let mut state = self.state();
+                state.delivered += 1;
+                let failed = ended.is_err();
+                let digest = (call as u64) * 2 + u64::from(failed);
+                self.note(&mut state, there, "answer", Some(here), digest, || {
+                    format!("{call:?}{}", if failed { " failed" } else { "" })
+                });
+                drop(state);
+                request.tell(ended);
             }
             Transit::Arrives { .. } | Transit::Lost => {
                 self.sleep(left).await;
-                let _ = answer.send(Err(Lost::Timeout));
+                request.tell(Err(Lost::Timeout));
             }
         }
     }
 
+    fn land(
+        &self,
+        state: &mut State,
+        store: StoreId,
+        call: Call,
+        request: &mut dyn Request,
+    ) -> Ended<()> {
+        request.land(self, state);
+        self.fails_after(state, store, call).map_or(Ok(()), Err)
+    }
+
     /// Late arrivals that name this call: it arrives, or lands, late by exactly their spans.
     fn late_call(&self, state: &mut State, node: NodeId, call: Call) -> Option<Lateness> {
-        let now_ms = self.now_ms();
         let mut late = None;
-        for fault in self.faults_at(now_ms, Kind::NetLateArrival) {
+        for fault in self.faults(Kind::NetLateArrival) {
             let Place::Call { node: at, call: of, ordinal, moment } = &fault.place else {
                 continue;
             };
@@ -319,7 +375,7 @@ impl World {
 
     /// A write that is late by chance: it arrives late, or lands late, or both.
     fn late_write(&self, state: &mut State) -> Lateness {
-        let strikes = self.strikes(state, self.now_ms(), Kind::NetLateArrival);
+        let strikes = self.strikes(state, Kind::NetLateArrival);
         let Some(fault) = strikes else { return Lateness::default() };
         let choices = self.choices(state, fault.id);
         let how = choices.random_range(0..3);
@@ -334,26 +390,25 @@ impl World {
     }
 
     /// Sleeps, and tells the caller at its limit that there is no answer.
-    async fn sleep_answering<T>(
+    async fn sleep_telling(
         &self,
         begun: Duration,
         sleep: Duration,
         limit: Duration,
-        answer: &mut Option<oneshot::Sender<Result<T, Lost>>>,
+        request: &mut dyn Request,
     ) {
         let left = (begun + limit).saturating_sub(self.now());
         if sleep < left {
             self.sleep(sleep).await;
         } else {
             self.sleep(left).await;
-            give_up(answer);
+            request.tell(Err(Lost::Timeout));
             self.sleep(sleep.saturating_sub(left)).await;
         }
     }
 
     fn fails_before(&self, state: &mut State, store: StoreId, call: Call) -> Option<Lost> {
-        let now_ms = self.now_ms();
-        if self.is(Double::SlowToHeal) && now_ms < self.scenario.faults_end_ms() + 10_000 {
+        if self.is(Double::SlowToHeal) && self.now_ms() < self.scenario.faults_end_ms() + 10_000 {
             return Some(Lost::ServerError);
         }
         let kind = match store {
@@ -361,11 +416,11 @@ impl World {
             StoreId::D1 => Kind::D1ErrorBefore,
             StoreId::R2 => Kind::R2ErrorBefore,
         };
-        if self.strikes(state, now_ms, kind).is_some() {
+        if self.strikes(state, kind).is_some() {
             return Some(Lost::ServerError);
         }
         if store == StoreId::D1
-            && let Some(fault) = self.strikes(state, now_ms, Kind::D1Overloaded)
+            && let Some(fault) = self.strikes(state, Kind::D1Overloaded)
         {
             // Overload may strike before or after the transaction; "after" is decided on return.
             if call != Call::D1Batch || self.choices(state, fault.id).random_bool(0.5) {
@@ -377,8 +432,7 @@ impl World {
     }
 
     fn fails_after(&self, state: &mut State, store: StoreId, call: Call) -> Option<Lost> {
-        let now_ms = self.now_ms();
-        if !matches!(call, Call::D1Batch | Call::KvWrite | Call::R2Write) {
+        if !is_write(call) {
             return None;
         }
         let kind = match store {
@@ -386,7 +440,7 @@ impl World {
             StoreId::D1 => Kind::D1ErrorAfter,
             StoreId::R2 => Kind::R2ErrorAfter,
         };
-        if self.strikes(state, now_ms, kind).is_some() {
+        if self.strikes(state, kind).is_some() {
             return Some(Lost::ServerError);
         }
         None
@@ -394,8 +448,7 @@ impl World {
 
     /// True when a store's own documented limit strikes now.
     pub fn strikes_store(&self, state: &mut State, kind: Kind) -> bool {
-        let now_ms = self.now_ms();
-        self.faults_at(now_ms, kind).any(|fault| self.dice(state, fault))
+        self.faults(kind).any(|fault| self.dice(state, fault))
     }
 
     /// A message to another coordinator, and its answer.
@@ -406,9 +459,9 @@ impl World {
         message: PeerMessage,
     ) -> Result<PeerReply, Lost> {
         self.crash_point(from, Call::Peer, Moment::Before).await;
-        let (answer, answered) = oneshot::channel();
-        let journey = self.clone().tell(from, to, message, answer);
-        let answer = self.answer_to(journey, answered).await;
+        let world = self.clone();
+        let answer = UnderWay::new(self, |answer| Box::pin(world.tell(from, to, message, answer)));
+        let answer = answer.await;
         self.crash_point(from, Call::Peer, Moment::After).await;
         answer
     }
@@ -418,19 +471,19 @@ impl World {
         from: NodeId,
         to: NodeId,
         message: PeerMessage,
-        answer: oneshot::Sender<Result<PeerReply, Lost>>,
+        answer: AnswerTo<PeerReply>,
     ) {
         let (here, there) = (End::Node(from.0), End::Node(to.0));
         let limit = Duration::from_millis(CALL_MS_MAX);
         let (transit, twice) = {
             let mut state = self.state();
             let transit = self.transit(&mut state, here, there);
-            let twice = self.strikes(&mut state, self.now_ms(), Kind::NetDuplicate).is_some();
+            let twice = self.strikes(&mut state, Kind::NetDuplicate).is_some();
             (transit, twice)
         };
         let Transit::Arrives { after } = transit else {
             self.sleep(limit).await;
-            let _ = answer.send(Err(Lost::Timeout));
+            answer.send(Err(Lost::Timeout));
             return;
         };
         self.sleep(after).await;
@@ -441,7 +494,7 @@ impl World {
             state.processes[usize::from(to.0)].coordinator.clone()
         };
         let Some(receiver) = receiver else {
-            let _ = answer.send(Err(Lost::ServerError));
+            answer.send(Err(Lost::ServerError));
             return;
         };
         let reply = if twice {
@@ -457,10 +510,10 @@ impl World {
             receiver.receive(message)
         };
         if self.travels(there, here).await {
-            let _ = answer.send(Ok(reply));
+            answer.send(Ok(reply));
         } else {
             self.sleep(limit.saturating_sub(after)).await;
-            let _ = answer.send(Err(Lost::Timeout));
+            answer.send(Err(Lost::Timeout));
         }
     }
 
@@ -487,9 +540,13 @@ impl World {
         let Some(coordinator) = coordinator else { return Err(false) };
         let (answer, answered) = oneshot::channel();
         let asked = ask(coordinator);
-        self.spawn_on(node, async move {
-            let _ = answer.send(asked.await);
-        });
+        // Boxed: the runtime moves a task about before it runs, and a write's is large.
+        self.spawn_on(
+            node,
+            Box::pin(async move {
+                let _ = answer.send(asked.await);
+            }),
+        );
         let answer = tokio::select! {
             biased;
             answer = answered => answer.map_err(|_| true)?,
@@ -504,10 +561,8 @@ impl World {
     }
 }
 
-fn give_up<T>(answer: &mut Option<oneshot::Sender<Result<T, Lost>>>) {
-    if let Some(answer) = answer.take() {
-        let _ = answer.send(Err(Lost::Timeout));
-    }
+fn is_write(call: Call) -> bool {
+    matches!(call, Call::D1Batch | Call::KvWrite | Call::R2Write)
 }
 
 fn link_number(from: End, to: End) -> u64 {

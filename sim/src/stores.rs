@@ -259,24 +259,23 @@ impl D1 {
         for op in ops {
             let record = op.record();
             let next_seq = Seq(self.seq.0 + 1);
-            let before = self.rows.get(record);
-            let former_seq = before.map(|row| row.seq);
-            let (after, answer) = row::apply(before, op, now, next_seq);
+            let row = self.rows.get_mut(record);
+            let (after, answer) = row::apply(row.as_deref(), op, now, next_seq);
             if let Some(after) = after {
                 if after.seq == next_seq {
                     self.seq = next_seq;
-                    if let Some(former) = former_seq {
-                        self.feed.remove(&former);
+                    if let Some(former) = &row {
+                        self.feed.remove(&former.seq);
                     }
                     self.feed.insert(next_seq, record.clone());
                 }
-                let was_owed = before.is_some_and(|row| !row.owed.is_empty());
+                let was_owed = row.as_ref().is_some_and(|row| !row.owed.is_empty());
                 match (was_owed, !after.owed.is_empty()) {
                     (true, false) => drop(self.owed.remove(record)),
                     (false, true) => drop(self.owed.insert(record.clone())),
                     (false, false) | (true, true) => {}
                 }
-                match self.rows.get_mut(record) {
+                match row {
                     Some(row) => *row = after,
                     None => drop(self.rows.insert(record.clone(), after)),
                 }
@@ -321,7 +320,10 @@ impl D1 {
             let owed = row.owed.iter().filter(|(_, leases)| row::lapsed(leases, poll.actor, now));
             owed.map(|(store, _)| (record.clone(), *store))
         });
-        PollPage { now, changes, complete, lapsed: lapsed.take(poll.limit).collect() }
+        let lapsed = lapsed.take(poll.limit).collect();
+        let ends = self.owed.iter().filter_map(|record| row::first_end(&self.rows[record].owed));
+        let next_lapse = ends.filter(|at| *at > now).min();
+        PollPage { now, changes, complete, lapsed, next_lapse }
     }
 
     /// Somebody writes to a row past every coordinator, as D1's triggers see it.

@@ -122,7 +122,6 @@ pub struct State {
     choices: BTreeMap<u32, ChaCha8Rng>,
     disk_choices: Vec<ChaCha8Rng>,
     pub(crate) call_counts: BTreeMap<u32, u32>,
-    crashed: BTreeSet<u32>,
 }
 
 /// See the module.
@@ -180,7 +179,6 @@ impl World {
             choices: BTreeMap::new(),
             disk_choices: (0..nodes).map(|n| streams.open(Purpose::Disk, n as u64)).collect(),
             call_counts: BTreeMap::new(),
-            crashed: BTreeSet::new(),
         };
         let policy = scenario.policy();
         let prefixes =
@@ -282,14 +280,18 @@ impl World {
         state.trace.note(at_us, lane, kind, to, digest, text);
     }
 
-    pub(crate) fn faults_at(&self, now_ms: u64, kind: Kind) -> impl Iterator<Item = &Fault> {
-        self.faults[kind as usize].iter().filter(move |fault| fault.holds_at(now_ms))
+    /// The faults of a kind that hold now.
+    pub(crate) fn faults(&self, kind: Kind) -> impl Iterator<Item = &Fault> {
+        let faults = &self.faults[kind as usize];
+        // A scenario has a few of the kinds, and every call asks for nearly all of them.
+        let now_ms = if faults.is_empty() { 0 } else { self.now_ms() };
+        faults.iter().filter(move |fault| fault.holds_at(now_ms))
     }
 
     /// True when a fault of this kind holds and its dice say so. Notes that it was felt.
-    pub(crate) fn strikes(&self, state: &mut State, now_ms: u64, kind: Kind) -> Option<&Fault> {
+    pub(crate) fn strikes(&self, state: &mut State, kind: Kind) -> Option<&Fault> {
         let at_random = |fault: &&Fault| !matches!(fault.place, Place::Call { .. });
-        let mut faults = self.faults_at(now_ms, kind).filter(at_random);
+        let mut faults = self.faults(kind).filter(at_random);
         let fault = faults.find(|fault| self.dice(state, fault))?;
         state.felt(kind);
         Some(fault)
@@ -355,7 +357,7 @@ impl World {
 
     fn fsync_fails(&self, state: &mut State, node: NodeId) -> bool {
         let here = |fault: &&Fault| fault.place == Place::Disk(node.0);
-        let mut faults = self.faults_at(self.now_ms(), Kind::DiskFsyncError).filter(here);
+        let mut faults = self.faults(Kind::DiskFsyncError).filter(here);
         let fails = faults.any(|fault| self.dice(state, fault));
         if fails {
             state.felt(Kind::DiskFsyncError);
@@ -385,30 +387,27 @@ impl World {
     }
 
     fn counts_to_crash(self: &Arc<Self>, node: NodeId, call: Call, moment: Moment) -> bool {
-        if self.faults[Kind::ProcessCrash as usize].is_empty() {
-            return false;
-        }
-        let now_ms = self.now_ms();
-        let mut state = self.state();
-        for fault in self.faults_at(now_ms, Kind::ProcessCrash) {
-            let Place::Call { node: at, call: of, ordinal, moment: when } = &fault.place else {
-                continue;
-            };
-            if *at != node.0 || *of != call || *when != moment || state.crashed.contains(&fault.id)
+        let mut counted = self.faults(Kind::ProcessCrash).filter_map(|fault| match &fault.place {
+            Place::Call { node: at, call: of, ordinal, moment: when }
+                if (*at, *of, *when) == (node.0, call, moment) =>
             {
-                continue;
+                Some((fault, *ordinal))
             }
+            _ => None,
+        });
+        let crash = counted.find(|(fault, ordinal)| {
+            let mut state = self.state();
             let count = state.call_counts.entry(fault.id).or_default();
             *count += 1;
-            if *count == *ordinal {
-                state.crashed.insert(fault.id);
+            let due = *count == *ordinal;
+            if due {
                 state.felt(Kind::ProcessCrash);
-                drop(state);
-                self.crash(node, Duration::from_millis(fault.span_ms));
-                return true;
             }
-        }
-        false
+            due
+        });
+        let Some((fault, _)) = crash else { return false };
+        self.crash(node, Duration::from_millis(fault.span_ms));
+        true
     }
 
     /// Ends a coordinator's process, and starts it again after `down`.

@@ -4,7 +4,7 @@
 //! that it does not show as a loser (rule V6). An intent leaves the journal only when the
 //! authority was seen to hold a version that covers its dot (rule A5c).
 
-use super::project::Owed;
+use super::project::Target;
 use super::{Coordinator, Settled, State};
 use crate::breaker::Seen;
 use crate::env::{Env, ObjectStore, Outcome, PutIf, RefusalKind, Storage};
@@ -15,7 +15,6 @@ use crate::record::{Loser, RecordId, StoreId, Stored, blob_key};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
 use crate::version::{Dot, Version};
-use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -264,6 +263,7 @@ impl<E: Env> Coordinator<E> {
             Stored::Tombstone | Stored::Reference { .. } => None,
         };
         let version = Arc::new(held.version);
+        let target = Target::new(version.clone(), value, whole);
         let mut state = self.state();
         state.counters.installs += 1;
         state.ledger.learn(record, Some((*version).clone()), row_seq);
@@ -272,7 +272,8 @@ impl<E: Env> Coordinator<E> {
         for store in &owe {
             let owed = slot.owed.entry(*store).or_default();
             owed.granted(&grant, *store, sent_at, now);
-            owed.target(version.clone(), value.clone(), whole.clone());
+            // Only the newest is projected: a former target is forgotten.
+            owed.target = Some(target.clone());
         }
         for store in owe {
             self.push(&mut state, store, record);
@@ -393,11 +394,4 @@ impl Ours {
 
 fn covers(row: Option<&Row>, dot: Dot) -> bool {
     row.and_then(|row| row.version.as_ref()).is_some_and(|v| v.history.covers_dot(dot))
-}
-
-impl Owed {
-    /// Sets what is to be put; an older target is forgotten (only the newest is projected).
-    fn target(&mut self, version: Arc<Version>, value: Stored, whole: Option<Bytes>) {
-        self.target = Some(super::project::Target { version, value, whole });
-    }
 }

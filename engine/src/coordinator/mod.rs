@@ -38,7 +38,7 @@ use crate::journal::{Intent, JournalError};
 use crate::lane::{Lane, Next};
 use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
-use crate::record::{RecordId, StoreId};
+use crate::record::{PerStore, RecordId, StoreId};
 use crate::row::{Change, Row};
 use crate::version::{Actor, Dot, NodeId, Version};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -69,8 +69,8 @@ struct State {
     clock: HybridClock,
     ledger: Ledger,
     slots: BTreeMap<RecordId, Slot>,
-    lanes: BTreeMap<StoreId, Lane>,
-    breakers: BTreeMap<StoreId, Breaker>,
+    lanes: PerStore<Lane>,
+    breakers: PerStore<Breaker>,
     held_intents: usize,
     held_bytes: usize,
     operations: BTreeMap<Dot, RecordId>,
@@ -119,8 +119,8 @@ enum Settled {
 
 #[derive(Default)]
 struct Wake {
-    lanes: BTreeMap<StoreId, Notify>,
-    probes: BTreeMap<StoreId, Notify>,
+    lanes: PerStore<Notify>,
+    probes: PerStore<Notify>,
     timer: Notify,
     news: Notify,
     settled: Notify,
@@ -142,8 +142,8 @@ impl<E: Env> Coordinator<E> {
             clock: HybridClock::default(),
             ledger: Ledger::default(),
             slots: BTreeMap::new(),
-            lanes: StoreId::ALL.into_iter().map(|store| (store, Lane::default())).collect(),
-            breakers: StoreId::ALL.into_iter().map(|store| (store, Breaker::default())).collect(),
+            lanes: PerStore::default(),
+            breakers: PerStore::default(),
             held_intents: 0,
             held_bytes: 0,
             operations: BTreeMap::new(),
@@ -158,8 +158,6 @@ impl<E: Env> Coordinator<E> {
             state.meet_stamp(env.clock().wall(), &intent.version);
             state.hold(Arc::new(intent), true);
         }
-        let notifies = || StoreId::ALL.into_iter().map(|store| (store, Notify::new())).collect();
-        let wake = Wake { lanes: notifies(), probes: notifies(), ..Wake::default() };
         let coordinator = Arc::new(Coordinator {
             env,
             policy,
@@ -168,7 +166,7 @@ impl<E: Env> Coordinator<E> {
             state: Mutex::new(state),
             rows: rows::Queue::default(),
             journal: commit::Queue::default(),
-            wake,
+            wake: Wake::default(),
             stopped: AtomicBool::new(false),
         });
         coordinator.clone().spawn_tasks();
@@ -213,7 +211,7 @@ impl<E: Env> Coordinator<E> {
         self.wake.timer.notify_one();
         self.wake.news.notify_waiters();
         self.wake.settled.notify_waiters();
-        for notify in self.wake.lanes.values().chain(self.wake.probes.values()) {
+        for (_, notify) in self.wake.lanes.iter().chain(self.wake.probes.iter()) {
             notify.notify_waiters();
         }
         // Whoever waits for an answer is told that there will be none.
@@ -271,26 +269,25 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn push(&self, state: &mut State, store: StoreId, record: &RecordId) {
-        state.lane(store).push(record);
-        self.wake.lanes[&store].notify_one();
+        state.lanes[store].push(record);
+        self.wake.lanes[store].notify_one();
     }
 
     /// Takes note of how a call to a store ended.
     fn record_seen(&self, store: StoreId, seen: Seen) {
         let now = self.now();
         let mut state = self.state();
-        let breaker = state.breakers.get_mut(&store).expect("every store has a breaker");
-        match breaker.record(now, seen) {
+        match state.breakers[store].record(now, seen) {
             Transition::None => {}
             Transition::Opened => {
                 state.counters.breaker_opened += 1;
-                state.lane(store).pause();
-                self.wake.probes[&store].notify_one();
+                state.lanes[store].pause();
+                self.wake.probes[store].notify_one();
                 tracing::warn!(%store, "the store does not answer; its breaker is open");
             }
             Transition::Closed => {
-                state.lane(store).resume();
-                self.wake.lanes[&store].notify_one();
+                state.lanes[store].resume();
+                self.wake.lanes[store].notify_one();
                 tracing::info!(%store, "the store answers again");
             }
         }
@@ -304,13 +301,13 @@ impl<E: Env> Coordinator<E> {
             };
             let mut state = self.state();
             state.drop_idle_slot(&record);
-            state.lane(store).finish(&record, next);
+            state.lanes[store].finish(&record, next);
             match next {
                 Next::At(_) => self.wake.timer.notify_one(),
-                Next::Again => self.wake.lanes[&store].notify_one(),
+                Next::Again => self.wake.lanes[store].notify_one(),
                 Next::Done => {
-                    if state.lane(store).is_ready() {
-                        self.wake.lanes[&store].notify_one();
+                    if state.lanes[store].is_ready() {
+                        self.wake.lanes[store].notify_one();
                     }
                 }
             }
@@ -319,17 +316,17 @@ impl<E: Env> Coordinator<E> {
 
     async fn next_record(&self, store: StoreId) -> Option<RecordId> {
         loop {
-            let news = self.wake.lanes[&store].notified();
+            let news = self.wake.lanes[store].notified();
             if self.is_stopped() {
                 return None;
             }
             {
                 let mut state = self.state();
-                let lane = state.lane(store);
+                let lane = &mut state.lanes[store];
                 if let Some(record) = lane.take() {
                     // One permit may stand for several records.
                     if lane.is_ready() {
-                        self.wake.lanes[&store].notify_one();
+                        self.wake.lanes[store].notify_one();
                     }
                     return Some(record);
                 }
@@ -344,13 +341,13 @@ impl<E: Env> Coordinator<E> {
             let now = self.now();
             let due = {
                 let mut state = self.state();
-                for (store, lane) in &mut state.lanes {
+                for (store, lane) in state.lanes.iter_mut() {
                     lane.wake(now);
                     if lane.is_ready() {
                         self.wake.lanes[store].notify_one();
                     }
                 }
-                state.lanes.values().filter_map(Lane::due).min()
+                state.lanes.iter().filter_map(|(_, lane)| lane.due()).min()
             };
             match due {
                 None => self.wake.timer.notified().await,
@@ -401,12 +398,8 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl State {
-    fn lane(&mut self, store: StoreId) -> &mut Lane {
-        self.lanes.get_mut(&store).expect("every store has a lane")
-    }
-
     fn admits(&self, store: StoreId) -> bool {
-        self.breakers[&store].admits()
+        self.breakers[store].admits()
     }
 
     fn meet_stamp(&mut self, wall: Duration, version: &Version) {
@@ -424,7 +417,7 @@ impl State {
         self.held_bytes += intent.value.held_bytes();
         let record = intent.record.clone();
         if durable {
-            self.lane(StoreId::D1).push(&record);
+            self.lanes[StoreId::D1].push(&record);
         }
         self.slots.entry(record).or_default().intents.push_back(Pending { intent, durable });
     }

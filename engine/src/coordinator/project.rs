@@ -22,7 +22,7 @@ use crate::row::{Epoch, Grant, LEASE_MS, REPUT_MS, Row, RowAnswer, RowOp, StoreT
 use crate::version::Version;
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// A lease with less than this left is renewed before a put: the put could not make its deadline.
@@ -37,6 +37,28 @@ pub(super) struct Target {
     pub(super) value: Stored,
     /// The bytes, when they are at hand.
     pub(super) whole: Option<Bytes>,
+    /// What a whole copy says of itself; the first store that puts one makes it for all.
+    pub(super) described: Arc<OnceLock<String>>,
+}
+
+impl Target {
+    /// A version and its value.
+    pub(super) fn new(version: Arc<Version>, value: Stored, whole: Option<Bytes>) -> Self {
+        Target { version, value, whole, described: Arc::default() }
+    }
+
+    fn metadata(&self, store: StoreId, form: &Form) -> String {
+        if *form == Form::Reference {
+            return projection::fit(
+                store,
+                &projection::describe(&self.version, true),
+                &self.version,
+                true,
+            );
+        }
+        let whole = self.described.get_or_init(|| projection::describe(&self.version, false));
+        projection::fit(store, whole, &self.version, false)
+    }
 }
 
 /// A projection of one record that this coordinator is bringing up to date.
@@ -254,7 +276,7 @@ impl<E: Env> Coordinator<E> {
                 Stored::Inline(bytes) => Some(bytes.clone()),
                 Stored::Tombstone | Stored::Reference { .. } => None,
             };
-            owed.target = Some(Target { version: Arc::new(version), value, whole });
+            owed.target = Some(Target::new(Arc::new(version), value, whole));
         }
         None
     }
@@ -472,7 +494,7 @@ impl<E: Env> Coordinator<E> {
                 Err(refusal) => return Outcome::Refused(refusal),
             },
         };
-        let metadata = projection::describe(store, &target.version, form == Form::Reference);
+        let metadata = target.metadata(store, &form);
         match store {
             StoreId::Kv => {
                 let entry = KvEntry { value: body, metadata: Some(metadata) };

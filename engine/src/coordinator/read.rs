@@ -8,7 +8,7 @@ use super::Coordinator;
 use crate::breaker::Seen;
 use crate::env::{Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
 use crate::policy::{Dataset, ReadLevel};
-use crate::projection;
+use crate::projection::{self, Named};
 use crate::record::{KeyError, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{RowAnswer, RowOp};
@@ -242,8 +242,11 @@ impl<E: Env> Coordinator<E> {
         };
         Ok(Some(Read {
             value: Some(value),
-            etag: Some(described.etag),
-            context: described.version.map(|version| version.history),
+            etag: Some(described.names.etag()),
+            context: match described.names {
+                Named::Version(version) => Some(version.history),
+                Named::Tag(_) => None,
+            },
             from: Some(store),
         }))
     }

@@ -22,8 +22,15 @@ type Answer = Outcome<(StoreTime, RowAnswer)>;
 /// What waits for a batch.
 #[derive(Default)]
 pub(super) struct Queue {
-    waiting: Mutex<VecDeque<Waiting>>,
+    held: Mutex<Held>,
     wake: Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    waiting: VecDeque<Waiting>,
+    /// A batch loop waits for what lingers here to have company; the others need not.
+    lingers: bool,
 }
 
 struct Waiting {
@@ -35,7 +42,7 @@ struct Waiting {
 
 /// What a batch loop is to do.
 enum Turn {
-    /// Nothing waits.
+    /// Nothing waits, or another loop waits for it.
     Idle,
     /// What waits can wait so long for company.
     Linger(Duration),
@@ -43,13 +50,13 @@ enum Turn {
 }
 
 impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
-        self.waiting.lock().expect("no code panics while it holds the row queue")
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().expect("no code panics while it holds the row queue")
     }
 
     /// Nothing is sent any more: whoever waits is told `Unknown`.
     pub(super) fn close(&self) {
-        self.waiting().clear();
+        self.held().waiting.clear();
         self.wake.notify_waiters();
     }
 }
@@ -74,7 +81,7 @@ impl<E: Env> Coordinator<E> {
         }
         let (done, answer) = oneshot::channel();
         let linger = if lingers(&op) { self.pace.linger } else { Duration::ZERO };
-        self.rows.waiting().push_back(Waiting { op, done, due: self.now() + linger });
+        self.rows.held().waiting.push_back(Waiting { op, done, due: self.now() + linger });
         self.rows.wake.notify_one();
         if self.is_stopped() {
             // The stop came between the look above and the queue.
@@ -97,6 +104,7 @@ impl<E: Env> Coordinator<E> {
                         () = news => {}
                         () = self.env.clock().sleep(wait) => {}
                     }
+                    self.rows.held().lingers = false;
                 }
                 Turn::Send(taken) => self.send_batch(taken).await,
             }
@@ -105,11 +113,13 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn next_batch(&self) -> Turn {
-        let mut waiting = self.rows.waiting();
+        let mut held = self.rows.held();
+        let Held { waiting, lingers } = &mut *held;
         let Some(due) = waiting.iter().map(|waiting| waiting.due).min() else { return Turn::Idle };
         let wait = due.saturating_sub(self.now());
         if !wait.is_zero() && waiting.len() < self.pace.batch_ops_max {
-            return Turn::Linger(wait);
+            let another_does = std::mem::replace(lingers, true);
+            return if another_does { Turn::Idle } else { Turn::Linger(wait) };
         }
         let mut bytes = 0;
         let mut taken = Vec::new();

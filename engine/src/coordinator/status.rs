@@ -112,12 +112,12 @@ impl<E: Env> Coordinator<E> {
         let state = self.state();
         let stores = StoreId::ALL.into_iter().map(|store| StoreStatus {
             store,
-            breaker: match state.breakers[&store].state() {
+            breaker: match state.breakers[store].state() {
                 breaker::State::Closed { .. } => "closed",
                 breaker::State::Open { .. } => "open",
                 breaker::State::HalfOpen { .. } => "half-open",
             },
-            backlog: state.lanes[&store].len(),
+            backlog: state.lanes[store].len(),
         });
         Status {
             actor: self.actor,

@@ -7,11 +7,13 @@
 use super::{Coordinator, project::Owed};
 use crate::breaker::{COOL_DOWN, Seen};
 use crate::env::{Clock, Env, KvStore, Network, ObjectStore, PeerMessage, RowStore, Storage};
+use crate::policy::Pace;
 use crate::record::StoreId;
 use crate::row::{Poll, PollPage};
 use crate::version::NodeId;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Entries of the change feed, and marks, in one poll.
 const POLL_LIMIT: usize = 500;
@@ -35,10 +37,14 @@ impl<E: Env> Coordinator<E> {
                         self.record_seen(StoreId::D1, Seen::Answer);
                     }
                     let admits = self.state().admits(StoreId::D1);
-                    let complete = page.complete;
-                    self.take_page(page);
                     // Another page waits, or the breaker wants its next probe: no pause.
-                    if complete && admits { self.pace.poll } else { Default::default() }
+                    let pause = if page.complete && admits {
+                        self.poll_pause(&page)
+                    } else {
+                        Duration::ZERO
+                    };
+                    self.take_page(page);
+                    pause
                 }
                 Err(_) => {
                     self.record_seen(StoreId::D1, Seen::Failure);
@@ -49,6 +55,17 @@ impl<E: Env> Coordinator<E> {
                 self.env.clock().sleep(pause).await;
             }
         }
+    }
+
+    /// Until the next poll: a mark that lapses is to be found at once, but not by every
+    /// coordinator in the same moment.
+    fn poll_pause(&self, page: &PollPage) -> Duration {
+        let Pace { poll, poll_min, .. } = self.pace;
+        let Some(at) = page.next_lapse else { return poll };
+        let apart_ms = u64::try_from(poll_min.as_millis()).expect("less than a second");
+        let apart_ms = self.env.random() % apart_ms.max(1);
+        let wait = Duration::from_millis(at.0.saturating_sub(page.now.0) + apart_ms);
+        wait.clamp(poll_min, poll.max(poll_min))
     }
 
     fn take_page(&self, page: PollPage) {
@@ -83,11 +100,11 @@ impl<E: Env> Coordinator<E> {
     /// Asks a store on a timer whether it answers, while its breaker is not closed.
     pub(super) async fn probe_loop(self: Arc<Self>, store: StoreId) {
         loop {
-            let opened = self.wake.probes[&store].notified();
+            let opened = self.wake.probes[store].notified();
             if self.is_stopped() {
                 return;
             }
-            let due = self.state().breakers[&store].probe_at();
+            let due = self.state().breakers[store].probe_at();
             let Some(at) = due else {
                 opened.await;
                 continue;

@@ -518,7 +518,7 @@ mod tests {
         let base: VersionVector = [(actor, 4)].into_iter().collect();
         let own = Dot { actor, counter: 5 };
         let golden = Intent {
-            record: RecordId { dataset: Arc::from("files"), key: Arc::from("ключ/ü") },
+            record: RecordId { dataset: Arc::from("files"), key: "ключ/ü".into() },
             version: Version::write(&base, sibling(own, stamp, &value)),
             value,
             losers: vec![Loser {

@@ -7,7 +7,7 @@ use tidelock_engine::env::RowStore;
 use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
 use tidelock_engine::resolve::sibling;
 use tidelock_engine::row::{
-    Change, Epoch, Grant, Install, LEASE_MS, Poll, Row, RowAnswer, RowOp, Seq, StoreTime,
+    Change, Epoch, Grant, Install, LEASE_MS, Poll, PollPage, Row, RowAnswer, RowOp, Seq, StoreTime,
 };
 use tidelock_engine::version::{
     Actor, ContentHash, Dot, NodeId, Stamp, Version, VersionId, VersionVector,
@@ -21,6 +21,7 @@ cases![
     d1_applies_all_of_a_batch_or_nothing,
     d1_feeds_changes_in_order_and_page_by_page,
     d1_gives_lapsed_marks_to_others,
+    d1_tells_when_the_next_mark_lapses,
     d1_holds_renews_and_clears_a_mark,
     d1_clears_when_nobody_else_can_be_putting,
     d1_gives_a_former_life_its_marks_at_once,
@@ -32,7 +33,7 @@ fn actor(node: u16) -> Actor {
 }
 
 fn named(key: &str) -> RecordId {
-    RecordId { dataset: Arc::from("contract"), key: Arc::from(key) }
+    RecordId { dataset: Arc::from("contract"), key: key.into() }
 }
 
 fn inline(text: &str) -> Stored {
@@ -123,11 +124,14 @@ async fn feed<W: World>(world: &W, after: Seq, limit: usize) -> Vec<Change> {
     }
 }
 
+async fn polled<W: World>(world: &W, actor: Actor) -> PollPage {
+    let poll = Poll { actor, after: Seq(0), limit: 1_000 };
+    world.d1().poll(poll).await.expect("a poll is answered")
+}
+
 /// Whether the record's mark waits for this actor.
 async fn waits<W: World>(world: &W, key: &str, actor: Actor) -> bool {
-    let poll = Poll { actor, after: Seq(0), limit: 1_000 };
-    let page = world.d1().poll(poll).await.expect("a poll is answered");
-    page.lapsed.contains(&(named(key), StoreId::Kv))
+    polled(world, actor).await.lapsed.contains(&(named(key), StoreId::Kv))
 }
 
 async fn d1_gives_back_what_was_installed<W: World>(world: &W) {
@@ -258,6 +262,15 @@ async fn d1_gives_lapsed_marks_to_others<W: World>(world: &W) {
     let release = RowOp::Release { record: named("lapse"), store: StoreId::Kv, quiet };
     assert_eq!(one(world, release).await, RowAnswer::Released);
     assert!(waits(world, "lapse", actor(3)).await);
+}
+
+async fn d1_tells_when_the_next_mark_lapses<W: World>(world: &W) {
+    // Other tests' marks lapse first; theirs can only be told to lapse sooner.
+    let (_, grant) = first(world, "next").await;
+    let next = polled(world, actor(2)).await.next_lapse;
+    assert!(next.is_some_and(|at| world.now() < at && at <= grant.ends), "{next:?}");
+    world.advance(LEASE_MS).await;
+    assert_eq!(polled(world, actor(2)).await.next_lapse, None, "nothing is held any more");
 }
 
 async fn d1_holds_renews_and_clears_a_mark<W: World>(world: &W) {

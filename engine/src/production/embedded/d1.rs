@@ -210,16 +210,9 @@ fn store(
         integer(row.seq.0),
         integer(row.epoch.0),
         (!row.owed.is_empty()).then(|| text(&row.owed)),
-        first_end(&row.owed).map(|ends| integer(ends.0)),
+        row::first_end(&row.owed).map(|ends| integer(ends.0)),
     ])?;
     Ok(())
-}
-
-/// When the first projection that is owed has no holder any more.
-fn first_end(owed: &BTreeMap<StoreId, Vec<Lease>>) -> Option<StoreTime> {
-    let held =
-        |leases: &Vec<Lease>| leases.iter().map(|lease| lease.ends).max().unwrap_or_default();
-    owed.values().map(held).min()
 }
 
 fn store_loser(connection: &Connection, record: &RecordId, loser: &Loser) -> Result<(), Failure> {
@@ -279,6 +272,10 @@ fn page(connection: &Connection, poll: Poll, now: StoreTime) -> Result<PollPage,
                   WHERE owed IS NOT NULL AND owed_ends > ?1 \
                     AND instr(replace(owed, ?2, ''), ?3) > 0 ORDER BY owed_ends LIMIT ?4";
     lapsed(connection, former, params![integer(now.0), own, node, limit], poll, &mut page)?;
+    let next = "SELECT min(owed_ends) FROM tidelock_rows WHERE owed IS NOT NULL AND owed_ends > ?1";
+    let next: Option<i64> =
+        connection.prepare_cached(next)?.query_row([integer(now.0)], |row| row.get(0))?;
+    page.next_lapse = next.map(|at| StoreTime(number(at)));
     Ok(page)
 }
 

@@ -24,7 +24,7 @@ fn clock(time: &Arc<AtomicU64>) -> StoreClock {
 }
 
 fn named(key: &str) -> RecordId {
-    RecordId { dataset: Arc::from("files"), key: Arc::from(key) }
+    RecordId { dataset: Arc::from("files"), key: key.into() }
 }
 
 async fn row(d1: &EmbeddedD1, key: &str) -> Option<Row> {
