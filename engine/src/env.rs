@@ -229,7 +229,8 @@ pub trait KvStore: Send + Sync + 'static {
     ) -> impl Future<Output = Outcome<()>> + Send;
     /// Deletes. Refused once the store side's clock has reached `deadline`.
     fn delete(&self, key: &str, deadline: StoreTime) -> impl Future<Output = Outcome<()>> + Send;
-    /// Keys after `after` that begin with `prefix`, in order, at most `limit`, with metadata.
+    /// Keys after `after` that begin with `prefix`, in order, `limit` of them with their metadata;
+    /// fewer only at the end.
     fn list(
         &self,
         prefix: &str,
@@ -292,7 +293,8 @@ pub trait ObjectStore: Send + Sync + 'static {
     ) -> impl Future<Output = Outcome<String>> + Send;
     /// Deletes. Refused once the store side's clock has reached `deadline`.
     fn delete(&self, key: &str, deadline: StoreTime) -> impl Future<Output = Outcome<()>> + Send;
-    /// Keys after `after` that begin with `prefix`, in order, at most `limit`, with metadata.
+    /// Keys after `after` that begin with `prefix`, in order, `limit` of them with their metadata;
+    /// fewer only at the end.
     fn list(
         &self,
         prefix: &str,

@@ -9,6 +9,7 @@ use crate::record::RecordId;
 use crate::row::{Expect, Seq};
 use crate::version::Version;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The authority's row as last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +87,22 @@ impl Ledger {
         })
     }
 
+    /// A dataset's records, tombstones included, with keys after `after`, up to `through`.
+    pub fn range(
+        &self,
+        dataset: &Arc<str>,
+        after: Option<&str>,
+        through: Option<&str>,
+    ) -> impl Iterator<Item = (&RecordId, &Known)> {
+        use std::ops::Bound;
+        let first = RecordId { dataset: dataset.clone(), key: after.unwrap_or("").into() };
+        let from = if after.is_some() { Bound::Excluded(&first) } else { Bound::Included(&first) };
+        let entries = self.entries.range::<RecordId, _>((from, Bound::Unbounded));
+        entries.take_while(move |(record, _)| {
+            record.dataset == *dataset && through.is_none_or(|through| *record.key <= *through)
+        })
+    }
+
     /// How many records it knows of, tombstones included.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -100,7 +117,6 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn v1_an_unknown_record_is_absent_only_once_the_ledger_is_complete() {

@@ -118,7 +118,12 @@ pub struct Dataset {
     pub read: ReadLevel,
     /// What an acknowledged write survives.
     pub durability: Durability,
+    /// Between two looks over everything that the projections hold; `None`: nobody looks.
+    pub reconcile_every: Option<Duration>,
 }
+
+/// Between two looks, where the configuration does not say.
+pub const RECONCILE_EVERY: Duration = Duration::from_secs(30);
 
 impl Dataset {
     /// Binary values in all three stores, write-through to D1, write-behind to the others.
@@ -137,6 +142,7 @@ impl Dataset {
             oversize: Oversize::Reference,
             read: ReadLevel::Any,
             durability: Durability::Authority,
+            reconcile_every: Some(RECONCILE_EVERY),
         }
     }
 

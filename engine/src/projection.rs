@@ -78,6 +78,22 @@ impl Named {
     }
 }
 
+impl Described {
+    /// True when the copy is of this version, kept in this form.
+    pub fn is_of(&self, version: &Version, form: &Form) -> bool {
+        let same = match &self.names {
+            Named::Version(named) => named.history == version.history,
+            Named::Tag(etag) => *etag == version.etag(),
+        };
+        same && self.hash == version.current().hash
+            && match form {
+                Form::Absent => false,
+                Form::Whole => !self.reference,
+                Form::Reference => self.reference,
+            }
+    }
+}
+
 /// How a value stands in a projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Form {

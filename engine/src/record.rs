@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// KV: longest key in bytes. <https://developers.cloudflare.com/kv/platform/limits/>
 pub const KV_KEY_BYTES_MAX: usize = 512;
@@ -16,6 +17,9 @@ pub const KV_KEY_BYTES_MAX: usize = 512;
 pub const KV_VALUE_BYTES_MAX: usize = 25 * 1024 * 1024;
 /// KV: largest metadata in bytes, as JSON text.
 pub const KV_METADATA_BYTES_MAX: usize = 1024;
+/// KV: a read may give what stood there so long ago.
+/// <https://developers.cloudflare.com/kv/concepts/how-kv-works/>
+pub const KV_CACHED: Duration = Duration::from_secs(60);
 /// D1: largest row, string or blob. <https://developers.cloudflare.com/d1/platform/limits/>
 pub const D1_ROW_BYTES_MAX: usize = 2_000_000;
 /// R2: longest key in bytes. <https://developers.cloudflare.com/r2/platform/limits/>

@@ -84,6 +84,18 @@ pub fn held(record: &RecordId, row: &Row) -> Option<Held> {
     Some(Held { version: Version::write(&base, sibling), value })
 }
 
+/// The version that bytes found in a projection make over what the authority holds (rule A3). Its
+/// dot is made from record and bytes: whoever finds them makes the same write of them, and a
+/// history that includes it tells that they were taken in before. Its stamp follows what it
+/// replaces, since no store tells when it was written (rule V3).
+pub fn found(record: &RecordId, over: Option<&Version>, body: &[u8]) -> Version {
+    let actor = fingerprint(record, Some(body));
+    let stamp = over.map(|version| version.stamp().next()).unwrap_or_default();
+    let (hash, bytes) = (ContentHash::of(body), body.len() as u64);
+    let dot = Dot { actor, counter: 1 };
+    Version::write(&history_of(over), Sibling { dot, stamp, hash, bytes, deleted: false })
+}
+
 /// Describes a value under a dot.
 pub fn sibling(dot: Dot, stamp: Stamp, value: &Stored) -> Sibling {
     let (hash, bytes, deleted) = match value {
@@ -94,13 +106,21 @@ pub fn sibling(dot: Dot, stamp: Stamp, value: &Stored) -> Sibling {
     Sibling { dot, stamp, hash, bytes, deleted }
 }
 
-/// The actor of foreign writes to one record: made from the record, so that every finder gives
-/// the same write the same dot.
+/// The actor of foreign writes to one record at the authority: made from the record, so that every
+/// finder gives the same write the same dot.
 pub fn foreign_actor(record: &RecordId) -> Actor {
+    fingerprint(record, None)
+}
+
+fn fingerprint(record: &RecordId, body: Option<&[u8]>) -> Actor {
     let mut hasher = blake3::Hasher::new();
     hasher.update(record.dataset.as_bytes());
     hasher.update(&[0]);
     hasher.update(record.key.as_bytes());
+    if let Some(body) = body {
+        hasher.update(&[0]);
+        hasher.update(body);
+    }
     let mut first = [0; 8];
     first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     Actor { node: NodeId::FOREIGN, incarnation: u64::from_le_bytes(first) }

@@ -139,6 +139,18 @@ pub enum RowOp {
         /// Own leases whose puts all had definite answers, to be forgotten.
         quiet: Vec<Epoch>,
     },
+    /// Marks a projection whose copy was found to differ from the version that it should hold, and
+    /// takes the mark.
+    Owe {
+        /// Whose copy.
+        record: RecordId,
+        /// At which projection.
+        store: StoreId,
+        /// The version that the copy was held against; the row must still hold it.
+        version: VersionId,
+        /// Who projects it again.
+        holder: Actor,
+    },
     /// Removes the mark.
     Clear {
         /// Whose mark.
@@ -188,6 +200,7 @@ impl RowOp {
         match self {
             RowOp::Read { record }
             | RowOp::Claim { record, .. }
+            | RowOp::Owe { record, .. }
             | RowOp::Clear { record, .. }
             | RowOp::Release { record, .. } => record,
             RowOp::Install(install) => &install.record,
@@ -203,6 +216,7 @@ impl RowOp {
             }
             RowOp::Read { .. }
             | RowOp::Claim { .. }
+            | RowOp::Owe { .. }
             | RowOp::Clear { .. }
             | RowOp::Release { .. } => 0,
         }
@@ -278,6 +292,7 @@ pub fn apply(
         RowOp::Claim { store, holder, renew, quiet, .. } => {
             apply_claim(row, *store, *holder, *renew, quiet, now)
         }
+        RowOp::Owe { store, version, holder, .. } => apply_owe(row, *store, version, *holder, now),
         RowOp::Clear { store, version, epoch, quiet, .. } => {
             apply_clear(row, *store, version, *epoch, quiet, now)
         }
@@ -381,6 +396,34 @@ fn apply_claim(
         others_until.insert(store, until);
     }
     let grant = Grant { epoch: mine.epoch, ends: mine.ends, others_until };
+    (Some(row.clone()), RowAnswer::Claimed { row, grant })
+}
+
+fn apply_owe(
+    row: Option<&Row>,
+    store: StoreId,
+    version: &VersionId,
+    holder: Actor,
+    now: StoreTime,
+) -> (Option<Row>, RowAnswer) {
+    let current = row.and_then(|row| row.version.as_ref()).map(Version::id);
+    let (Some(row), true) = (row, current.as_ref() == Some(version)) else {
+        return (None, RowAnswer::Moved(row.cloned()));
+    };
+    if row.has_foreign_write() {
+        return (None, RowAnswer::Moved(Some(row.clone())));
+    }
+    if let Some(leases) = row.owed.get(&store) {
+        // Marked already: whoever holds the mark puts this version, or lets it lapse.
+        let ends = newest(leases).map_or(now, |lease| lease.ends);
+        return (None, RowAnswer::Held { ends });
+    }
+    let mut row = row.clone();
+    row.epoch = Epoch(row.epoch.0 + 1);
+    let lease = lease(row.epoch, holder, now);
+    row.owed.insert(store, vec![lease]);
+    // No mark means that no other put can be in flight.
+    let grant = Grant { epoch: lease.epoch, ends: lease.ends, others_until: BTreeMap::new() };
     (Some(row.clone()), RowAnswer::Claimed { row, grant })
 }
 

@@ -73,11 +73,23 @@ pub enum Kind {
     /// A commit of the journal fails; what it carried is on the disk, or not.
     #[serde(rename = "disk.fsync-error")]
     DiskFsyncError,
+    /// A copy in KV is gone, and nobody is told.
+    #[serde(rename = "kv.lost-entry")]
+    KvLostEntry,
+    /// Somebody writes to KV past every coordinator.
+    #[serde(rename = "kv.foreign-write")]
+    KvForeignWrite,
+    /// A copy in R2 is gone, and nobody is told.
+    #[serde(rename = "r2.lost-object")]
+    R2LostObject,
+    /// Somebody writes to R2 past every coordinator.
+    #[serde(rename = "r2.foreign-write")]
+    R2ForeignWrite,
 }
 
 impl Kind {
     /// All of them, in catalogue order.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 23] = [
         Kind::NetPartition,
         Kind::NetPartitionOneWay,
         Kind::NetLoss,
@@ -97,6 +109,10 @@ impl Kind {
         Kind::R2Precondition,
         Kind::R2RateLimit,
         Kind::DiskFsyncError,
+        Kind::KvLostEntry,
+        Kind::KvForeignWrite,
+        Kind::R2LostObject,
+        Kind::R2ForeignWrite,
     ];
 
     /// The name in reports and on the command line.
@@ -121,7 +137,22 @@ impl Kind {
             Kind::R2Precondition => "r2.precondition",
             Kind::R2RateLimit => "r2.rate-limit",
             Kind::DiskFsyncError => "disk.fsync-error",
+            Kind::KvLostEntry => "kv.lost-entry",
+            Kind::KvForeignWrite => "kv.foreign-write",
+            Kind::R2LostObject => "r2.lost-object",
+            Kind::R2ForeignWrite => "r2.foreign-write",
         }
+    }
+}
+
+impl Kind {
+    /// True for what happens in a moment behind every coordinator's back, so that only a look over
+    /// the store finds it.
+    pub const fn is_damage(self) -> bool {
+        matches!(
+            self,
+            Kind::KvLostEntry | Kind::KvForeignWrite | Kind::R2LostObject | Kind::R2ForeignWrite
+        )
     }
 }
 
@@ -211,6 +242,13 @@ pub enum Place {
     Everywhere,
     /// At a store.
     Store(StoreId),
+    /// At one copy in a store, by its key there.
+    Copy {
+        /// Which store.
+        store: StoreId,
+        /// Prefix and record key.
+        key: String,
+    },
     /// At a coordinator's disk.
     Disk(u16),
     /// At the `ordinal`-th such call of a coordinator after the fault's beginning (from 1): a

@@ -54,7 +54,8 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         _ => 0,
     };
     let room_ms = shape.until_ms - shape.from_ms - span_ms;
-    let length_ms = rng.random_range(500..=longest_ms.min(room_ms));
+    let length_ms =
+        if kind.is_damage() { 1 } else { rng.random_range(500..=longest_ms.min(room_ms)) };
     let from_ms = shape.from_ms + rng.random_range(0..=room_ms - length_ms);
     let until_ms = from_ms + length_ms;
     let mut permille = match rng.random_range(0..3) {
@@ -97,13 +98,19 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
             let node = rng.random_range(0..shape.nodes);
             Place::Call { node, call, ordinal: rng.random_range(1..=12), moment }
         }
-        Kind::KvErrorBefore | Kind::KvErrorAfter | Kind::KvStaleRead | Kind::KvRateLimit => {
-            Place::Store(StoreId::Kv)
-        }
+        Kind::KvErrorBefore
+        | Kind::KvErrorAfter
+        | Kind::KvStaleRead
+        | Kind::KvRateLimit
+        | Kind::KvLostEntry
+        | Kind::KvForeignWrite => Place::Store(StoreId::Kv),
         Kind::D1ErrorBefore | Kind::D1ErrorAfter | Kind::D1Overloaded => Place::Store(StoreId::D1),
-        Kind::R2ErrorBefore | Kind::R2ErrorAfter | Kind::R2Precondition | Kind::R2RateLimit => {
-            Place::Store(StoreId::R2)
-        }
+        Kind::R2ErrorBefore
+        | Kind::R2ErrorAfter
+        | Kind::R2Precondition
+        | Kind::R2RateLimit
+        | Kind::R2LostObject
+        | Kind::R2ForeignWrite => Place::Store(StoreId::R2),
         Kind::DiskFsyncError => {
             // Each failure ends a coordinator's life: one that never commits is just away.
             permille = permille.min(500);

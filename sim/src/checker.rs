@@ -197,6 +197,27 @@ struct Projection {
     /// It differs from the authority, since the version that it lacks was installed, or since the
     /// copy changed.
     unequal_since_ms: Option<u64>,
+    /// It differs because somebody changed it behind every coordinator's back: nobody can know
+    /// before a look over the store, so no stopwatch runs.
+    damaged: Option<Damaged>,
+}
+
+/// What was done to a copy behind every coordinator's back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It is gone.
+    Lost,
+    /// Somebody wrote over it; the operation says what.
+    Foreign(u32),
+}
+
+#[derive(Clone, Debug)]
+struct Damaged {
+    what: Damage,
+    /// The authority's history at that time.
+    history: VersionVector,
+    /// A put was lawfully on its way, or another damage was being mended.
+    unseen: bool,
 }
 
 const PROJECTIONS: [StoreId; 2] = [StoreId::Kv, StoreId::R2];
@@ -214,6 +235,8 @@ fn at(store: StoreId) -> usize {
 struct Tally {
     /// How many projections differ from the authority.
     unequal: usize,
+    /// How many differ because they were damaged.
+    damaged: usize,
     /// What was unsettled for long: from when to when.
     waits: Vec<(u64, u64)>,
     /// Datasets of which a store keeps references only.
@@ -233,6 +256,11 @@ pub struct Checker {
     unconfirmed: BTreeMap<Dot, (RecordId, u64)>,
     /// Foreign bytes in the authority that no version has taken in yet.
     foreign: BTreeMap<RecordId, u32>,
+    /// Foreign writes that were found in a projection and are versions now. They replace nothing
+    /// that their writers had not seen: what the authority held is kept beside them.
+    found: BTreeSet<Dot>,
+    /// The operations of foreign writes to projections.
+    in_projections: BTreeSet<u32>,
     violations: Vec<Violation>,
     checked: BTreeMap<Invariant, u64>,
 }
@@ -456,7 +484,11 @@ impl Checker {
         self.hold(Invariant::UniqueDots, at_ms, same, || {
             format!("{dot} names two different writes")
         });
-        if dot.actor.node != NodeId::FOREIGN {
+        if dot.actor.node == NodeId::FOREIGN {
+            if self.by_hash.get(&sibling.hash).is_some_and(|id| self.in_projections.contains(id)) {
+                self.found.insert(dot);
+            }
+        } else {
             let durable = self.issued.contains_key(&dot);
             self.hold(Invariant::ZeroLoss, at_ms, durable, || {
                 format!("{dot} of {record} reached the authority before any journal")
@@ -482,7 +514,9 @@ impl Checker {
         let observed = self.rows.get_mut(record).expect("entered by the caller");
         for store in PROJECTIONS {
             // A newer version starts the clock anew: what was owed before is owed no more.
-            self.tally.set(at_ms, &mut observed.projections[at(store)], true);
+            let projection = &mut observed.projections[at(store)];
+            self.tally.mended(projection);
+            self.tally.set(at_ms, projection, true);
             self.tally.compare(at_ms, record, observed, store);
         }
     }
@@ -499,15 +533,64 @@ impl Checker {
         let projection = &mut observed.projections[at(store)];
         projection.copy = copy;
         let marked = projection.owed;
+        let damaged = self.tally.mended(projection);
         let equal = self.tally.compare(at_ms, record, observed, store);
+        let overwritten = match damaged {
+            Some(Damaged { what: Damage::Foreign(id), unseen: false, history, .. })
+                if history == observed.history =>
+            {
+                Some(id)
+            }
+            _ => None,
+        };
         self.hold(Invariant::MonotonicRepair, at_ms, marked || equal, || {
             format!("a put of {record} landed at {store} after its mark was cleared, and differs")
         });
+        self.hold(Invariant::ZeroLoss, at_ms, overwritten.is_none(), || {
+            format!(
+                "w{} of {record}, written to {store} past us, was put over by the version that \
+                 it had replaced",
+                overwritten.unwrap_or_default()
+            )
+        });
+    }
+
+    /// A copy was changed behind every coordinator's back.
+    pub fn damaged(&mut self, record: &RecordId, store: StoreId, copy: Option<Copy>, what: Damage) {
+        if let Damage::Foreign(id) = what
+            && let Some(asked) = self.asked.get_mut(&id)
+        {
+            // Nobody promised its writer anything.
+            asked.told = Told::Unknown;
+            self.in_projections.insert(id);
+        }
+        let observed = self.rows.entry(record.clone()).or_default();
+        let history = observed.history.clone();
+        let projection = &mut observed.projections[at(store)];
+        projection.copy = copy;
+        let again = self.tally.mended(projection).is_some();
+        if projection.unequal_since_ms.is_some() {
+            // A put is owed anyway, lawfully lands over this, and its clock runs.
+            return;
+        }
+        let unseen = again || projection.owed;
+        if self.tally.equal(record, observed, store) {
+            // It undid a damage that nobody has seen.
+            return;
+        }
+        let projection = &mut observed.projections[at(store)];
+        projection.damaged = Some(Damaged { what, history, unseen });
+        self.tally.damaged += 1;
+    }
+
+    /// True while some copy is damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.tally.damaged > 0
     }
 
     /// True when every store is equal and every acknowledged write confirmed.
     pub fn is_settled(&self) -> bool {
-        self.tally.unequal == 0 && self.unconfirmed.is_empty()
+        self.tally.unequal == 0 && self.tally.damaged == 0 && self.unconfirmed.is_empty()
     }
 
     /// The longest that anything stayed unsettled once the faults had ended, counted from then or
@@ -523,7 +606,10 @@ impl Checker {
             .rows
             .iter()
             .flat_map(|(record, row)| PROJECTIONS.map(|store| (record, row, store)))
-            .filter(|(_, row, store)| row.projections[at(*store)].unequal_since_ms.is_some())
+            .filter(|(_, row, store)| {
+                let projection = &row.projections[at(*store)];
+                projection.unequal_since_ms.is_some() || projection.damaged.is_some()
+            })
             .take(5)
             .map(|(record, _, store)| format!("{record} at {store}"))
             .collect();
@@ -612,7 +698,8 @@ impl Checker {
                 .map(|loser| loser.sibling.dot)
                 .collect();
             let issued = issued.get(record).map_or(&[][..], Vec::as_slice);
-            Present { superseding: superseding(current, &kept, issued), current, kept }
+            let superseding = superseding(current, &kept, issued, &self.found);
+            Present { superseding, current, kept }
         };
         rows.iter().map(|(record, row)| (record.clone(), of(record, row))).collect()
     }
@@ -624,14 +711,15 @@ fn superseding(
     current: Option<Dot>,
     kept: &BTreeSet<Dot>,
     issued: &[(Dot, &VersionVector)],
+    found: &BTreeSet<Dot>,
 ) -> Vec<(Dot, Option<VersionVector>)> {
     let mut waiting: Vec<Dot> = current.into_iter().chain(kept.iter().copied()).collect();
     let mut reached: BTreeSet<Dot> = waiting.iter().copied().collect();
     let mut superseding = Vec::new();
     while let Some(by) = waiting.pop() {
         let Ok(found) = issued.binary_search_by_key(&by, |(dot, _)| *dot) else {
-            // A foreign write replaced whatever the authority held.
-            if by.actor.node == NodeId::FOREIGN {
+            // A foreign write to the authority replaced whatever it held.
+            if by.actor.node == NodeId::FOREIGN && !found.contains(&by) {
                 superseding.push((by, None));
             }
             continue;
@@ -695,8 +783,14 @@ impl Tally {
         observed: &mut Observed,
         store: StoreId,
     ) -> bool {
+        let equal = self.equal(record, observed, store);
+        self.set(at_ms, &mut observed.projections[at(store)], equal);
+        equal
+    }
+
+    fn equal(&self, record: &RecordId, observed: &Observed, store: StoreId) -> bool {
         let copy = observed.projections[at(store)].copy.as_ref();
-        let equal = match (observed.current, observed.deleted, copy) {
+        match (observed.current, observed.deleted, copy) {
             (None, _, None) | (Some(_), true, None) => true,
             (None, _, Some(_)) | (Some(_), true, Some(_)) | (Some(_), false, None) => false,
             (Some(_), false, Some(Copy { says: None, .. })) => false,
@@ -714,9 +808,14 @@ impl Tally {
                     && (says.reference == referred)
                     && (referred || whole)
             }
-        };
-        self.set(at_ms, &mut observed.projections[at(store)], equal);
-        equal
+        }
+    }
+
+    /// A copy is no longer what the damage made of it.
+    fn mended(&mut self, projection: &mut Projection) -> Option<Damaged> {
+        let damaged = projection.damaged.take();
+        self.damaged -= usize::from(damaged.is_some());
+        damaged
     }
 
     /// A projection equals the authority from now on, or differs from it.

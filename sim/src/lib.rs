@@ -12,6 +12,7 @@ pub mod certify;
 pub mod checker;
 pub mod contract;
 #[cfg(madsim)]
+pub mod damage;
 pub mod double;
 #[cfg(madsim)]
 pub mod env;

@@ -181,7 +181,11 @@ impl World {
                 Place::Link { from: a, to: b } => {
                     (*a, *b) == (from, to) || (kind == Kind::NetPartition && (*a, *b) == (to, from))
                 }
-                Place::Everywhere | Place::Store(_) | Place::Disk(_) | Place::Call { .. } => false,
+                Place::Everywhere
+                | Place::Store(_)
+                | Place::Copy { .. }
+                | Place::Disk(_)
+                | Place::Call { .. } => false,
             });
             if cut {
                 state.felt(kind);
@@ -191,7 +195,7 @@ impl World {
         let here = |fault: &&Fault| match &fault.place {
             Place::Link { from: a, to: b } => (*a, *b) == (from, to) || (*a, *b) == (to, from),
             Place::Everywhere => true,
-            Place::Store(_) | Place::Disk(_) | Place::Call { .. } => false,
+            Place::Store(_) | Place::Copy { .. } | Place::Disk(_) | Place::Call { .. } => false,
         };
         let loss = self.faults(Kind::NetLoss).filter(here).find(|f| self.dice(state, f));
         if loss.is_some() {

@@ -153,6 +153,7 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
     for node in (0..world.scenario.nodes).map(NodeId) {
         world.create_process(node, move |world| process(world, node));
     }
+    crate::damage::begin(world);
     let sessions: Vec<_> = (0..world.scenario.sessions)
         .map(|session| madsim::task::spawn(session_loop(world.clone(), session)))
         .collect();
@@ -166,7 +167,19 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
     let recovery = stopwatch.await.expect("the stopwatch does not panic");
     let left = world.scenario.length_ms.saturating_sub(world.now_ms());
     madsim::time::sleep(Duration::from_millis(QUIET_MS.max(left))).await;
+    if let Some(recovery) = &recovery {
+        let until_ms = recovery.healed_ms + world.scenario.mended_within_ms();
+        while is_mending(world) && world.now_ms() < until_ms {
+            madsim::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
     verdict(world, recovery, keep)
+}
+
+/// Some copy is damaged, or has a mark because it was.
+fn is_mending(world: &World) -> bool {
+    let state = world.state();
+    state.checker.is_damaged() || state.d1.rows().values().any(|row| !row.owed.is_empty())
 }
 
 async fn session_loop(world: Arc<World>, session: u16) {

@@ -4,6 +4,7 @@
 //! file, edited and replayed. Every random choice that is left to the run itself is drawn from a
 //! stream keyed by what it is for, so that taking one operation or fault out shifts no other.
 
+use crate::stores::KV_CACHED_MS;
 use crate::streams::{Purpose, Streams};
 use crate::workload::{self, Act, Operation};
 use rand::RngExt;
@@ -11,9 +12,13 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+use std::time::Duration;
 use tidelock_engine::policy::{Dataset, Durability, Keep, Limits, Policy, Projection, Strategy};
 use tidelock_engine::record::StoreId;
 use tidelock_faults::{Fault, Kind, Place, PlanShape, plan};
+
+/// Between two looks over the projections, in generated worlds.
+pub const RECONCILE_EVERY_MS: u64 = 10_000;
 
 /// The kinds of worlds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,6 +115,9 @@ pub struct Scenario {
     pub authority_value_bytes_max: usize,
     /// How far each coordinator's wall clock is off, in milliseconds.
     pub clock_skew_ms: Vec<i64>,
+    /// Between two looks over what the projections hold, by some coordinator; `None`: nobody looks.
+    #[serde(default)]
+    pub reconcile_every_ms: Option<u64>,
     /// What the sessions do, in time order.
     pub operations: Vec<Operation>,
     /// What goes wrong.
@@ -170,6 +178,7 @@ impl Scenario {
             datasets,
             authority_value_bytes_max,
             clock_skew_ms,
+            reconcile_every_ms: Some(RECONCILE_EVERY_MS),
             operations,
             faults,
         }
@@ -194,6 +203,7 @@ impl Scenario {
             datasets: vec![notes],
             authority_value_bytes_max: 512,
             clock_skew_ms: vec![0; usize::from(nodes)],
+            reconcile_every_ms: None,
             operations: Vec::new(),
             faults: Vec::new(),
         }
@@ -220,18 +230,28 @@ impl Scenario {
 
     /// The engine's configuration.
     pub fn policy(&self) -> Policy {
+        let reconcile_every = self.reconcile_every_ms.map(Duration::from_millis);
+        let dataset = |kept: &Kept| Dataset { reconcile_every, ..kept.dataset() };
         Policy {
             limits: Limits {
                 authority_value_bytes_max: self.authority_value_bytes_max,
                 ..Limits::default()
             },
-            ..Policy::new(self.datasets.iter().map(Kept::dataset))
+            ..Policy::new(self.datasets.iter().map(dataset))
         }
     }
 
     /// When the last planned fault ends.
     pub fn faults_end_ms(&self) -> u64 {
         self.faults.iter().map(|fault| fault.until_ms).max().unwrap_or(0)
+    }
+
+    /// Damage behind the coordinators' backs is found and mended within this, once nothing else is
+    /// wrong: the longest time between two looks of one coordinator, twice, with KV's caches in
+    /// between where what they give cannot be told from an echo; and five seconds.
+    pub fn mended_within_ms(&self) -> u64 {
+        let look_ms = |every_ms: u64| every_ms * u64::from(self.nodes);
+        self.reconcile_every_ms.map_or(0, |every| 2 * look_ms(every) + KV_CACHED_MS + 5_000)
     }
 
     /// `profile:seed`.

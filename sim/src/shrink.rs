@@ -164,6 +164,6 @@ fn names(fault: &Fault, end: End) -> bool {
     match &fault.place {
         Place::Link { from, to } => *from == end || *to == end,
         Place::Disk(node) | Place::Call { node, .. } => End::Node(*node) == end,
-        Place::Store(_) | Place::Everywhere => false,
+        Place::Store(_) | Place::Copy { .. } | Place::Everywhere => false,
     }
 }

@@ -130,7 +130,11 @@ fn largest_value(op: &RowOp) -> usize {
             let losers = install.losers.iter().map(|loser| loser.value.held_bytes());
             losers.chain([install.value.held_bytes()]).max().unwrap_or(0)
         }
-        RowOp::Read { .. } | RowOp::Claim { .. } | RowOp::Clear { .. } | RowOp::Release { .. } => 0,
+        RowOp::Read { .. }
+        | RowOp::Claim { .. }
+        | RowOp::Owe { .. }
+        | RowOp::Clear { .. }
+        | RowOp::Release { .. } => 0,
     }
 }
 

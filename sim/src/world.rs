@@ -482,6 +482,19 @@ impl World {
         Some(planned.max(state.last_stray_ms).max(restarted.unwrap_or(0)))
     }
 
+    /// What the copies' keys begin with.
+    pub fn prefixes(&self) -> impl Iterator<Item = &str> {
+        self.prefixes.iter().map(|(prefix, _)| prefix.as_str())
+    }
+
+    /// The record that a projection's key is a copy of.
+    pub fn record_of(&self, key: &str) -> Option<RecordId> {
+        self.prefixes.iter().find_map(|(prefix, dataset)| {
+            let key = key.strip_prefix(prefix.as_str())?;
+            Some(RecordId { dataset: dataset.clone(), key: key.into() })
+        })
+    }
+
     /// A projection's key changed: tells the checker.
     pub fn copy_changed(
         &self,
@@ -490,11 +503,7 @@ impl World {
         key: &str,
         copy: Option<Option<Copy>>,
     ) {
-        let found = self.prefixes.iter().find_map(|(prefix, dataset)| {
-            let key = key.strip_prefix(prefix.as_str())?;
-            Some(RecordId { dataset: dataset.clone(), key: key.into() })
-        });
-        let Some(record) = found else { return };
+        let Some(record) = self.record_of(key) else { return };
         let now_ms = self.now_ms();
         // Bytes without metadata of ours count as a copy that differs.
         let copy = copy.map(|copy| copy.unwrap_or_else(Copy::unknown));

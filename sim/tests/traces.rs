@@ -285,6 +285,45 @@ fn a2_the_compare_and_set_does_not_pass_over_a_foreign_write() {
     assert_eq!(outcome.conflicts, 1, "one of the two lost, and is kept: {}", story(&outcome));
 }
 
+/// A puts w0; B overwrites it with w1; somebody writes to a projection, past both.
+#[test]
+fn a3_foreign_bytes_enter_through_the_authority() {
+    for (kind, store) in [(Kind::KvForeignWrite, StoreId::Kv), (Kind::R2ForeignWrite, StoreId::R2)]
+    {
+        let copy = Place::Copy { store, key: "notes/k".to_owned() };
+        let mut scenario = Scenario::still(2).then(3_000, 0, "k", PUT).then(4_500, 1, "k", PUT);
+        scenario.reconcile_every_ms = Some(10_000);
+        scenario.length_ms = 20_000;
+        let outcome = clean(&scenario.fault(kind, copy, 7_000..7_001, 0));
+        assert_eq!(fate(&outcome, 1), Fate::Loser, "{store}: w1 was current, and is kept");
+        assert!(matches!(fate(&outcome, 0), Fate::Superseded { .. }));
+        assert_eq!(outcome.conflicts, 1, "{store}: found once, however many looked");
+    }
+}
+
+/// Somebody writes to KV; it is taken in. Somebody writes again, and an edge cache still gives the
+/// first: the listing alone shows that it is not what stands there.
+#[test]
+fn a3_an_echo_from_a_cache_is_not_put_over_what_stands_there() {
+    let copy = || Place::Copy { store: StoreId::Kv, key: "notes/k".to_owned() };
+    let mut scenario = Scenario::still(1)
+        .then(1_000, 0, "k", PUT)
+        .fault(Kind::KvStaleRead, Place::Store(StoreId::Kv), 0..60_000, 0)
+        .fault(Kind::KvForeignWrite, copy(), 5_000..5_001, 0)
+        .fault(Kind::KvForeignWrite, copy(), 15_000..15_001, 0);
+    scenario.reconcile_every_ms = Some(10_000);
+    scenario.length_ms = 70_000;
+    let outcome = clean(&scenario);
+    let stale = outcome.faults.get(&Kind::KvStaleRead).map_or(0, |felt| felt.felt);
+    assert!(stale > 0, "the cache was asked");
+    assert_eq!(
+        outcome.conflicts,
+        2,
+        "w0 and the first foreign write are kept: {}",
+        story(&outcome)
+    );
+}
+
 /// A and B each install a version of a hot record. If both went on to project what they installed,
 /// each would wait for the other's lease for ever.
 #[test]

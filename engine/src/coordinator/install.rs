@@ -23,12 +23,12 @@ use std::time::Duration;
 const MOVED_MAX: usize = 4;
 
 /// What to install over what.
-struct Candidate {
-    expect: Expect,
-    held: Held,
-    losers: Vec<Loser>,
+pub(super) struct Candidate {
+    pub(super) expect: Expect,
+    pub(super) held: Held,
+    pub(super) losers: Vec<Loser>,
     /// An intent with a condition: it happens over `expect`, or not at all.
-    conditional: Option<Arc<Intent>>,
+    pub(super) conditional: Option<Arc<Intent>>,
 }
 
 /// What the coordinator's own intents ask for.
@@ -168,7 +168,7 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    async fn send_install(
+    pub(super) async fn send_install(
         &self,
         dataset: &Dataset,
         record: &RecordId,
@@ -352,7 +352,7 @@ struct Installed {
     now: crate::row::StoreTime,
 }
 
-enum Sent {
+pub(super) enum Sent {
     Done,
     Moved(Option<Row>),
     Failed,

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
-//! feed, takes over what others left undone and probes stores that did not answer, `read.rs`
-//! answers readers.
+//! feed, takes over what others left undone and probes stores that did not answer, `reconcile.rs`
+//! looks over what the projections hold, `read.rs` answers readers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -20,12 +20,14 @@ mod commit;
 mod install;
 mod project;
 mod read;
+mod reconcile;
 mod rows;
 mod status;
 mod watch;
 mod write;
 
 pub use read::{Read, ReadError};
+pub use reconcile::{Brake, Leave, Pass, PassError};
 pub use status::{Counters, OperationState, Status, StoreStatus};
 pub use write::{Condition, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
@@ -76,6 +78,8 @@ struct State {
     operations: BTreeMap<Dot, RecordId>,
     operation_order: VecDeque<Dot>,
     news: BTreeMap<NodeId, VecDeque<Change>>,
+    /// Foreign writes in KV whose bytes may come from a cache; since when their listing shows them.
+    echoes: BTreeMap<RecordId, Duration>,
     counters: Counters,
     failure: Option<JournalError>,
 }
@@ -149,6 +153,7 @@ impl<E: Env> Coordinator<E> {
             operations: BTreeMap::new(),
             operation_order: VecDeque::new(),
             news: env.network().peers().into_iter().map(|peer| (peer, VecDeque::new())).collect(),
+            echoes: BTreeMap::new(),
             counters: Counters::default(),
             failure: None,
         };
@@ -186,6 +191,7 @@ impl<E: Env> Coordinator<E> {
         }
         env.spawn(self.clone().timer_loop());
         env.spawn(self.clone().watch_loop());
+        env.spawn(self.clone().reconcile_loop());
         for store in [StoreId::Kv, StoreId::R2] {
             env.spawn(self.clone().probe_loop(store));
         }

@@ -1,6 +1,7 @@
 //! Projecting: the authority's version goes to KV and R2, each under a lease.
 //!
 //! ```text
+//! (owe) ──> put: a copy that a look found to differ is marked first
 //! claim ──> put ── Applied, and nobody else can still be putting ──> clear ──> done
 //!   ^        │ Applied, but somebody may: wait, then claim and put again (A5b)
 //!   └────────┴ Unknown: a new epoch; the old one stays until nothing of it can land (A5a)
@@ -19,7 +20,7 @@ use crate::policy::Dataset;
 use crate::projection::{self, Form};
 use crate::record::{RecordId, StoreId, Stored, blob_key};
 use crate::row::{Epoch, Grant, LEASE_MS, REPUT_MS, Row, RowAnswer, RowOp, StoreTime};
-use crate::version::Version;
+use crate::version::{Version, VersionId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -71,6 +72,8 @@ pub(super) struct Owed {
     quiet: BTreeSet<Epoch>,
     /// Leases of this incarnation under which a put had no answer.
     doubtful: BTreeSet<Epoch>,
+    /// The copy of this version was found to differ, and there is no mark for it yet.
+    unmarked: Option<VersionId>,
     last_put: Option<Duration>,
     failures: u32,
 }
@@ -91,6 +94,11 @@ struct Held {
 }
 
 impl Owed {
+    /// A copy that should hold this version differs from it.
+    pub(super) fn differs_from(version: VersionId) -> Self {
+        Owed { unmarked: Some(version), ..Owed::default() }
+    }
+
     /// A lease was granted by an answer to a request of `sent_at`.
     pub(super) fn granted(
         &mut self,
@@ -106,6 +114,7 @@ impl Owed {
             self.quiet.insert(former.epoch);
         }
         self.quiet.remove(&grant.epoch);
+        self.unmarked = None;
         self.lease = Some(Held {
             epoch: grant.epoch,
             ends: grant.ends,
@@ -142,6 +151,7 @@ impl Owed {
 /// What to do next in a turn.
 enum Step {
     Wait(Next),
+    Owe(VersionId),
     Claim { renew: Option<Epoch>, quiet: Vec<Epoch> },
     Put { target: Target, lease: Held },
 }
@@ -166,6 +176,11 @@ impl<E: Env> Coordinator<E> {
         for _ in 0..2 {
             match self.next_step(record, store) {
                 Step::Wait(next) => return next,
+                Step::Owe(version) => {
+                    if let Some(next) = self.owe(record, store, version).await {
+                        return next;
+                    }
+                }
                 Step::Claim { renew, quiet } => {
                     if let Some(next) = self.claim(record, store, renew, quiet).await {
                         return next;
@@ -191,6 +206,9 @@ impl<E: Env> Coordinator<E> {
         {
             return Step::Wait(Next::At(next_put));
         }
+        if let Some(version) = &owed.unmarked {
+            return Step::Owe(version.clone());
+        }
         if owed.needs_claim(now) {
             return Step::Claim { renew: owed.renewable(), quiet: owed.quiet() };
         }
@@ -199,6 +217,30 @@ impl<E: Env> Coordinator<E> {
                 Step::Put { target: target.clone(), lease: lease.clone() }
             }
             _ => Step::Claim { renew: None, quiet: owed.quiet() },
+        }
+    }
+
+    /// Marks a copy that was found to differ; `None`: marked, and the mark is held here.
+    async fn owe(&self, record: &RecordId, store: StoreId, version: VersionId) -> Option<Next> {
+        let sent_at = self.now();
+        let op = RowOp::Owe { record: record.clone(), store, version, holder: self.actor };
+        match self.row(op).await {
+            Outcome::Applied((now, RowAnswer::Claimed { row, grant })) => {
+                self.claimed(record, store, row, &grant, Vec::new(), sent_at, now)
+            }
+            // The row holds another version by now, or somebody else has marked it.
+            Outcome::Applied(_) => Some(self.give_up(record, store)),
+            Outcome::Refused(_) => Some(self.projection_failed(record, store)),
+            Outcome::Unknown(_) => {
+                // It may be marked by now: a claim tells.
+                let mut state = self.state();
+                let slot = state.slots.get_mut(record);
+                if let Some(owed) = slot.and_then(|slot| slot.owed.get_mut(&store)) {
+                    owed.unmarked = None;
+                }
+                drop(state);
+                Some(self.projection_failed(record, store))
+            }
         }
     }
 

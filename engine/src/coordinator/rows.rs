@@ -64,7 +64,7 @@ impl Queue {
 fn lingers(op: &RowOp) -> bool {
     match op {
         RowOp::Clear { .. } | RowOp::Release { .. } => true,
-        RowOp::Read { .. } | RowOp::Install(_) | RowOp::Claim { .. } => false,
+        RowOp::Read { .. } | RowOp::Install(_) | RowOp::Claim { .. } | RowOp::Owe { .. } => false,
     }
 }
 

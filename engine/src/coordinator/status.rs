@@ -53,6 +53,18 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Copies whose bytes did not match their hash, not served.
     pub copies_damaged: u64,
+    /// Looks over everything that a store holds of a dataset.
+    pub passes: u64,
+    /// Of these, such as changed nothing because their plan looked wrong.
+    pub passes_held: u64,
+    /// Copies and records that were held against each other.
+    pub copies_compared: u64,
+    /// Copies that differed from the authority, and did so twice.
+    pub copies_differing: u64,
+    /// Copies that were put again for it.
+    pub copies_put_again: u64,
+    /// Foreign writes that their dataset cannot hold, left where they are.
+    pub foreign_refused: u64,
     /// Breakers opened.
     pub breaker_opened: u64,
     /// Probes sent while a breaker was not closed.

@@ -561,7 +561,7 @@ fn check_match(looked: Option<&Looked>, etag: Option<&str>) -> Result<Expect, Wr
     }
 }
 
-fn check_kind(kind: Kind, value: &[u8]) -> Result<(), WriteRefusal> {
+pub(super) fn check_kind(kind: Kind, value: &[u8]) -> Result<(), WriteRefusal> {
     let problem = match kind {
         Kind::Binary => return Ok(()),
         Kind::Text => match std::str::from_utf8(value) {

@@ -8,7 +8,10 @@
 //! and never ignored. Every mistake names file, line, column and field, and says what would be
 //! accepted.
 
-use super::{Dataset, Durability, Keep, Kind, Oversize, Policy, Projection, ReadLevel, Strategy};
+use super::{
+    Dataset, Durability, Keep, Kind, Oversize, Policy, Projection, RECONCILE_EVERY, ReadLevel,
+    Strategy,
+};
 use crate::record::StoreId;
 use crate::version::NodeId;
 use serde::Deserialize;
@@ -17,6 +20,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use toml::Spanned;
 
 /// The longest prefix, so that half of KV's key is left to the record's own.
@@ -24,6 +28,9 @@ pub const PREFIX_BYTES_MAX: usize = 256;
 /// What Tidelock keeps for itself in every store begins so.
 pub const RESERVED_PREFIX: &str = "_tidelock/";
 const NAME_BYTES_MAX: usize = 64;
+/// Each look lists everything, which the services bill.
+const RECONCILE_EVERY_MIN: Duration = Duration::from_secs(1);
+const RECONCILE_EVERY_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// The `tidelock.toml` that is written at the first start.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -113,6 +120,7 @@ struct RawDataset {
     read: Option<Spanned<String>>,
     durability: Option<Spanned<String>>,
     conflict: Option<RawConflict>,
+    reconcile: Option<RawReconcile>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +140,12 @@ struct RawStrategy {
     d1: Option<Spanned<String>>,
     kv: Option<Spanned<String>>,
     r2: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawReconcile {
+    every: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -278,6 +292,33 @@ impl Reader<'_> {
             oversize,
             read: read.unwrap_or(ReadLevel::Any),
             durability,
+            reconcile_every: self.reconcile_every(raw),
+        }
+    }
+
+    fn reconcile_every(&mut self, raw: &RawDataset) -> Option<Duration> {
+        let every = raw.reconcile.as_ref().and_then(|raw| raw.every.as_ref());
+        let Some(every) = every else { return Some(RECONCILE_EVERY) };
+        let text = every.get_ref().as_str();
+        if text == "never" {
+            return None;
+        }
+        let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+        let seconds = units.into_iter().find_map(|(unit, seconds)| {
+            text.strip_suffix(unit)?.parse::<u32>().ok().map(|count| u64::from(count) * seconds)
+        });
+        let (least, most) = (RECONCILE_EVERY_MIN.as_secs(), RECONCILE_EVERY_MAX.as_secs());
+        match seconds.filter(|seconds| (least..=most).contains(seconds)) {
+            Some(seconds) => Some(Duration::from_secs(seconds)),
+            None => {
+                let problem = format!("{text:?} is no time between two looks over the stores");
+                let accepted = format!(
+                    "a number with s, m, h or d, from {least}s to {}d, or \"never\"",
+                    most / 86_400
+                );
+                self.refuse(every.span(), "dataset.reconcile.every", problem, &accepted);
+                None
+            }
         }
     }
 

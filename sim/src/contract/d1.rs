@@ -24,6 +24,7 @@ cases![
     d1_tells_when_the_next_mark_lapses,
     d1_holds_renews_and_clears_a_mark,
     d1_clears_when_nobody_else_can_be_putting,
+    d1_marks_a_settled_projection_again,
     d1_gives_a_former_life_its_marks_at_once,
     d1_keeps_the_losers_of_the_batch,
 ];
@@ -303,6 +304,32 @@ async fn d1_clears_when_nobody_else_can_be_putting<W: World>(world: &W) {
     world.advance(until.0.saturating_sub(now)).await;
     let cleared = one(world, clear("alone", id(&row), grant.epoch)).await;
     assert_eq!(cleared, RowAnswer::Cleared);
+}
+
+async fn d1_marks_a_settled_projection_again<W: World>(world: &W) {
+    let (row, grant) = first(world, "again").await;
+    let owe = |version| {
+        let record = named("again");
+        RowOp::Owe { record, store: StoreId::Kv, version, holder: actor(2) }
+    };
+    assert_eq!(one(world, owe(id(&row))).await, RowAnswer::Held { ends: grant.ends });
+    assert_eq!(one(world, clear("again", id(&row), grant.epoch)).await, RowAnswer::Cleared);
+    let mut other = id(&row);
+    other.hash = ContentHash::of(b"another version");
+    assert!(matches!(one(world, owe(other)).await, RowAnswer::Moved(Some(_))));
+    assert!(read(world, "again").await.expect("it is there").owed.is_empty());
+    let (marked, again) = claimed(world, owe(id(&row))).await;
+    assert!(again.epoch > grant.epoch && again.others_until.is_empty());
+    assert_eq!((marked.row_seq, marked.seq), (row.row_seq, row.seq), "no version changed");
+    assert!(matches!(one(world, claim("again", 1, None)).await, RowAnswer::Held { .. }));
+    assert_eq!(one(world, clear("again", id(&row), again.epoch)).await, RowAnswer::Cleared);
+    let nothing = RowOp::Owe {
+        record: named("never"),
+        store: StoreId::Kv,
+        version: id(&row),
+        holder: actor(2),
+    };
+    assert_eq!(one(world, nothing).await, RowAnswer::Moved(None));
 }
 
 async fn d1_gives_a_former_life_its_marks_at_once<W: World>(world: &W) {

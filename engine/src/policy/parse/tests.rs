@@ -116,6 +116,25 @@ fn mistakes_of_a_prefix() {
 }
 
 #[test]
+fn times_between_two_looks() {
+    let every = |text: &str| {
+        let text = format!("{GOOD}reconcile = {{ every = {text:?} }}\n");
+        parse("t.toml", &text).unwrap().policy.datasets["a"].reconcile_every
+    };
+    assert_eq!(every("30s"), Some(Duration::from_secs(30)));
+    assert_eq!(every("2h"), Some(Duration::from_secs(7_200)));
+    assert_eq!(every("never"), None);
+    assert_eq!(
+        parse("t.toml", GOOD).unwrap().policy.datasets["a"].reconcile_every,
+        Some(RECONCILE_EVERY)
+    );
+    for wrong in ["", "30", "0s", "31d", "-1s", "1w", "99999999999s"] {
+        let text = format!("{GOOD}reconcile = {{ every = {wrong:?} }}\n");
+        check(&text, &[(5, "dataset.reconcile.every", "never")]);
+    }
+}
+
+#[test]
 fn a_mistake_reads_like_a_compilers() {
     let text = GOOD.replace("json", "xml");
     let errors = parse("tidelock.toml", &text).unwrap_err();

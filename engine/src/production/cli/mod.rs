@@ -1,6 +1,6 @@
 //! The command line: `serve` runs the server, every other verb is a client of its REST API.
 //!
-//! Exit codes: 0 done, 1 failed or some refused, 2 usage or configuration, 3 the server cannot
+//! Exit codes: 0 done, 1 failed, differing or some refused, 2 usage or configuration, 3 the server cannot
 //! start, 4 no such record, 5 the server cannot be reached or does not know the token.
 
 mod client;
@@ -9,6 +9,7 @@ mod import;
 mod jsonl;
 mod line;
 mod place;
+mod sync;
 mod verbs;
 
 use super::serve::serve;
@@ -54,6 +55,10 @@ enum Verb {
     Import(ImportArgs),
     /// Save a dataset's records into a folder or a .jsonl file
     Export(ExportArgs),
+    /// Look whether KV and R2 hold what D1 does; change nothing
+    Verify(VerifyArgs),
+    /// Look whether KV and R2 hold what D1 does, and mend what differs
+    Sync(SyncArgs),
 }
 
 /// `tidelock serve`.
@@ -181,6 +186,33 @@ struct ExportArgs {
     client: ClientArgs,
 }
 
+#[derive(Debug, Args)]
+struct Over {
+    /// Only this dataset
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// Only this store
+    #[arg(long, value_name = "kv|r2")]
+    store: Option<StoreId>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    #[command(flatten)]
+    over: Over,
+}
+
+#[derive(Debug, Args)]
+struct SyncArgs {
+    /// Mend even if much would be deleted, or a store is empty that should not be
+    #[arg(long)]
+    approve: bool,
+    #[command(flatten)]
+    over: Over,
+}
+
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
 pub enum CliError {
@@ -241,6 +273,8 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => (verbs::status(&args), args.client.json),
         Verb::Import(args) => (import::import(&args), args.client.json),
         Verb::Export(args) => (export::export(&args), args.client.json),
+        Verb::Verify(args) => (sync::verify(&args), args.over.client.json),
+        Verb::Sync(args) => (sync::sync(&args), args.over.client.json),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

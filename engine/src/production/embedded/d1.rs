@@ -123,9 +123,11 @@ fn one(connection: &Connection, op: &RowOp, now: StoreTime) -> Result<RowAnswer,
             }
             true
         }
-        RowOp::Read { .. } | RowOp::Claim { .. } | RowOp::Clear { .. } | RowOp::Release { .. } => {
-            false
-        }
+        RowOp::Read { .. }
+        | RowOp::Claim { .. }
+        | RowOp::Owe { .. }
+        | RowOp::Clear { .. }
+        | RowOp::Release { .. } => false,
     };
     store(connection, record, &after, own_bytes)?;
     Ok(answer)

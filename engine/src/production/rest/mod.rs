@@ -15,6 +15,7 @@ mod page;
 mod problem;
 mod records;
 mod status;
+mod syncs;
 
 pub use door::Door;
 pub use problem::{Kind, Problem};
@@ -77,11 +78,13 @@ impl<E: Env> App<E> {
             .delete(records::delete::<E>)
             .layer(value_limit);
         let batch = post(batch::batch::<E>).layer(DefaultBodyLimit::max(BATCH_BYTES_MAX));
+        let sync = post(syncs::sync::<E>).layer(DefaultBodyLimit::max(syncs::SYNC_BYTES_MAX));
         let guarded = Router::new()
             .route("/v1/records/{dataset}", get(records::list::<E>))
             .route("/v1/records/{dataset}/", any(records::no_key))
             .route("/v1/records/{dataset}/{*key}", records)
             .route("/v1/records:batch", batch)
+            .route("/v1/syncs", sync)
             .route("/v1/operations/{id}", get(records::operation::<E>))
             .route("/v1/status", get(status::status::<E>))
             .route("/v1/metrics", get(metrics::metrics::<E>))

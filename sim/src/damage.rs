@@ -1,0 +1,91 @@
+//! Damage: what happens to the copies behind every coordinator's back.
+//!
+//! Invariant: it touches copies alone, never the authority and never the blobs that its rows refer
+//! to. The checker is told of each, since only a look over the store can find it.
+
+use crate::checker::{Copy, Damage};
+use crate::world::{State, World};
+use bytes::Bytes;
+use rand::RngExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tidelock_engine::env::KvEntry;
+use tidelock_engine::record::StoreId;
+use tidelock_faults::{End, Fault, Kind, Place};
+
+/// Foreign writes to projections have ids from here on.
+const FOREIGN_ID: u32 = 2_000_000;
+/// Of a foreign write's value.
+const FOREIGN_BYTES: usize = 24;
+
+/// Does each planned damage at its time.
+pub fn begin(world: &Arc<World>) {
+    for fault in world.scenario.faults.iter().filter(|fault| fault.kind.is_damage()) {
+        let (world, fault) = (world.clone(), fault.clone());
+        madsim::task::spawn(async move {
+            world.sleep(Duration::from_millis(fault.from_ms)).await;
+            strike(&world, &fault);
+        });
+    }
+}
+
+fn strike(world: &World, fault: &Fault) {
+    let mut state = world.state();
+    let (store, key) = match &fault.place {
+        Place::Copy { store, key } => (*store, Some(key.clone())),
+        Place::Store(store) => (*store, choose(world, &mut state, fault, *store)),
+        Place::Link { .. } | Place::Everywhere | Place::Disk(_) | Place::Call { .. } => return,
+    };
+    let found = key.and_then(|key| world.record_of(&key).map(|record| (key, record)));
+    let Some((key, record)) = found else { return };
+    let foreign = match fault.kind {
+        Kind::KvForeignWrite | Kind::R2ForeignWrite => Some(FOREIGN_ID + fault.id),
+        _ => None,
+    };
+    let value = foreign.map(|id| crate::workload::value(id, FOREIGN_BYTES));
+    let now_ms = world.now_ms();
+    state.felt(fault.kind);
+    let word = if foreign.is_some() { "foreign-write" } else { "lost" };
+    world.note(&mut state, End::Store(store), word, None, u64::from(fault.id), || key.clone());
+    if let (Some(id), Some(value)) = (foreign, &value) {
+        state.checker.asks(id, now_ms, 0, record.clone(), Some(value));
+    }
+    let copy = value.as_ref().map(|_| Copy::unknown());
+    put(world, &mut state, store, key, value);
+    let damage = foreign.map_or(Damage::Lost, Damage::Foreign);
+    state.checker.damaged(&record, store, copy, damage);
+}
+
+/// A copy that is there; or, for a foreign write, sometimes a key that was never there.
+fn choose(world: &World, state: &mut State, fault: &Fault, store: StoreId) -> Option<String> {
+    let keys: Vec<String> = world
+        .prefixes()
+        .flat_map(|prefix| match store {
+            StoreId::Kv => state.kv.list(prefix, None, usize::MAX),
+            StoreId::R2 => state.r2.list(prefix, None, usize::MAX),
+            StoreId::D1 => Vec::new(),
+        })
+        .map(|listed| listed.key)
+        .collect();
+    let dataset = world.scenario.datasets.last().map(|kept| kept.name.clone())?;
+    let choices = world.choices(state, fault.id);
+    let anew = matches!(fault.kind, Kind::KvForeignWrite | Kind::R2ForeignWrite)
+        && choices.random_range(0..4) == 0;
+    if anew {
+        return Some(format!("{dataset}/foreign-{}", fault.id));
+    }
+    (!keys.is_empty()).then(|| keys[choices.random_range(0..keys.len())].clone())
+}
+
+fn put(world: &World, state: &mut State, store: StoreId, key: String, value: Option<Bytes>) {
+    let now = world.store_time();
+    match (store, value) {
+        (StoreId::Kv, value) => {
+            let entry = value.map(|value| KvEntry { value, metadata: None });
+            state.kv.land(now, key, entry);
+        }
+        (StoreId::R2, Some(value)) => drop(state.r2.land(now, key, value, None)),
+        (StoreId::R2, None) => state.r2.delete(now, key),
+        (StoreId::D1, _) => {}
+    }
+}

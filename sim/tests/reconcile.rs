@@ -1,0 +1,86 @@
+//! What happens behind the coordinators' backs is found by a look over the store, and mended within
+//! five seconds of it. Nothing that somebody else wrote is put over before it is a version.
+#![cfg(madsim)]
+
+use tidelock_engine::record::StoreId;
+use tidelock_faults::{End, Kind, Place};
+use tidelock_sim::checker::Invariant;
+use tidelock_sim::run::{self, Outcome};
+use tidelock_sim::scenario::Scenario;
+use tidelock_sim::trace::Event;
+use tidelock_sim::workload::Act;
+
+const PUT: Act = Act::Put { bytes: 20 };
+/// The first look of one coordinator begins then.
+const LOOK_MS: u64 = 10_000;
+
+fn looked_over(nodes: u16) -> Scenario {
+    let mut scenario = Scenario::still(nodes);
+    scenario.reconcile_every_ms = Some(LOOK_MS);
+    scenario.length_ms = 30_000;
+    scenario
+}
+
+fn damaged(scenario: Scenario, kind: Kind, store: StoreId, at_ms: u64) -> Scenario {
+    scenario.fault(kind, Place::Store(store), at_ms..at_ms + 1, 0)
+}
+
+#[track_caller]
+fn clean(scenario: &Scenario) -> Outcome {
+    let outcome = run::run(scenario, None, true);
+    assert_eq!(outcome.violations, []);
+    outcome
+}
+
+fn landed(outcome: &Outcome, store: StoreId) -> Vec<&Event> {
+    let here = |event: &&Event| event.lane == End::Store(store) && event.kind == "landed";
+    outcome.events.iter().filter(here).collect()
+}
+
+#[test]
+fn a_lost_copy_is_put_again_within_five_seconds_of_the_look() {
+    for (kind, store) in [(Kind::KvLostEntry, StoreId::Kv), (Kind::R2LostObject, StoreId::R2)] {
+        let scenario = looked_over(1).then(3_000, 0, "k", PUT);
+        let outcome = clean(&damaged(scenario, kind, store, 6_000));
+        let lost = outcome.events.iter().find(|event| event.kind == "lost").expect("it was lost");
+        let key = lost.text.clone();
+        let again = landed(&outcome, store)
+            .into_iter()
+            .find(|event| event.at_us > lost.at_us && event.text == key);
+        let again_ms = again.expect("it was put again").at_us / 1_000;
+        assert!((LOOK_MS..LOOK_MS + 5_000).contains(&again_ms), "{store}: at {again_ms} ms");
+    }
+}
+
+/// Somebody writes to a key that no record has.
+#[test]
+fn a_foreign_write_to_a_new_key_becomes_a_record() {
+    let place = Place::Copy { store: StoreId::Kv, key: "notes/new".to_owned() };
+    let scenario = looked_over(2).fault(Kind::KvForeignWrite, place, 7_000..7_001, 0);
+    let outcome = clean(&scenario);
+    let in_r2 = landed(&outcome, StoreId::R2).into_iter().any(|event| event.text == "notes/new");
+    assert!(in_r2, "it reached R2 from KV through the authority");
+}
+
+/// Every copy in KV is gone at once: that looks like the wrong store, not like damage.
+#[test]
+fn a_listing_that_shrinks_to_nothing_changes_nothing() {
+    let mut scenario = looked_over(1);
+    for at in 0..25 {
+        scenario = scenario.then(1_000 + at * 50, 0, &format!("k{at}"), PUT);
+    }
+    // The run itself writes one more.
+    for at in 0..26 {
+        scenario = damaged(scenario, Kind::KvLostEntry, StoreId::Kv, 6_000 + at);
+    }
+    let outcome = run::run(&scenario, None, true);
+    let last = landed(&outcome, StoreId::Kv).last().expect("they were put").at_us / 1_000;
+    assert!(last < LOOK_MS, "nothing was put at {last} ms");
+    let broken = outcome.violations.iter().map(|violation| violation.invariant);
+    assert!(
+        broken
+            .clone()
+            .all(|invariant| { matches!(invariant, Invariant::Convergence | Invariant::Recovery) })
+    );
+    assert!(broken.count() > 0, "KV stays empty until somebody approves");
+}
