@@ -46,7 +46,8 @@ impl Plan {
 }
 
 /// Situations that a campaign counts even when it never reaches them.
-const SITUATIONS: [&str; 20] = [
+const SITUATIONS: [&str; 21] = [
+    "a-copy-was-put-again",
     "acknowledged-as-pending",
     "breaker-opened",
     "claim-found-a-holder",

@@ -538,6 +538,8 @@ fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
         (counters.writes_cancelled, "condition-failed-at-the-authority"),
         (counters.writes_pending, "acknowledged-as-pending"),
         (counters.rate_limited, "store-said-429"),
+        (counters.copies_put_again, "a-copy-was-put-again"),
+        (counters.read_repairs, "a-read-repaired-a-copy"),
         (counters.clock_drift_ms_max, "clock-drift-noticed"),
     ];
     sometimes.extend(reached.into_iter().filter(|(count, _)| *count > 0).map(|(_, name)| name));

@@ -62,6 +62,47 @@ fn a_foreign_write_to_a_new_key_becomes_a_record() {
     assert!(in_r2, "it reached R2 from KV through the authority");
 }
 
+/// Nobody looks over KV; a reader finds that a copy is gone. An edge cache remembers "not found" for
+/// a minute: before that, it says nothing.
+#[test]
+fn a_read_repairs_a_copy_that_is_gone_once_no_cache_can_have_said_so() {
+    let copy = Place::Copy { store: StoreId::Kv, key: "notes/k".to_owned() };
+    let mut scenario = Scenario::still(1)
+        .then(1_000, 0, "k", PUT)
+        .fault(Kind::KvLostEntry, copy, 6_000..6_001, 0)
+        .then(30_000, 0, "k", Act::ReadAny)
+        .then(70_000, 0, "k", Act::ReadAny);
+    scenario.length_ms = 80_000;
+    let outcome = clean(&scenario);
+    let landed = landed(&outcome, StoreId::Kv);
+    let again: Vec<u64> = landed
+        .iter()
+        .filter(|event| event.text == "notes/k" && event.at_us > 6_000_000)
+        .map(|event| event.at_us / 1_000)
+        .collect();
+    let [again_ms] = again[..] else { panic!("put again once: {again:?}") };
+    assert!((70_000..75_000).contains(&again_ms), "at {again_ms} ms");
+    assert!(outcome.sometimes.contains("a-read-repaired-a-copy"));
+}
+
+/// R2 has no cache to wait for, but whoever installed a version is given time to put it.
+#[test]
+fn a_read_repairs_r2_as_soon_as_the_version_is_old_enough_to_have_arrived() {
+    let copy = Place::Copy { store: StoreId::R2, key: "notes/k".to_owned() };
+    let unreachable = Place::Link { from: End::Node(0), to: End::Store(StoreId::Kv) };
+    let mut scenario = Scenario::still(1)
+        .then(1_000, 0, "k", PUT)
+        .fault(Kind::NetPartition, unreachable, 5_000..12_000, 0)
+        .fault(Kind::R2LostObject, copy, 6_000..6_001, 0)
+        .then(11_000, 0, "k", Act::ReadAny);
+    scenario.length_ms = 25_000;
+    let outcome = clean(&scenario);
+    let again = landed(&outcome, StoreId::R2)
+        .into_iter()
+        .filter(|event| event.text == "notes/k" && event.at_us > 11_000_000);
+    assert_eq!(again.count(), 1);
+}
+
 /// Every copy in KV is gone at once: that looks like the wrong store, not like damage.
 #[test]
 fn a_listing_that_shrinks_to_nothing_changes_nothing() {

@@ -80,6 +80,8 @@ struct State {
     news: BTreeMap<NodeId, VecDeque<Change>>,
     /// Foreign writes in KV whose bytes may come from a cache; since when their listing shows them.
     echoes: BTreeMap<RecordId, Duration>,
+    /// No repair behind a read before this.
+    next_read_repair: Duration,
     counters: Counters,
     failure: Option<JournalError>,
 }
@@ -154,6 +156,7 @@ impl<E: Env> Coordinator<E> {
             operation_order: VecDeque::new(),
             news: env.network().peers().into_iter().map(|peer| (peer, VecDeque::new())).collect(),
             echoes: BTreeMap::new(),
+            next_read_repair: Duration::ZERO,
             counters: Counters::default(),
             failure: None,
         };

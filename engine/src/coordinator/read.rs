@@ -1,20 +1,32 @@
 //! Reads.
 //!
 //! `latest` answers with the authority's version, merged with what this coordinator has
-//! acknowledged and still owes it. `any` answers with the nearest copy; a copy that is not there
-//! says nothing, since KV remembers "not found" for a minute, so the authority is asked then.
+//! acknowledged and still owes it. `any` answers with the nearest copy that is no older than what
+//! this coordinator knows; a copy that is not there says nothing, since KV remembers "not found"
+//! for a minute, so the authority is asked then.
+//!
+//! Read-repair: a copy that a read found to be missing, old or damaged is marked and put again,
+//! behind the reader's back. The authority decides what is put, so an old read never lowers a
+//! version; and a read that a cache may have given says nothing before the cache has forgotten.
 
 use super::Coordinator;
 use crate::breaker::Seen;
-use crate::env::{Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
+use crate::env::{Clock, Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
 use crate::policy::{Dataset, ReadLevel};
 use crate::projection::{self, Named};
-use crate::record::{KeyError, RecordId, StoreId, Stored};
+use crate::record::{KV_CACHED, KeyError, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{RowAnswer, RowOp};
 use crate::version::{ContentHash, VersionVector};
 use bytes::Bytes;
+use std::cmp::Ordering;
 use std::fmt;
+use std::time::Duration;
+
+/// A version so young may still be on its way to its copies.
+const REPAIR_AFTER: Duration = Duration::from_secs(5);
+/// Between two repairs behind reads: a look over the store mends many at once.
+const READ_REPAIR_APART: Duration = Duration::from_millis(100);
 
 /// What a reader gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +115,10 @@ impl<E: Env> Coordinator<E> {
             };
         }
         match self.copy(policy, &record, store).await {
-            Ok(found) => Ok(found.unwrap_or(absent)),
+            Ok(Copied::Whole(read)) => Ok(read),
+            Ok(Copied::Absent | Copied::Foreign | Copied::Damaged | Copied::Elsewhere) => {
+                Ok(absent)
+            }
             Err(Unavailable(detail)) => Err(ReadError::Unavailable(detail.into_owned())),
         }
     }
@@ -143,11 +158,58 @@ impl<E: Env> Coordinator<E> {
             {
                 continue;
             }
-            if let Ok(Some(found)) = self.copy(policy, record, store).await {
-                return Ok(found);
+            let Ok(copied) = self.copy(policy, record, store).await else { continue };
+            let behind = self.is_behind(record, &copied);
+            if behind {
+                self.repair(record, store, &copied);
+            }
+            if let (Copied::Whole(read), false) = (copied, behind) {
+                return Ok(read);
             }
         }
         self.read_latest(record).await
+    }
+
+    /// True when this coordinator knows that the authority holds something newer than a copy, or
+    /// something where the copy shows nothing.
+    fn is_behind(&self, record: &RecordId, copied: &Copied) -> bool {
+        let known = self.state().ledger.known(record).and_then(|known| known.version);
+        let Some(known) = known else { return false };
+        match copied {
+            Copied::Whole(Read { context: Some(history), .. }) => {
+                known.history.compare(history) == Some(Ordering::Greater)
+            }
+            Copied::Whole(_) | Copied::Foreign | Copied::Elsewhere => false,
+            Copied::Absent => !known.current().deleted,
+            Copied::Damaged => true,
+        }
+    }
+
+    /// Puts a copy again that a read found to be behind, unless what the read gave may be an echo.
+    fn repair(&self, record: &RecordId, store: StoreId, copied: &Copied) {
+        let known = self.state().ledger.known(record).and_then(|known| known.version);
+        let Some(known) = known else { return };
+        let echoes_for = match (copied, store) {
+            (Copied::Damaged, _) => Duration::ZERO,
+            (_, StoreId::Kv) => KV_CACHED + REPAIR_AFTER,
+            // Whoever installed the version is given time to put it.
+            (_, StoreId::D1 | StoreId::R2) => REPAIR_AFTER,
+        };
+        let age_ms = self.env.clock().wall().as_millis();
+        let age_ms = age_ms.saturating_sub(u128::from(known.stamp().wall_ms));
+        if age_ms < echoes_for.as_millis() {
+            return;
+        }
+        let now = self.now();
+        {
+            let mut state = self.state();
+            if now < state.next_read_repair {
+                return;
+            }
+            state.next_read_repair = now + READ_REPAIR_APART;
+            state.counters.read_repairs += 1;
+        }
+        self.put_again(record, store, &known);
     }
 
     fn owes(&self, record: &RecordId, store: StoreId) -> bool {
@@ -199,14 +261,14 @@ impl<E: Env> Coordinator<E> {
         self.blob(hash).await.map_err(|doubt| ReadError::Unavailable(doubt.detail.into_owned()))
     }
 
-    /// A projection's copy; `None`: none that can be trusted to be one.
+    /// A projection's copy.
     async fn copy(
         &self,
         policy: &Dataset,
         record: &RecordId,
         store: StoreId,
-    ) -> Result<Option<Read>, Unavailable> {
-        let Some(projection) = policy.projection(store) else { return Ok(None) };
+    ) -> Result<Copied, Unavailable> {
+        let Some(projection) = policy.projection(store) else { return Ok(Copied::Absent) };
         let key = format!("{}{}", projection.prefix, record.key);
         let storage = self.env.storage();
         let found = match store {
@@ -220,27 +282,27 @@ impl<E: Env> Coordinator<E> {
                 .get(&key)
                 .await
                 .map(|object| object.map(|object| (object.body, object.metadata))),
-            StoreId::D1 => return Ok(None),
+            StoreId::D1 => return Ok(Copied::Absent),
         };
         self.record_seen(store, if found.is_ok() { Seen::Answer } else { Seen::Failure });
-        let Some((body, metadata)) = found? else { return Ok(None) };
+        let Some((body, metadata)) = found? else { return Ok(Copied::Absent) };
         // Bytes without our metadata are a foreign write: the authority decides about those.
         let Some(described) = metadata.as_deref().and_then(projection::read) else {
-            return Ok(None);
+            return Ok(Copied::Foreign);
         };
         let value = if described.reference {
             match self.blob(described.hash).await {
                 Ok(bytes) => bytes,
-                Err(_) => return Ok(None),
+                Err(_) => return Ok(Copied::Elsewhere),
             }
         } else if ContentHash::of(&body) == described.hash {
             body
         } else {
             // Damaged on the way or in place: never served.
             self.state().counters.copies_damaged += 1;
-            return Ok(None);
+            return Ok(Copied::Damaged);
         };
-        Ok(Some(Read {
+        Ok(Copied::Whole(Read {
             value: Some(value),
             etag: Some(described.names.etag()),
             context: match described.names {
@@ -250,4 +312,18 @@ impl<E: Env> Coordinator<E> {
             from: Some(store),
         }))
     }
+}
+
+/// What a projection gave.
+enum Copied {
+    /// A copy of a version.
+    Whole(Read),
+    /// Nothing.
+    Absent,
+    /// Bytes that are nobody's version: a look over the store deals with those.
+    Foreign,
+    /// Bytes that are not those that their metadata names.
+    Damaged,
+    /// A reference, and what it refers to cannot be had now.
+    Elsewhere,
 }

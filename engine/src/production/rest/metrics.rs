@@ -107,6 +107,7 @@ impl Text {
             copies_compared,
             copies_differing,
             copies_put_again,
+            read_repairs,
             foreign_refused,
             breaker_opened,
             probes,
@@ -159,6 +160,7 @@ impl Text {
             ("reconcile_compared_total", "Copies held against the authority.", copies_compared),
             ("reconcile_differing_total", "Copies that differed, twice.", copies_differing),
             ("repairs_total", "Copies put again because they differed.", copies_put_again),
+            ("read_repairs_total", "Of these, found by a read.", read_repairs),
             (
                 "foreign_refused_total",
                 "Foreign writes that their dataset cannot hold, left where they are.",
