@@ -18,6 +18,8 @@ pub struct Known {
     pub version: Option<Version>,
     /// Its row sequence; orders what is learned.
     pub row_seq: u64,
+    /// The place of its last change in the authority's feed.
+    pub seq: Seq,
 }
 
 impl Known {
@@ -57,21 +59,27 @@ impl Ledger {
     pub fn known(&self, record: &RecordId) -> Option<Known> {
         match self.entries.get(record) {
             Some(known) => Some(known.clone()),
-            None if self.complete => Some(Known { version: None, row_seq: 0 }),
+            None if self.complete => Some(Known { version: None, row_seq: 0, seq: Seq(0) }),
             None => None,
         }
     }
 
     /// Learns of a row. Older news changes nothing. True when it was news.
-    pub fn learn(&mut self, record: &RecordId, version: Option<Version>, row_seq: u64) -> bool {
+    pub fn learn(
+        &mut self,
+        record: &RecordId,
+        version: Option<Version>,
+        row_seq: u64,
+        seq: Seq,
+    ) -> bool {
         match self.entries.get_mut(record) {
             Some(known) if known.row_seq >= row_seq => false,
             Some(known) => {
-                *known = Known { version, row_seq };
+                *known = Known { version, row_seq, seq };
                 true
             }
             None => {
-                self.entries.insert(record.clone(), Known { version, row_seq });
+                self.entries.insert(record.clone(), Known { version, row_seq, seq });
                 true
             }
         }
@@ -125,16 +133,16 @@ mod tests {
         ledger.followed(Seq(3), false);
         assert_eq!(ledger.known(&record), None);
         ledger.followed(Seq(5), true);
-        assert_eq!(ledger.known(&record), Some(Known { version: None, row_seq: 0 }));
+        assert_eq!(ledger.known(&record), Some(Known { version: None, row_seq: 0, seq: Seq(0) }));
     }
 
     #[test]
     fn older_news_changes_nothing() {
         let record = RecordId { dataset: Arc::from("d"), key: "k".into() };
         let mut ledger = Ledger::default();
-        assert!(ledger.learn(&record, None, 2));
-        assert!(!ledger.learn(&record, None, 2));
-        assert!(!ledger.learn(&record, None, 1));
-        assert!(ledger.learn(&record, None, 3));
+        assert!(ledger.learn(&record, None, 2, Seq(2)));
+        assert!(!ledger.learn(&record, None, 2, Seq(2)));
+        assert!(!ledger.learn(&record, None, 1, Seq(1)));
+        assert!(ledger.learn(&record, None, 3, Seq(3)));
     }
 }

@@ -70,6 +70,39 @@ fn a_write_is_read_back_at_once_whichever_copy_is_nearest() {
 }
 
 #[test]
+fn a_session_carries_what_it_has_seen() {
+    let (_folder, data) = folder();
+    let server = Server::start(&data);
+    let path = "/v1/records/notes/a";
+    let put = server.send("PUT", path, b"one");
+    let seen = put.header("x-session").expect("a write gives a session").to_owned();
+    let read = "/v1/records/notes/a?read=session";
+    let got = server.send_with("GET", read, &[("x-session", &seen)], b"");
+    assert_eq!((got.status, got.text().as_str()), (200, "one"));
+    let sequence = |session: &str| session.split(',').next().unwrap().parse::<u64>().unwrap();
+    let seen = got.header("x-session").expect("so does a read").to_owned();
+    let gone = server.send_with("DELETE", path, &[("x-session", &seen)], b"");
+    let later = gone.header("x-session").unwrap().to_owned();
+    assert!(sequence(&later) > sequence(&seen), "{seen}, then {later}");
+    let got = server.send_with("GET", read, &[("x-session", &later)], b"");
+    assert_eq!((got.status, got.problem()), (404, "not-found".to_owned()));
+    assert_eq!(got.header("x-session"), Some(later.as_str()), "that it is gone is seen too");
+
+    let elsewhere = format!("{},{:016x}:9.{:016x}.5", sequence(&later), 1, 1);
+    let got = server.send_with("GET", read, &[("x-session", &elsewhere)], b"");
+    assert_eq!(got.status, 404, "a write to another record does not matter here");
+    for wrong in ["x", "1,2", "1,zz:1.1.1"] {
+        for (method, path, body) in [("GET", read, &b""[..]), ("PUT", path, b"two")] {
+            let refused = server.send_with(method, path, &[("x-session", wrong)], body);
+            assert_eq!((refused.status, refused.problem()), (400, "bad-request".to_owned()));
+        }
+    }
+    assert_eq!(server.send("GET", path, b"").status, 404, "nothing was written");
+    let refused = server.send("GET", "/v1/records/notes/a?read=nearest", b"");
+    assert!(refused.text().contains("session"), "{}", refused.text());
+}
+
+#[test]
 fn conditions() {
     let (_folder, data) = folder();
     let server = Server::start(&data);

@@ -46,7 +46,9 @@ impl Plan {
 }
 
 /// Situations that a campaign counts even when it never reaches them.
-const SITUATIONS: [&str; 21] = [
+const SITUATIONS: [&str; 23] = [
+    "a-copy-answered-a-session",
+    "another-coordinator-answered-a-session",
     "a-copy-was-put-again",
     "acknowledged-as-pending",
     "breaker-opened",

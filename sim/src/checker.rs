@@ -25,18 +25,21 @@ pub enum Invariant {
     /// -
     MonotonicRepair,
     /// -
+    Session,
+    /// -
     #[serde(rename = "recovery-5s")]
     Recovery,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Invariant; 6] = [
+    pub const ALL: [Invariant; 7] = [
         Invariant::ZeroLoss,
         Invariant::NoPhantom,
         Invariant::Convergence,
         Invariant::UniqueDots,
         Invariant::MonotonicRepair,
+        Invariant::Session,
         Invariant::Recovery,
     ];
 
@@ -48,6 +51,7 @@ impl Invariant {
             Invariant::Convergence => "convergence",
             Invariant::UniqueDots => "unique-dots",
             Invariant::MonotonicRepair => "monotonic-repair",
+            Invariant::Session => "session",
             Invariant::Recovery => "recovery-5s",
         }
     }
@@ -69,6 +73,9 @@ impl Invariant {
             }
             Invariant::UniqueDots => "No dot is issued twice.",
             Invariant::MonotonicRepair => "No store's version of a record ever goes back.",
+            Invariant::Session => {
+                "A session reads its own writes, and nothing older than what it has read before."
+            }
             Invariant::Recovery => {
                 "Within five seconds of the last fault's end everything is equal, confirmed and \
                  writable again, and stays so."
@@ -259,6 +266,8 @@ pub struct Checker {
     /// Foreign writes that were found in a projection and are versions now. They replace nothing
     /// that their writers had not seen: what the authority held is kept beside them.
     found: BTreeSet<Dot>,
+    /// What each session has written of a record, and read of it as a session.
+    seen: BTreeMap<(u16, RecordId), VersionVector>,
     /// The operations of foreign writes to projections.
     in_projections: BTreeSet<u32>,
     violations: Vec<Violation>,
@@ -336,6 +345,7 @@ impl Checker {
         let asked = asked.clone();
         match told {
             Told::Acknowledged(dot) => {
+                self.seen.entry((asked.session, asked.record.clone())).or_default().include(dot);
                 let durable = self.issued.get(&dot).is_some_and(|issued| {
                     issued.record == asked.record
                         && issued.hash == asked.hash.unwrap_or(ContentHash::of(&[]))
@@ -404,6 +414,23 @@ impl Checker {
         };
         self.hold(Invariant::NoPhantom, at_ms, problem.is_none(), || {
             format!("a read of {record} gave {}", problem.unwrap_or_default())
+        });
+    }
+
+    /// A session read a version with this history, and asked for nothing older than it had seen.
+    pub fn saw(&mut self, at_ms: u64, session: u16, record: &RecordId, history: &VersionVector) {
+        let seen = self.seen.entry((session, record.clone())).or_default();
+        let older: Vec<Dot> = seen
+            .iter()
+            .map(|(actor, counter)| Dot { actor: *actor, counter: *counter })
+            .filter(|dot| !covers(history, *dot))
+            .collect();
+        for (actor, counter) in history.iter() {
+            seen.include(Dot { actor: *actor, counter: *counter });
+        }
+        self.hold(Invariant::Session, at_ms, older.is_empty(), || {
+            let older: Vec<String> = older.iter().map(Dot::to_string).collect();
+            format!("s{session} read {record} without {}, seen before", older.join(" "))
         });
     }
 

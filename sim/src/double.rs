@@ -30,6 +30,8 @@ pub enum Double {
     R2DropsBlobs,
     /// D1 installs a version over an existing row and answers that the row had moved.
     D1RefusesAndApplies,
+    /// Every session read begins anew: what its session has seen is forgotten.
+    TokensForgotten,
     /// After the faults the stores take ten more seconds to answer anything.
     SlowToHeal,
 }

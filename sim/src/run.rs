@@ -20,7 +20,9 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidelock_engine::coordinator::{Condition, Coordinator, Counters, Read, Write, WriteOutcome};
+use tidelock_engine::coordinator::{
+    Condition, Coordinator, Counters, Read, Receipt, Session, Write, WriteOutcome,
+};
 use tidelock_engine::policy::{Pace, ReadLevel};
 use tidelock_engine::record::{RecordId, StoreId, Stored, blob_key};
 use tidelock_engine::version::{ContentHash, NodeId, VersionVector};
@@ -182,8 +184,17 @@ fn is_mending(world: &World) -> bool {
     state.checker.is_damaged() || state.d1.rows().values().any(|row| !row.owed.is_empty())
 }
 
+/// What a session remembers from one operation to the next.
+#[derive(Default)]
+struct Memory {
+    /// Of its last read of each record.
+    contexts: BTreeMap<RecordId, VersionVector>,
+    /// What it has seen of all records.
+    token: Session,
+}
+
 async fn session_loop(world: Arc<World>, session: u16) {
-    let mut contexts: BTreeMap<RecordId, VersionVector> = BTreeMap::new();
+    let mut memory = Memory::default();
     let operations: Vec<Operation> = world
         .scenario
         .operations
@@ -196,15 +207,11 @@ async fn session_loop(world: Arc<World>, session: u16) {
         if wait > 0 {
             madsim::time::sleep(Duration::from_millis(wait)).await;
         }
-        perform(&world, &operation, &mut contexts).await;
+        perform(&world, &operation, &mut memory).await;
     }
 }
 
-async fn perform(
-    world: &Arc<World>,
-    operation: &Operation,
-    contexts: &mut BTreeMap<RecordId, VersionVector>,
-) {
+async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory) {
     let record = world.record(&operation.dataset, &operation.key);
     let (session, node) = (operation.session, NodeId(operation.node));
     let condition = match operation.act {
@@ -214,8 +221,12 @@ async fn perform(
             if let Some(read) = read(world, session, node, &record, level).await
                 && let Some(context) = read.context
             {
-                contexts.insert(record, context);
+                memory.contexts.insert(record, context);
             }
+            return;
+        }
+        Act::ReadSession => {
+            read_in_session(world, session, node, &record, memory).await;
             return;
         }
         Act::Foreign { .. } => {
@@ -225,7 +236,7 @@ async fn perform(
         }
         Act::Put { .. } | Act::Delete => Condition::None,
         Act::PutWithContext { .. } => {
-            Condition::Context(contexts.get(&record).cloned().unwrap_or_default())
+            Condition::Context(memory.contexts.get(&record).cloned().unwrap_or_default())
         }
         Act::PutIfUnchanged { .. } => {
             match read(world, session, node, &record, ReadLevel::Latest).await {
@@ -235,7 +246,11 @@ async fn perform(
             }
         }
     };
-    write(world, operation.id, session, node, &record, operation.value(), condition).await;
+    let value = operation.value();
+    let told = write(world, operation.id, session, node, &record, value, condition).await;
+    if let Some(receipt) = told {
+        memory.token.wrote(&record, &receipt);
+    }
 }
 
 /// Somebody writes to D1 past every coordinator.
@@ -261,7 +276,7 @@ async fn write(
     record: &RecordId,
     value: Option<Bytes>,
     condition: Condition,
-) -> Told {
+) -> Option<Receipt> {
     let now_ms = world.now_ms();
     {
         let mut state = world.state();
@@ -279,6 +294,7 @@ async fn write(
         );
     }
     let mut told = Told::Refused;
+    let mut receipt = None;
     for attempt in 0..TRIES {
         let node = NodeId((node.0 + attempt) % world.scenario.nodes);
         let write = Write {
@@ -290,7 +306,7 @@ async fn write(
         let asked = world
             .ask(session, node, move |coordinator| async move { coordinator.write(write).await });
         told = match asked.await {
-            Ok(WriteOutcome::Applied(receipt)) => Told::Acknowledged(receipt.dot),
+            Ok(WriteOutcome::Applied(given)) => Told::Acknowledged(receipt.insert(given).dot),
             Ok(WriteOutcome::Refused(refusal)) if refusal.is_retryable() => Told::Refused,
             Ok(WriteOutcome::Refused(_)) => {
                 told = Told::Refused;
@@ -316,7 +332,46 @@ async fn write(
         Told::Acknowledged(dot) => format!("w{id} of {record} is {dot}"),
         Told::Refused | Told::Unknown | Told::Waiting => format!("w{id} of {record}"),
     });
-    told
+    receipt
+}
+
+/// Reads with the session's token, at other coordinators too if the first cannot answer.
+async fn read_in_session(
+    world: &Arc<World>,
+    session: u16,
+    node: NodeId,
+    record: &RecordId,
+    memory: &mut Memory,
+) {
+    for attempt in 0..TRIES {
+        let node = NodeId((node.0 + attempt) % world.scenario.nodes);
+        let (dataset, key) = (record.dataset.to_string(), record.key.to_string());
+        let forgets = world.is(Double::TokensForgotten);
+        let mut token = if forgets { Session::default() } else { memory.token.clone() };
+        let asked = world.ask(session, node, move |coordinator| async move {
+            let read = coordinator.read_in_session(&dataset, &key, &mut token).await;
+            read.map(|read| (read, token))
+        });
+        let Ok(Ok((read, token))) = asked.await else { continue };
+        memory.token = token;
+        let now_ms = world.now_ms();
+        let mut state = world.state();
+        world.note(&mut state, End::Session(session), "session-read", None, now_ms, || {
+            record.to_string()
+        });
+        if let Some(value) = &read.value {
+            state.checker.served(now_ms, record, value);
+        }
+        if read.from.is_some_and(|store| store != StoreId::D1) {
+            state.sometimes.insert("a-copy-answered-a-session");
+        }
+        let context = read.context.unwrap_or_default();
+        state.checker.saw(now_ms, session, record, &context);
+        if attempt > 0 {
+            state.sometimes.insert("another-coordinator-answered-a-session");
+        }
+        return;
+    }
 }
 
 async fn read(

@@ -71,6 +71,8 @@ pub enum Act {
     ReadAny,
     /// Reads the authority's.
     ReadLatest,
+    /// Reads nothing older than what the session has seen.
+    ReadSession,
 }
 
 impl Operation {
@@ -81,14 +83,14 @@ impl Operation {
             | Act::PutWithContext { bytes }
             | Act::PutIfUnchanged { bytes }
             | Act::Foreign { bytes } => bytes,
-            Act::Delete | Act::ReadAny | Act::ReadLatest => return None,
+            Act::Delete | Act::ReadAny | Act::ReadLatest | Act::ReadSession => return None,
         };
         Some(value(self.id, bytes))
     }
 
     /// True when it may change the record.
     pub fn is_write(&self) -> bool {
-        !matches!(self.act, Act::ReadAny | Act::ReadLatest)
+        !matches!(self.act, Act::ReadAny | Act::ReadLatest | Act::ReadSession)
     }
 }
 
@@ -116,7 +118,8 @@ pub fn generate(shape: &Shape, rng: &mut impl Rng) -> Vec<Operation> {
                 62..72 => Act::Delete,
                 72..80 => Act::PutWithContext { bytes },
                 80..85 => Act::PutIfUnchanged { bytes },
-                85..93 => Act::ReadAny,
+                85..89 => Act::ReadAny,
+                89..97 => Act::ReadSession,
                 _ => Act::ReadLatest,
             };
             let dataset = &shape.datasets[rng.random_range(0..shape.datasets.len())];

@@ -2,6 +2,9 @@
 //! only then. A scenario is held twice, without its double and with it.
 #![cfg(madsim)]
 
+mod stories;
+
+use stories::stale_at_the_other_coordinator;
 use tidelock_engine::record::StoreId;
 use tidelock_faults::{Call, End, Kind, Moment, Place};
 use tidelock_sim::checker::Invariant;
@@ -158,4 +161,9 @@ fn recovery_fires_when_the_stores_take_ten_seconds_more() {
         0,
     );
     check(&scenario, Double::SlowToHeal, Invariant::Recovery);
+}
+
+#[test]
+fn session_fires_when_what_a_session_has_seen_is_forgotten() {
+    check(&stale_at_the_other_coordinator(), Double::TokensForgotten, Invariant::Session);
 }

@@ -6,7 +6,10 @@
 //! counted from the fault's beginning.
 #![cfg(madsim)]
 
+mod stories;
+
 use std::time::Duration;
+use stories::stale_at_the_other_coordinator;
 use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::row::{Install, RowAnswer, RowOp};
 use tidelock_engine::version::{Actor, Dot, NodeId, Version};
@@ -449,4 +452,11 @@ fn a5c_the_mark_outlives_the_coordinator_that_owes_it() {
         let landed = first(&outcome, store, "landed").expect("put");
         assert!(landed < restarted_us, "{store}: {}", story(&outcome));
     }
+}
+
+#[test]
+fn session_a_read_is_never_older_than_what_its_session_has_seen() {
+    let outcome = clean(&stale_at_the_other_coordinator());
+    let read = outcome.events.iter().find(|event| event.kind == "session-read");
+    assert!(read.is_some(), "the session was answered, by A: {}", story(&outcome));
 }

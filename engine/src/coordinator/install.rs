@@ -266,7 +266,7 @@ impl<E: Env> Coordinator<E> {
         let target = Target::new(version.clone(), value, whole);
         let mut state = self.state();
         state.counters.installs += 1;
-        state.ledger.learn(record, Some((*version).clone()), row_seq);
+        state.ledger.learn(record, Some((*version).clone()), row_seq, seq);
         let slot = state.slots.entry(record.clone()).or_default();
         slot.failures = 0;
         for store in &owe {

@@ -22,12 +22,14 @@ mod project;
 mod read;
 mod reconcile;
 mod rows;
+mod session;
 mod status;
 mod watch;
 mod write;
 
 pub use read::{Read, ReadError};
 pub use reconcile::{Brake, Leave, Pass, PassError};
+pub use session::{Session, SessionError};
 pub use status::{Counters, OperationState, Status, StoreStatus};
 pub use write::{Condition, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
@@ -41,7 +43,7 @@ use crate::lane::{Lane, Next};
 use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
 use crate::record::{PerStore, RecordId, StoreId};
-use crate::row::{Change, Row};
+use crate::row::{Change, Row, Seq};
 use crate::version::{Actor, Dot, NodeId, Version};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -377,7 +379,7 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         match row {
             None => {
-                state.ledger.learn(record, None, 0);
+                state.ledger.learn(record, None, 0, Seq(0));
             }
             Some(row) => {
                 if let Some(version) = &row.version {
@@ -385,7 +387,7 @@ impl<E: Env> Coordinator<E> {
                 }
                 // A foreign write is only learned as part of the version that takes it in.
                 if !row.has_foreign_write() {
-                    state.ledger.learn(record, row.version.clone(), row.row_seq);
+                    state.ledger.learn(record, row.version.clone(), row.row_seq, row.seq);
                 }
             }
         }
@@ -401,7 +403,8 @@ impl<E: Env> Coordinator<E> {
             state.slots.entry(change.record.clone()).or_default().look = true;
             self.push(&mut state, StoreId::D1, &change.record);
         } else {
-            state.ledger.learn(&change.record, change.version.clone(), change.row_seq);
+            let Change { record, version, row_seq, seq, .. } = change;
+            state.ledger.learn(record, version.clone(), *row_seq, *seq);
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::policy::{Dataset, ReadLevel};
 use crate::projection::{self, Named};
 use crate::record::{KV_CACHED, KeyError, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
-use crate::row::{RowAnswer, RowOp};
-use crate::version::{ContentHash, VersionVector};
+use crate::row::{Row, RowAnswer, RowOp, Seq};
+use crate::version::{ContentHash, Dot, VersionVector};
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::fmt;
@@ -89,7 +89,7 @@ impl<E: Env> Coordinator<E> {
         let record = policy.record(key).map_err(ReadError::Key)?;
         self.state().counters.reads += 1;
         match level.unwrap_or(policy.read) {
-            ReadLevel::Latest => self.read_latest(&record).await,
+            ReadLevel::Latest => self.read_latest(&record).await.map(|latest| latest.read),
             ReadLevel::Any => self.read_any(policy, &record).await,
         }
     }
@@ -109,7 +109,7 @@ impl<E: Env> Coordinator<E> {
         let absent = Read { value: None, etag: None, context: None, from: Some(store) };
         if store == StoreId::D1 {
             let row = self.read_row(&record).await?;
-            return match row {
+            return match row.and_then(|row| resolve::held(&record, &row)) {
                 Some(held) => self.answer(held, Some(StoreId::D1)).await,
                 None => Ok(absent),
             };
@@ -123,17 +123,15 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    async fn read_latest(&self, record: &RecordId) -> Result<Read, ReadError> {
-        let theirs = self.read_row(record).await?;
+    pub(super) async fn read_latest(&self, record: &RecordId) -> Result<Latest, ReadError> {
+        let row = self.read_row(record).await?;
+        let seq = row.as_ref().map_or(Seq(0), |row| row.seq);
+        let theirs = row.and_then(|row| resolve::held(record, &row));
         let (held, from) = match (self.own(record), theirs) {
             (None, None) => {
-                let from = Some(StoreId::D1);
-                return Ok(Read {
-                    value: None,
-                    etag: None,
-                    context: Some(Default::default()),
-                    from,
-                });
+                let context = Some(Default::default());
+                let read = Read { value: None, etag: None, context, from: Some(StoreId::D1) };
+                return Ok(Latest { read, seq, owed: None });
             }
             (Some(ours), None) => (ours, None),
             (None, Some(theirs)) => (theirs, Some(StoreId::D1)),
@@ -143,7 +141,9 @@ impl<E: Env> Coordinator<E> {
                 Met::Concurrent { merged, .. } => (merged, Some(StoreId::D1)),
             },
         };
-        self.answer(held, from).await
+        let own = self.own(record).map(|own| own.version.current().dot);
+        let owed = own.filter(|dot| held.version.history.covers_dot(*dot));
+        Ok(Latest { read: self.answer(held, from).await?, seq, owed })
     }
 
     async fn read_any(&self, policy: &Dataset, record: &RecordId) -> Result<Read, ReadError> {
@@ -167,7 +167,7 @@ impl<E: Env> Coordinator<E> {
                 return Ok(read);
             }
         }
-        self.read_latest(record).await
+        self.read_latest(record).await.map(|latest| latest.read)
     }
 
     /// True when this coordinator knows that the authority holds something newer than a copy, or
@@ -212,12 +212,12 @@ impl<E: Env> Coordinator<E> {
         self.put_again(record, store, &known);
     }
 
-    fn owes(&self, record: &RecordId, store: StoreId) -> bool {
+    pub(super) fn owes(&self, record: &RecordId, store: StoreId) -> bool {
         self.state().slots.get(record).is_some_and(|slot| slot.owed.contains_key(&store))
     }
 
     /// The newest write that this coordinator has made durable and still owes to the authority.
-    fn own(&self, record: &RecordId) -> Option<Held> {
+    pub(super) fn own(&self, record: &RecordId) -> Option<Held> {
         let state = self.state();
         let slot = state.slots.get(record)?;
         // A conditional write is not readable before its condition is decided.
@@ -229,11 +229,11 @@ impl<E: Env> Coordinator<E> {
         Some(Held { version: intent.version.clone(), value: intent.value.clone() })
     }
 
-    async fn read_row(&self, record: &RecordId) -> Result<Option<Held>, ReadError> {
+    async fn read_row(&self, record: &RecordId) -> Result<Option<Row>, ReadError> {
         match self.row(RowOp::Read { record: record.clone() }).await {
             Outcome::Applied((_, RowAnswer::Read(row))) => {
                 self.learn_row(record, row.as_ref());
-                Ok(row.and_then(|row| resolve::held(record, &row)))
+                Ok(row)
             }
             Outcome::Applied((_, answer)) => {
                 Err(ReadError::Unavailable(format!("D1 answered a read with {answer:?}")))
@@ -262,7 +262,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// A projection's copy.
-    async fn copy(
+    pub(super) async fn copy(
         &self,
         policy: &Dataset,
         record: &RecordId,
@@ -314,8 +314,17 @@ impl<E: Env> Coordinator<E> {
     }
 }
 
+/// The newest that can be had.
+pub(super) struct Latest {
+    pub(super) read: Read,
+    /// Where the row's last change stands in the authority's feed.
+    pub(super) seq: Seq,
+    /// A write of this coordinator's own that is included, and that the authority may lack.
+    pub(super) owed: Option<Dot>,
+}
+
 /// What a projection gave.
-enum Copied {
+pub(super) enum Copied {
     /// A copy of a version.
     Whole(Read),
     /// Nothing.

@@ -12,7 +12,7 @@ use crate::journal::{Intent, JournalError};
 use crate::policy::{Dataset, Kind, Oversize};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
-use crate::row::{Expect, RowAnswer, RowOp};
+use crate::row::{Expect, RowAnswer, RowOp, Seq};
 use crate::version::{Dot, Version, VersionVector};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -58,6 +58,8 @@ pub struct Receipt {
     pub created: bool,
     /// Write-through stores that have not confirmed yet; empty: done as promised.
     pub pending: Vec<StoreId>,
+    /// Where its change stands in the authority's feed; `None`: the authority may not hold it yet.
+    pub seq: Option<Seq>,
 }
 
 /// What became of a write.
@@ -432,6 +434,7 @@ impl<E: Env> Coordinator<E> {
                 version: intent.version.clone(),
                 created,
                 pending,
+                seq: self.installed_at(&intent.record, intent.dot()),
             })
         };
         let waits = intent.only_over.is_some() || dataset.write_through().next().is_some();

@@ -6,7 +6,7 @@
 //! says in `outcome` whether the write certainly did not happen (`refused`) or nobody knows
 //! (`unknown`).
 
-use crate::coordinator::{ReadError, WriteDoubt, WriteRefusal};
+use crate::coordinator::{ReadError, SessionError, WriteDoubt, WriteRefusal};
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -128,14 +128,15 @@ pub struct Problem {
     outcome: Option<&'static str>,
     operation: Option<String>,
     etag: Option<Option<String>>,
-    context: Option<String>,
+    /// Headers of the answer, beside the problem.
+    beside: Vec<(&'static str, String)>,
 }
 
 impl Problem {
     /// An error, with what happened and what to do in words.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Problem { kind, detail, outcome: None, operation: None, etag: None, context: None }
+        Problem { kind, detail, outcome: None, operation: None, etag: None, beside: Vec::new() }
     }
 
     /// Says that a write certainly did not happen.
@@ -150,9 +151,15 @@ impl Problem {
         self
     }
 
+    /// Gives what the reader's session has seen now: that a record is gone is news too.
+    pub fn session(mut self, session: Option<String>) -> Self {
+        self.beside.extend(session.map(|session| ("x-session", session)));
+        self
+    }
+
     /// Gives the history of a record that is not there (any more), for a later write's context.
     pub fn context(mut self, context: Option<String>) -> Self {
-        self.context = context;
+        self.beside.extend(context.map(|context| ("x-context", context)));
         self
     }
 
@@ -238,6 +245,17 @@ impl From<ReadError> for Problem {
     }
 }
 
+impl From<SessionError> for Problem {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Read(error) => error.into(),
+            SessionError::NotHereYet { .. } => {
+                Problem::new(Kind::StoreUnavailable, error.to_string())
+            }
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (_, _, status, retryable) = self.kind.facts();
@@ -264,10 +282,10 @@ impl IntoResponse for Problem {
         {
             headers.insert(header::LOCATION, place);
         }
-        if let Some(context) = self.context
-            && let Ok(context) = HeaderValue::from_str(&context)
-        {
-            headers.insert("x-context", context);
+        for (name, value) in self.beside {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(name, value);
+            }
         }
         response
     }

@@ -1,14 +1,15 @@
 //! `/v1/records`: one record at a time, and listings.
 //!
 //! `ETag` names the version, `X-Context` carries its history: a write that gives it back is
-//! concurrent with whatever that history had not seen.
+//! concurrent with whatever that history had not seen. `X-Session` carries what a client has seen
+//! of all records: a read with `read=session` is never older than that, at any coordinator.
 
 use super::problem::{Kind, Problem};
 use super::{App, PAGE_RECORDS_MAX, too_large};
-use crate::coordinator::{Condition, Coordinator, Read, Receipt, Write, WriteOutcome};
+use crate::coordinator::{Condition, Coordinator, Read, Receipt, Session, Write, WriteOutcome};
 use crate::env::Env;
 use crate::policy::{Dataset, Keep, Policy, ReadLevel};
-use crate::record::{StoreId, VALUE_BYTES_MAX};
+use crate::record::{RecordId, StoreId, VALUE_BYTES_MAX};
 use crate::version::{Dot, VersionVector};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
@@ -23,6 +24,8 @@ use std::sync::Arc;
 
 /// The history of what was read, or the context of a write.
 pub(super) const CONTEXT: HeaderName = HeaderName::from_static("x-context");
+/// What a client's session has seen; given back with its next request.
+const SESSION: HeaderName = HeaderName::from_static("x-session");
 /// The store that answered a read: `kv`, `d1`, `r2`, or `journal`.
 const FROM: HeaderName = HeaderName::from_static("x-tidelock-from");
 /// `true`: the store asked for holds a reference, and the value was fetched through it.
@@ -59,18 +62,26 @@ pub(super) async fn get<E: Env>(
     let (dataset, key) = place_of(place)?;
     let Query(query) = query.map_err(|error| bad(error.body_text()))?;
     let coordinator = app.node.reader()?;
+    let mut session = None;
     let (read, store) = match (&query.store, &query.read) {
         (Some(_), Some(_)) => return Err(bad("give either `read` or `store`, not both")),
         (Some(store), None) => {
             let store: StoreId = store.parse().map_err(bad)?;
             (coordinator.read_copy(&dataset, &key, store).await?, Some(store))
         }
+        (None, Some(level)) if level == "session" => {
+            let session = session.insert(session_of(&headers)?);
+            (coordinator.read_in_session(&dataset, &key, session).await?, None)
+        }
         (None, level) => {
             let level = level.as_deref().map(read_level).transpose()?;
             (coordinator.read(&dataset, &key, level).await?, None)
         }
     };
-    let Some(value) = &read.value else { return Err(absent(&dataset, &key, &read, store)) };
+    let session = session.map(|session| session.to_string());
+    let Some(value) = &read.value else {
+        return Err(absent(&dataset, &key, &read, store).session(session));
+    };
     let etag = read.etag.clone().unwrap_or_default();
     let unchanged = headers
         .get(header::IF_NONE_MATCH)
@@ -85,6 +96,9 @@ pub(super) async fn get<E: Env>(
     put_header(headers, header::ETAG, &format!("\"{etag}\""));
     if let Some(context) = &read.context {
         put_header(headers, CONTEXT, &context.to_string());
+    }
+    if let Some(session) = session {
+        put_header(headers, SESSION, &session);
     }
     put_header(headers, FROM, read.from.map_or("journal", StoreId::name));
     if store.is_some_and(|store| is_reference(app.node.policy(), &dataset, store, value.len())) {
@@ -130,10 +144,12 @@ pub(super) async fn put<E: Env>(
     let value = body.map_err(|rejection| body_problem(&rejection, VALUE_BYTES_MAX))?;
     let coordinator = app.writer()?;
     let condition = condition(&coordinator, &dataset, &key, &headers).await?;
+    let session = session_of(&headers)?;
+    let record = coordinator.policy().datasets.get(dataset.as_str()).map(|d| d.record(&key));
     let write = Write { dataset, key, value: Some(value), condition };
     let receipt = receipt(coordinator.write(write).await)?;
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(acknowledged(&receipt, status))
+    Ok(acknowledged(&receipt, status, session, record.and_then(Result::ok)))
 }
 
 pub(super) async fn delete<E: Env>(
@@ -147,9 +163,11 @@ pub(super) async fn delete<E: Env>(
     if condition == Condition::Absent {
         return Err(bad("`If-None-Match: *` asks for no record, and a delete needs one"));
     }
+    let session = session_of(&headers)?;
+    let record = coordinator.policy().datasets.get(dataset.as_str()).map(|d| d.record(&key));
     let write = Write { dataset, key, value: None, condition };
     let receipt = receipt(coordinator.write(write).await)?;
-    Ok(acknowledged(&receipt, StatusCode::NO_CONTENT))
+    Ok(acknowledged(&receipt, StatusCode::NO_CONTENT, session, record.and_then(Result::ok)))
 }
 
 pub(super) async fn list<E: Env>(
@@ -233,7 +251,7 @@ pub(super) fn read_level(name: &str) -> Result<ReadLevel, Problem> {
     match name {
         "any" => Ok(ReadLevel::Any),
         "latest" => Ok(ReadLevel::Latest),
-        other => Err(bad(format!("`read` is {other:?}; give any or latest"))),
+        other => Err(bad(format!("`read` is {other:?}; give any, session or latest"))),
     }
 }
 
@@ -256,7 +274,12 @@ pub(super) fn receipt_json(receipt: &Receipt) -> serde_json::Value {
     })
 }
 
-fn acknowledged(receipt: &Receipt, status: StatusCode) -> Response {
+fn acknowledged(
+    receipt: &Receipt,
+    status: StatusCode,
+    mut session: Session,
+    record: Option<RecordId>,
+) -> Response {
     let status = if receipt.pending.is_empty() { status } else { StatusCode::ACCEPTED };
     let mut response = if status == StatusCode::NO_CONTENT {
         status.into_response()
@@ -268,6 +291,10 @@ fn acknowledged(receipt: &Receipt, status: StatusCode) -> Response {
         put_header(headers, header::ETAG, &format!("\"{}\"", receipt.version.etag()));
     }
     put_header(headers, CONTEXT, &receipt.version.history.to_string());
+    if let Some(record) = record {
+        session.wrote(&record, receipt);
+        put_header(headers, SESSION, &session.to_string());
+    }
     put_header(headers, OPERATION, &receipt.dot.to_string());
     if status == StatusCode::ACCEPTED {
         put_header(headers, header::LOCATION, &format!("/v1/operations/{}", receipt.dot));
@@ -318,6 +345,13 @@ async fn condition<E: Env>(
             Err(bad("give one of `If-Match`, `If-None-Match` and `X-Context`"))
         }
     }
+}
+
+/// What the client's session has seen: nothing, unless it says.
+fn session_of(headers: &HeaderMap) -> Result<Session, Problem> {
+    let Some(session) = headers.get(&SESSION) else { return Ok(Session::default()) };
+    let text = session.to_str().map_err(|_| bad("the header x-session is no ASCII text"))?;
+    text.trim().parse().map_err(|error| bad(format!("the header x-session: {error}")))
 }
 
 /// A write in the context of an earlier read.

@@ -1,0 +1,229 @@
+//! Session reads: never older than what the session has seen, whichever coordinator it asks.
+//!
+//! ```text
+//! token = how far the session has seen the authority's feed
+//!       + its own writes that the authority may not hold yet
+//! ```
+//!
+//! Invariant: a copy answers a session only when this coordinator has followed the feed as far as
+//! the session has, and the copy is of exactly the version that it knows. Otherwise the authority
+//! answers; and where that lacks a write of the session's own, nobody does.
+
+use super::read::{Copied, Latest};
+use super::{Coordinator, Read, ReadError, Receipt};
+use crate::env::Env;
+use crate::policy::Dataset;
+use crate::record::{RecordId, StoreId};
+use crate::row::Seq;
+use crate::version::{Dot, Malformed, VersionVector};
+use std::fmt;
+use std::str::FromStr;
+
+/// Writes of one session that wait for the authority; of more, the oldest are forgotten.
+const WRITES_MAX: usize = 64;
+
+/// What a session has seen: a token that its client carries from request to request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    seq: Seq,
+    /// Writes that the session has seen and the authority may lack, each with its record's hash.
+    writes: Vec<(u64, Dot)>,
+}
+
+impl Session {
+    /// The session was told of its write to a record.
+    pub fn wrote(&mut self, record: &RecordId, receipt: &Receipt) {
+        match receipt.seq {
+            Some(seq) => self.seq = self.seq.max(seq),
+            None => self.saw_owed(record, receipt.dot),
+        }
+    }
+
+    fn saw_owed(&mut self, record: &RecordId, dot: Dot) {
+        let write = (hash_of(record), dot);
+        if self.writes.contains(&write) {
+            return;
+        }
+        if self.writes.len() == WRITES_MAX {
+            self.writes.remove(0);
+        }
+        self.writes.push(write);
+    }
+
+    /// The session's writes to a record that the authority may lack.
+    fn owed(&self, record: &RecordId) -> impl Iterator<Item = Dot> {
+        let hash = hash_of(record);
+        self.writes.iter().filter(move |(of, _)| *of == hash).map(|(_, dot)| *dot)
+    }
+
+    /// The authority holds all that this history includes.
+    fn confirmed(&mut self, record: &RecordId, history: &VersionVector) {
+        let hash = hash_of(record);
+        self.writes.retain(|(of, dot)| *of != hash || !history.covers_dot(*dot));
+    }
+}
+
+fn hash_of(record: &RecordId) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(record.dataset.as_bytes()).update(&[0]).update(record.key.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.seq.0)?;
+        self.writes.iter().try_for_each(|(record, dot)| write!(f, ",{record:016x}:{dot}"))
+    }
+}
+
+impl FromStr for Session {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let parse = || {
+            let mut parts = text.split(',');
+            let seq = Seq(parts.next()?.parse().ok()?);
+            let write = |part: &str| {
+                let (record, dot) = part.split_once(':')?;
+                Some((u64::from_str_radix(record, 16).ok()?, dot.parse().ok()?))
+            };
+            let writes: Vec<_> = parts.map(write).collect::<Option<_>>()?;
+            (writes.len() <= WRITES_MAX).then_some(Session { seq, writes })
+        };
+        parse().ok_or_else(|| Malformed {
+            text: text.to_owned(),
+            expected: "SEQUENCE,RECORD:NODE.INCARNATION.COUNTER,..",
+        })
+    }
+}
+
+/// Why a session gets no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionError {
+    /// As for every read.
+    Read(ReadError),
+    /// The session has seen a write that neither the authority nor this coordinator holds. The
+    /// same again later, or at the coordinator that took the write.
+    NotHereYet {
+        /// The write.
+        dot: Dot,
+    },
+}
+
+impl From<ReadError> for SessionError {
+    fn from(error: ReadError) -> Self {
+        SessionError::Read(error)
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SessionError::Read(error) => error.fmt(f),
+            SessionError::NotHereYet { dot } => write!(
+                f,
+                "this session has seen the write {dot}, which has not reached the authority yet; \
+                 try again, or ask coordinator {}",
+                dot.actor.node
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SessionError {}
+
+impl<E: Env> Coordinator<E> {
+    /// Reads one record, never older than what the session has seen, and notes in the session what
+    /// it sees now.
+    pub async fn read_in_session(
+        &self,
+        dataset: &str,
+        key: &str,
+        session: &mut Session,
+    ) -> Result<Read, SessionError> {
+        let Some(policy) = self.policy.datasets.get(dataset) else {
+            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
+            let unknown = ReadError::UnknownDataset { asked: dataset.to_owned(), known };
+            return Err(unknown.into());
+        };
+        let record = policy.record(key).map_err(ReadError::Key)?;
+        self.state().counters.reads += 1;
+        if let Some(read) = self.copy_for(policy, &record, session).await {
+            return Ok(read);
+        }
+        let Latest { read, seq, owed } = self.read_latest(&record).await?;
+        let history = read.context.clone().unwrap_or_default();
+        if let Some(dot) = session.owed(&record).find(|dot| !history.covers_dot(*dot)) {
+            return Err(SessionError::NotHereYet { dot });
+        }
+        session.seq = session.seq.max(seq);
+        match owed {
+            Some(dot) => session.saw_owed(&record, dot),
+            None => session.confirmed(&record, &history),
+        }
+        Ok(read)
+    }
+
+    /// A copy that may answer a session.
+    async fn copy_for(
+        &self,
+        policy: &Dataset,
+        record: &RecordId,
+        session: &mut Session,
+    ) -> Option<Read> {
+        let known = {
+            let state = self.state();
+            if state.ledger.cursor() < session.seq {
+                return None;
+            }
+            state.ledger.known(record)?
+        };
+        let version = known.version?;
+        let lacks_own = session.owed(record).any(|dot| !version.history.covers_dot(dot));
+        if version.current().deleted || lacks_own || self.own(record).is_some() {
+            return None;
+        }
+        for store in [StoreId::Kv, StoreId::R2] {
+            let admits = self.state().admits(store);
+            if policy.projection(store).is_none() || !admits || self.owes(record, store) {
+                continue;
+            }
+            if let Ok(Copied::Whole(read)) = self.copy(policy, record, store).await
+                && read.context.as_ref() == Some(&version.history)
+            {
+                session.seq = session.seq.max(known.seq);
+                return Some(read);
+            }
+        }
+        None
+    }
+
+    /// Where a write's change stands in the authority's feed, if it is known to be there.
+    pub(super) fn installed_at(&self, record: &RecordId, dot: Dot) -> Option<Seq> {
+        let known = self.state().ledger.known(record)?;
+        known.version.filter(|version| version.history.covers_dot(dot)).map(|_| known.seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::{Actor, NodeId};
+
+    #[test]
+    fn a_token_survives_its_text() {
+        let actor = Actor { node: NodeId(2), incarnation: 7 };
+        let mut session = Session { seq: Seq(41), writes: Vec::new() };
+        assert_eq!(session.to_string().parse(), Ok(session.clone()));
+        let record = RecordId { dataset: "d".into(), key: "k".into() };
+        for counter in 1..=70 {
+            session.saw_owed(&record, Dot { actor, counter });
+        }
+        assert_eq!(session.writes.len(), WRITES_MAX);
+        assert_eq!(session.to_string().parse(), Ok(session));
+        for wrong in ["", "x", "1,2", "1,zz:2.7.1", "-1"] {
+            assert!(wrong.parse::<Session>().is_err(), "{wrong}");
+        }
+    }
+}
