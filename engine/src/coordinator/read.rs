@@ -82,16 +82,26 @@ impl<E: Env> Coordinator<E> {
         key: &str,
         level: Option<ReadLevel>,
     ) -> Result<Read, ReadError> {
-        let Some(policy) = self.policy.datasets.get(dataset) else {
-            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
-            return Err(ReadError::UnknownDataset { asked: dataset.to_owned(), known });
-        };
-        let record = policy.record(key).map_err(ReadError::Key)?;
+        let (policy, record) = self.place(dataset, key)?;
         self.state().counters.reads += 1;
         match level.unwrap_or(policy.read) {
             ReadLevel::Latest => self.read_latest(&record).await.map(|latest| latest.read),
             ReadLevel::Any => self.read_any(policy, &record).await,
         }
+    }
+
+    /// A record by names, and how it is kept.
+    pub(super) fn place(
+        &self,
+        dataset: &str,
+        key: &str,
+    ) -> Result<(&Dataset, RecordId), ReadError> {
+        let Some(policy) = self.policy.datasets.get(dataset) else {
+            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
+            return Err(ReadError::UnknownDataset { asked: dataset.to_owned(), known });
+        };
+        let record = policy.record(key).map_err(ReadError::Key)?;
+        Ok((policy, record))
     }
 
     /// What one store holds under a record's key, as it stands there: for export and comparison.
@@ -101,11 +111,7 @@ impl<E: Env> Coordinator<E> {
         key: &str,
         store: StoreId,
     ) -> Result<Read, ReadError> {
-        let Some(policy) = self.policy.datasets.get(dataset) else {
-            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
-            return Err(ReadError::UnknownDataset { asked: dataset.to_owned(), known });
-        };
-        let record = policy.record(key).map_err(ReadError::Key)?;
+        let (policy, record) = self.place(dataset, key)?;
         let absent = Read { value: None, etag: None, context: None, from: Some(store) };
         if store == StoreId::D1 {
             let row = self.read_row(&record).await?;
@@ -261,6 +267,31 @@ impl<E: Env> Coordinator<E> {
         self.blob(hash).await.map_err(|doubt| ReadError::Unavailable(doubt.detail.into_owned()))
     }
 
+    /// The bytes and the metadata under a record's key in a projection.
+    pub(super) async fn fetch(
+        &self,
+        policy: &Dataset,
+        record: &RecordId,
+        store: StoreId,
+    ) -> Result<Option<(Bytes, Option<String>)>, Unavailable> {
+        let Some(projection) = policy.projection(store) else { return Ok(None) };
+        let key = format!("{}{}", projection.prefix, record.key);
+        let storage = self.env.storage();
+        let found = match store {
+            StoreId::Kv => {
+                let entry = storage.kv().get(&key).await;
+                entry.map(|entry| entry.map(|entry| (entry.value, entry.metadata)))
+            }
+            StoreId::R2 => {
+                let object = storage.r2().get(&key).await;
+                object.map(|object| object.map(|object| (object.body, object.metadata)))
+            }
+            StoreId::D1 => return Ok(None),
+        };
+        self.record_seen(store, if found.is_ok() { Seen::Answer } else { Seen::Failure });
+        found
+    }
+
     /// A projection's copy.
     pub(super) async fn copy(
         &self,
@@ -268,24 +299,9 @@ impl<E: Env> Coordinator<E> {
         record: &RecordId,
         store: StoreId,
     ) -> Result<Copied, Unavailable> {
-        let Some(projection) = policy.projection(store) else { return Ok(Copied::Absent) };
-        let key = format!("{}{}", projection.prefix, record.key);
-        let storage = self.env.storage();
-        let found = match store {
-            StoreId::Kv => storage
-                .kv()
-                .get(&key)
-                .await
-                .map(|entry| entry.map(|entry| (entry.value, entry.metadata))),
-            StoreId::R2 => storage
-                .r2()
-                .get(&key)
-                .await
-                .map(|object| object.map(|object| (object.body, object.metadata))),
-            StoreId::D1 => return Ok(Copied::Absent),
+        let Some((body, metadata)) = self.fetch(policy, record, store).await? else {
+            return Ok(Copied::Absent);
         };
-        self.record_seen(store, if found.is_ok() { Seen::Answer } else { Seen::Failure });
-        let Some((body, metadata)) = found? else { return Ok(Copied::Absent) };
         // Bytes without our metadata are a foreign write: the authority decides about those.
         let Some(described) = metadata.as_deref().and_then(projection::read) else {
             return Ok(Copied::Foreign);

@@ -444,7 +444,7 @@ impl<E: Env> Coordinator<E> {
     /// Bytes in a projection that the authority may not have: they become a version there, over
     /// whatever it holds by now, which is kept as a loser (rules A3 and V6).
     async fn take_in(&self, dataset: &Dataset, record: &RecordId, store: StoreId, seen: Listing) {
-        let Some((body, metadata)) = self.found_copy(dataset, record, store).await else { return };
+        let Ok(Some((body, metadata))) = self.fetch(dataset, record, store).await else { return };
         if seen.as_ref() != Some(&metadata) {
             // An edge cache gives what stood there before: the next pass may get the bytes.
             return;
@@ -506,33 +506,6 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         let since = *state.echoes.entry(record.clone()).or_insert(now);
         now >= since + KV_CACHED
-    }
-
-    /// A copy's bytes and metadata; `None`: not to be had now.
-    async fn found_copy(
-        &self,
-        dataset: &Dataset,
-        record: &RecordId,
-        store: StoreId,
-    ) -> Option<(Bytes, Option<String>)> {
-        let projection = dataset.projection(store)?;
-        let key = format!("{}{}", projection.prefix, record.key);
-        let storage = self.env.storage();
-        let found = match store {
-            StoreId::Kv => storage
-                .kv()
-                .get(&key)
-                .await
-                .map(|entry| entry.map(|entry| (entry.value, entry.metadata))),
-            StoreId::R2 => storage
-                .r2()
-                .get(&key)
-                .await
-                .map(|object| object.map(|object| (object.body, object.metadata))),
-            StoreId::D1 => return None,
-        };
-        self.record_seen(store, if found.is_ok() { Seen::Answer } else { Seen::Failure });
-        found.ok().flatten()
     }
 }
 

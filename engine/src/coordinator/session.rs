@@ -142,12 +142,7 @@ impl<E: Env> Coordinator<E> {
         key: &str,
         session: &mut Session,
     ) -> Result<Read, SessionError> {
-        let Some(policy) = self.policy.datasets.get(dataset) else {
-            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
-            let unknown = ReadError::UnknownDataset { asked: dataset.to_owned(), known };
-            return Err(unknown.into());
-        };
-        let record = policy.record(key).map_err(ReadError::Key)?;
+        let (policy, record) = self.place(dataset, key)?;
         self.state().counters.reads += 1;
         if let Some(read) = self.copy_for(policy, &record, session).await {
             return Ok(read);
