@@ -37,10 +37,12 @@ fn store(data: &Path, name: &str) -> Connection {
     Connection::open(data.join("stores").join(format!("{name}.sqlite"))).unwrap()
 }
 
-/// What stands beside a value that has no metadata.
-fn tag(value: &str) -> String {
+/// What stands beside a value.
+fn tag(metadata: Option<&str>, value: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&u64::MAX.to_le_bytes()).update(value.as_bytes());
+    let length = metadata.map_or(u64::MAX, |text| text.len() as u64);
+    hasher.update(&length.to_le_bytes());
+    hasher.update(metadata.unwrap_or_default().as_bytes()).update(value);
     hasher.finalize().to_hex().to_string()
 }
 
@@ -70,7 +72,7 @@ fn what_is_lost_or_written_past_us_is_found_and_mended() {
     store(&data, "r2")
         .execute(
             "UPDATE objects SET body = ?1, metadata = NULL, etag = ?2 WHERE key = 'notes/b'",
-            params![foreign.as_bytes(), tag(foreign)],
+            params![foreign.as_bytes(), tag(None, foreign.as_bytes())],
         )
         .unwrap();
     let (code, said) = verify(&server);
@@ -151,12 +153,9 @@ fn bytes_that_the_dataset_cannot_hold_are_left_where_they_are() {
     put(&server, "a", "a as written");
     server.until_idle();
     let (no_text, kv) = ([0xff, 0xfe], store(&data, "kv"));
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&u64::MAX.to_le_bytes()).update(&no_text);
-    let tag = hasher.finalize().to_hex().to_string();
     kv.execute(
         "UPDATE kv SET value = ?1, metadata = NULL, tag = ?2 WHERE key = 'notes/a'",
-        params![&no_text[..], tag],
+        params![&no_text[..], tag(None, &no_text)],
     )
     .unwrap();
     server.cli(&["sync"]);
@@ -168,6 +167,35 @@ fn bytes_that_the_dataset_cannot_hold_are_left_where_they_are() {
     let metrics = server.send("GET", "/v1/metrics", b"").text();
     assert!(metrics.contains("tidelock_foreign_refused_total 1"), "{metrics}");
     assert_eq!(server.send("GET", "/v1/records/notes/a", b"").text(), "a as written");
+}
+
+/// Somebody changed a value and left what stands beside it: nobody can tell that from damage.
+#[test]
+fn a_value_changed_under_its_metadata_is_not_served_and_not_put_over() {
+    let (folder, data) = folder();
+    let server = start(folder.path(), &data);
+    put(&server, "a", "a as written");
+    server.until_idle();
+    let kv = store(&data, "kv");
+    let metadata: String = kv
+        .query_row("SELECT metadata FROM kv WHERE key = 'notes/a'", [], |row| row.get(0))
+        .unwrap();
+    let changed = b"a as changed";
+    kv.execute(
+        "UPDATE kv SET value = ?1, tag = ?2 WHERE key = 'notes/a'",
+        params![&changed[..], tag(Some(&metadata), changed)],
+    )
+    .unwrap();
+    for read in ["", "?read=any", "?read=session"] {
+        let got = server.send("GET", &format!("/v1/records/notes/a{read}"), b"");
+        assert_eq!(got.text(), "a as written", "{read}");
+    }
+    server.until_idle();
+    let value: Vec<u8> =
+        kv.query_row("SELECT value FROM kv WHERE key = 'notes/a'", [], |row| row.get(0)).unwrap();
+    assert_eq!(value, changed);
+    let metrics = server.send("GET", "/v1/metrics", b"").text();
+    assert!(metrics.contains("tidelock_copies_damaged_total 3"), "{metrics}");
 }
 
 #[test]

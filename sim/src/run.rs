@@ -249,7 +249,7 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
     let value = operation.value();
     let told = write(world, operation.id, session, node, &record, value, condition).await;
     if let Some(receipt) = told {
-        memory.token.wrote(&record, &receipt);
+        memory.token.wrote(&receipt);
     }
 }
 

@@ -4,11 +4,13 @@
 
 use std::sync::OnceLock;
 use tidelock_engine::record::StoreId;
-use tidelock_faults::{End, Kind, Place};
+use tidelock_engine::row::LEASE_MS;
+use tidelock_faults::{Call, End, Kind, Moment, Place};
 use tidelock_reports::Campaign;
 use tidelock_sim::campaign::{self, Plan};
 use tidelock_sim::run;
 use tidelock_sim::scenario::{Profile, Scenario};
+use tidelock_sim::trace::Event;
 use tidelock_sim::workload::Act;
 
 const SEEDS: u64 = 300;
@@ -109,4 +111,33 @@ fn a_write_costs_the_authority_two_transactions() {
         event.kind == "answer" && event.text == "D1Batch" && during_us.contains(&event.at_us)
     });
     assert_eq!(batches.count(), 2);
+}
+
+/// A coordinator installs and dies; the other finds the mark when it lapses, not up to a second
+/// later.
+#[test]
+fn a_mark_is_taken_over_soon_after_it_lapses() {
+    for seed in 0..10 {
+        let crash =
+            Place::Call { node: 0, call: Call::KvWrite, ordinal: 1, moment: Moment::Before };
+        let mut scenario = Scenario::still(2)
+            .then(1_000 + seed * 97, 0, "k", Act::Put { bytes: 20 })
+            .fault(Kind::ProcessCrash, crash, 900..3_000, 10_000);
+        scenario.seed = seed;
+        scenario.length_ms = 20_000;
+        let outcome = run::run(&scenario, None, true);
+        assert_eq!(outcome.violations, []);
+        let at = |store, kind| {
+            let here = |event: &&Event| {
+                event.lane == End::Store(store)
+                    && event.kind == kind
+                    && event.text.starts_with("notes/k")
+            };
+            outcome.events.iter().find(here).expect("it happens").at_us / 1_000
+        };
+        let lapsed_ms = at(StoreId::D1, "row") + LEASE_MS;
+        // A poll may be 250 ms late, lest all come at once; then it, a claim and a put travel.
+        let late_ms = at(StoreId::Kv, "landed") - lapsed_ms;
+        assert!(late_ms < 700, "seed {seed}: {late_ms} ms after the lease");
+    }
 }

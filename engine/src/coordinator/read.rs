@@ -5,9 +5,10 @@
 //! this coordinator knows; a copy that is not there says nothing, since KV remembers "not found"
 //! for a minute, so the authority is asked then.
 //!
-//! Read-repair: a copy that a read found to be missing, old or damaged is marked and put again,
-//! behind the reader's back. The authority decides what is put, so an old read never lowers a
-//! version; and a read that a cache may have given says nothing before the cache has forgotten.
+//! Read-repair: a copy that a read found to be missing or old is marked and put again, behind the
+//! reader's back. The authority decides what is put, so an old read never lowers a version; and a
+//! read that a cache may have given says nothing before the cache has forgotten. Bytes that do not
+//! match their metadata are not served and not put over: somebody may have written them (rule A3).
 
 use super::Coordinator;
 use crate::breaker::Seen;
@@ -167,7 +168,7 @@ impl<E: Env> Coordinator<E> {
             let Ok(copied) = self.copy(policy, record, store).await else { continue };
             let behind = self.is_behind(record, &copied);
             if behind {
-                self.repair(record, store, &copied);
+                self.repair(record, store);
             }
             if let (Copied::Whole(read), false) = (copied, behind) {
                 return Ok(read);
@@ -185,21 +186,19 @@ impl<E: Env> Coordinator<E> {
             Copied::Whole(Read { context: Some(history), .. }) => {
                 known.history.compare(history) == Some(Ordering::Greater)
             }
-            Copied::Whole(_) | Copied::Foreign | Copied::Elsewhere => false,
+            Copied::Whole(_) | Copied::Foreign | Copied::Damaged | Copied::Elsewhere => false,
             Copied::Absent => !known.current().deleted,
-            Copied::Damaged => true,
         }
     }
 
     /// Puts a copy again that a read found to be behind, unless what the read gave may be an echo.
-    fn repair(&self, record: &RecordId, store: StoreId, copied: &Copied) {
+    fn repair(&self, record: &RecordId, store: StoreId) {
         let known = self.state().ledger.known(record).and_then(|known| known.version);
         let Some(known) = known else { return };
-        let echoes_for = match (copied, store) {
-            (Copied::Damaged, _) => Duration::ZERO,
-            (_, StoreId::Kv) => KV_CACHED + REPAIR_AFTER,
+        let echoes_for = match store {
+            StoreId::Kv => KV_CACHED + REPAIR_AFTER,
             // Whoever installed the version is given time to put it.
-            (_, StoreId::D1 | StoreId::R2) => REPAIR_AFTER,
+            StoreId::D1 | StoreId::R2 => REPAIR_AFTER,
         };
         let age_ms = self.env.clock().wall().as_millis();
         let age_ms = age_ms.saturating_sub(u128::from(known.stamp().wall_ms));

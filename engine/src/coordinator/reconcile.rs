@@ -1,7 +1,7 @@
 //! Reconciling: what the projections hold, held against what the authority does.
 //!
 //! ```text
-//! list ──> differs? ──> list again: differs still ──> lost, damaged, old ──> marked and put again
+//! list ──> differs? ──> list again: differs still ──> lost or old ──> marked and put again
 //!                                                └──> bytes of somebody else ──> taken in (A3)
 //! ```
 //!
@@ -129,7 +129,22 @@ struct Look {
     pending: usize,
     differing: BTreeMap<RecordId, Found>,
     listed: usize,
+    /// Records that exist, among those that were compared.
+    live: usize,
     deletes: usize,
+}
+
+impl Look {
+    /// Holds what was looked at so far against itself: a look may end before the listing does.
+    fn brake(&self) -> Option<Brake> {
+        let live = self.live;
+        if live >= BRAKE_RECORDS_MIN && self.listed * BRAKE_LISTED_ONE_IN < live {
+            return Some(Brake::EmptyListing);
+        }
+        let many =
+            self.deletes >= BRAKE_RECORDS_MIN && self.deletes * BRAKE_DELETES_ONE_IN > self.listed;
+        many.then_some(Brake::MassDelete)
+    }
 }
 
 /// A copy that differs from the authority, as far as this coordinator knows that.
@@ -238,7 +253,7 @@ impl<E: Env> Coordinator<E> {
         }
         let first = self.look(dataset, store).await?;
         let held = match leave {
-            Leave::Look | Leave::Mend => self.brake(dataset, &first),
+            Leave::Look | Leave::Mend => first.brake(),
             Leave::MendAll => None,
         };
         let pass = Pass {
@@ -277,20 +292,6 @@ impl<E: Env> Coordinator<E> {
                  `tidelock sync --approve`"
             );
         }
-    }
-
-    fn brake(&self, dataset: &Dataset, look: &Look) -> Option<Brake> {
-        let state = self.state();
-        let live = state.ledger.range(&dataset.name, None, None).filter(|(_, known)| {
-            known.version.as_ref().is_some_and(|version| !version.current().deleted)
-        });
-        let live = live.count();
-        if live >= BRAKE_RECORDS_MIN && look.listed * BRAKE_LISTED_ONE_IN < live {
-            return Some(Brake::EmptyListing);
-        }
-        let many =
-            look.deletes >= BRAKE_RECORDS_MIN && look.deletes * BRAKE_DELETES_ONE_IN > look.listed;
-        many.then_some(Brake::MassDelete)
     }
 
     /// Lists everything that a store holds of a dataset, page by page, beside the ledger.
@@ -374,6 +375,7 @@ impl<E: Env> Coordinator<E> {
     ) {
         look.compared += 1;
         let version = known.and_then(|known| known.version.as_ref());
+        look.live += usize::from(version.is_some_and(|version| !version.current().deleted));
         let keep = dataset.projection(store).expect("a projection is looked over").keep;
         let form = version.map_or(Form::Absent, |version| {
             projection::form(store, keep, version.current(), &self.policy.limits)
@@ -419,7 +421,7 @@ impl<E: Env> Coordinator<E> {
             (None, Some(version)) => Mend::Put(version),
             (Some(metadata), Some(version)) => {
                 let described = metadata.as_deref().and_then(projection::read);
-                // Old or damaged bytes of ours hold nothing that the authority lacks.
+                // An old version of ours holds nothing that the authority lacks.
                 let ours = described.is_some_and(|described| match described.names {
                     Named::Version(named) => version.history.covers(&named.history),
                     Named::Tag(_) => true,
@@ -554,4 +556,22 @@ fn taken_in(record: &RecordId, row: &Row, described: Option<&Version>, body: &By
     let held = Held { version: found, value };
     let losers = losers.into_iter().collect();
     TakenIn::Over(Candidate { expect, held, losers, conditional: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brakes() {
+        let brake =
+            |live, listed, deletes| Look { live, listed, deletes, ..Look::default() }.brake();
+        assert_eq!(brake(1_000, 0, 0), Some(Brake::EmptyListing));
+        assert_eq!(brake(1_000, 49, 0), Some(Brake::EmptyListing));
+        assert_eq!(brake(1_000, 50, 0), None);
+        assert_eq!(brake(19, 0, 0), None, "too few to tell");
+        assert_eq!(brake(1_000, 1_000, 251), Some(Brake::MassDelete));
+        assert_eq!(brake(1_000, 1_000, 250), None);
+        assert_eq!(brake(0, 19, 19), None, "too few to tell");
+    }
 }

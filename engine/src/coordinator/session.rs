@@ -31,11 +31,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// The session was told of its write to a record.
-    pub fn wrote(&mut self, record: &RecordId, receipt: &Receipt) {
+    /// The session was told of its write.
+    pub fn wrote(&mut self, receipt: &Receipt) {
         match receipt.seq {
             Some(seq) => self.seq = self.seq.max(seq),
-            None => self.saw_owed(record, receipt.dot),
+            None => self.saw_owed(&receipt.record, receipt.dot),
         }
     }
 

@@ -63,7 +63,7 @@ pub struct Counters {
     pub copies_differing: u64,
     /// Copies that were put again for it.
     pub copies_put_again: u64,
-    /// Reads that found a copy missing, old or damaged, and had it put again.
+    /// Reads that found a copy missing or old, and had it put again.
     pub read_repairs: u64,
     /// Foreign writes that their dataset cannot hold, left where they are.
     pub foreign_refused: u64,

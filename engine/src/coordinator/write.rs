@@ -50,6 +50,8 @@ pub enum Condition {
 /// An acknowledged write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
+    /// What was written.
+    pub record: RecordId,
     /// The write; also its operation id.
     pub dot: Dot,
     /// Its version.
@@ -430,6 +432,7 @@ impl<E: Env> Coordinator<E> {
     ) -> WriteOutcome {
         let receipt = |pending: Vec<StoreId>| {
             WriteOutcome::Applied(Receipt {
+                record: intent.record.clone(),
                 dot: intent.dot(),
                 version: intent.version.clone(),
                 created,

@@ -19,7 +19,7 @@ pub fn verify(args: &VerifyArgs) -> Result<(), CliError> {
 
 pub fn sync(args: &SyncArgs) -> Result<(), CliError> {
     let answer = ask(&args.over, json!({ "approve": args.approve }))?;
-    show(&args.over, &answer, "put again or taken in");
+    show(&args.over, &answer, "differ and are looked at again, then mended");
     let held = passes(&answer).any(|pass| !pass["held"].is_null());
     if !held {
         return Ok(());

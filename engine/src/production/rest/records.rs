@@ -9,7 +9,7 @@ use super::{App, PAGE_RECORDS_MAX, too_large};
 use crate::coordinator::{Condition, Coordinator, Read, Receipt, Session, Write, WriteOutcome};
 use crate::env::Env;
 use crate::policy::{Dataset, Keep, Policy, ReadLevel};
-use crate::record::{RecordId, StoreId, VALUE_BYTES_MAX};
+use crate::record::{StoreId, VALUE_BYTES_MAX};
 use crate::version::{Dot, VersionVector};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
@@ -145,11 +145,10 @@ pub(super) async fn put<E: Env>(
     let coordinator = app.writer()?;
     let condition = condition(&coordinator, &dataset, &key, &headers).await?;
     let session = session_of(&headers)?;
-    let record = coordinator.policy().datasets.get(dataset.as_str()).map(|d| d.record(&key));
     let write = Write { dataset, key, value: Some(value), condition };
     let receipt = receipt(coordinator.write(write).await)?;
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(acknowledged(&receipt, status, session, record.and_then(Result::ok)))
+    Ok(acknowledged(&receipt, status, session))
 }
 
 pub(super) async fn delete<E: Env>(
@@ -164,10 +163,9 @@ pub(super) async fn delete<E: Env>(
         return Err(bad("`If-None-Match: *` asks for no record, and a delete needs one"));
     }
     let session = session_of(&headers)?;
-    let record = coordinator.policy().datasets.get(dataset.as_str()).map(|d| d.record(&key));
     let write = Write { dataset, key, value: None, condition };
     let receipt = receipt(coordinator.write(write).await)?;
-    Ok(acknowledged(&receipt, StatusCode::NO_CONTENT, session, record.and_then(Result::ok)))
+    Ok(acknowledged(&receipt, StatusCode::NO_CONTENT, session))
 }
 
 pub(super) async fn list<E: Env>(
@@ -274,12 +272,7 @@ pub(super) fn receipt_json(receipt: &Receipt) -> serde_json::Value {
     })
 }
 
-fn acknowledged(
-    receipt: &Receipt,
-    status: StatusCode,
-    mut session: Session,
-    record: Option<RecordId>,
-) -> Response {
+fn acknowledged(receipt: &Receipt, status: StatusCode, mut session: Session) -> Response {
     let status = if receipt.pending.is_empty() { status } else { StatusCode::ACCEPTED };
     let mut response = if status == StatusCode::NO_CONTENT {
         status.into_response()
@@ -291,10 +284,8 @@ fn acknowledged(
         put_header(headers, header::ETAG, &format!("\"{}\"", receipt.version.etag()));
     }
     put_header(headers, CONTEXT, &receipt.version.history.to_string());
-    if let Some(record) = record {
-        session.wrote(&record, receipt);
-        put_header(headers, SESSION, &session.to_string());
-    }
+    session.wrote(receipt);
+    put_header(headers, SESSION, &session.to_string());
     put_header(headers, OPERATION, &receipt.dot.to_string());
     if status == StatusCode::ACCEPTED {
         put_header(headers, header::LOCATION, &format!("/v1/operations/{}", receipt.dot));
