@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tidelock_engine::env::{
-    Clock, Env, Journal, KvEntry, KvStore, Listed, Network, Object, ObjectStore, Outcome,
-    PeerMessage, PeerReply, PutIf, RowStore, Storage, Unavailable,
+    Clock, Env, Journal, KvEntry, KvStore, Listed, Network, Object, ObjectStore, Outcome, Peer,
+    PeerMessage, PeerReply, PutIf, RowHistory, RowStore, Storage, Unavailable,
 };
 use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
+use tidelock_engine::record::RecordId;
 use tidelock_engine::row::{BatchAnswer, Poll, PollPage, RowOp, StoreTime};
-use tidelock_engine::version::NodeId;
+use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_sim::stores::{D1, Kv, R2};
 
 #[derive(Default)]
@@ -119,7 +120,11 @@ impl Network for Memory {
         Outcome::Applied(PeerReply::Noted)
     }
 
-    fn peers(&self) -> Vec<NodeId> {
+    fn site(&self) -> SiteId {
+        SiteId(0)
+    }
+
+    fn peers(&self) -> Vec<Peer> {
         Vec::new()
     }
 }
@@ -179,6 +184,11 @@ impl RowStore for Memory {
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
         Ok(self.inner.stores().d1.poll(self.inner.now(), poll))
+    }
+
+    async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
+        let stores = self.inner.stores();
+        Ok(records.iter().map(|record| stores.d1.history(record)).collect())
     }
 }
 

@@ -9,8 +9,10 @@
 //! timer.
 
 use crate::journal::{JournalBatch, JournalError, Replay};
-use crate::row::{BatchAnswer, Change, Poll, PollPage, RowOp, StoreTime};
-use crate::version::NodeId;
+use crate::record::{Loser, RecordId};
+use crate::resolve::Held;
+use crate::row::{BatchAnswer, Change, Poll, PollPage, Row, RowOp, Seq, StoreTime};
+use crate::version::{Dot, NodeId, SiteId, VersionVector};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -59,22 +61,87 @@ pub trait Network: Send + Sync + 'static {
         to: NodeId,
         message: PeerMessage,
     ) -> impl Future<Output = Outcome<PeerReply>> + Send;
-    /// The other coordinators, in order.
-    fn peers(&self) -> Vec<NodeId>;
+    /// The site whose stores this coordinator has.
+    fn site(&self) -> SiteId;
+    /// The other coordinators as they are known now, in the order of their numbers. Members come
+    /// and go while this one runs.
+    fn peers(&self) -> Vec<Peer>;
 }
 
-/// What coordinators tell each other.
+/// Another coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its number.
+    pub node: NodeId,
+    /// The site whose stores it has.
+    pub site: SiteId,
+}
+
+/// What coordinators tell and ask each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerMessage {
-    /// These versions are in the authority: news before the next poll.
+    /// Between coordinators of one site: these versions are in the authority. News before the next
+    /// poll.
     Installed(Vec<Change>),
+    /// To another site: the sender's authority has taken something in.
+    Hint(SiteId),
+    /// From another site: what has the receiver's authority taken in after this place of its feed?
+    Changes {
+        /// The place.
+        after: Seq,
+    },
+    /// From another site: the values of these records.
+    Fetch(Vec<Wanted>),
+}
+
+/// A record that another site asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Which.
+    pub record: RecordId,
+    /// What the asking site's authority holds of it.
+    pub known: VersionVector,
+    /// The write whose value stands there: it may have lost a conflict here.
+    pub current: Option<Dot>,
 }
 
 /// The answer to a [`PeerMessage`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerReply {
     /// It was taken note of.
     Noted,
+    /// Of a site's feed.
+    Changes(FeedPage),
+    /// The values that were asked for, in that order; fewer where the answer would be too large,
+    /// but one at the least.
+    Values(Vec<Whole>),
+    /// The receiver's authority does not answer it. The same again, later or elsewhere.
+    Unavailable(String),
+}
+
+/// A page of a site's feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedPage {
+    /// In feed order.
+    pub changes: Vec<Change>,
+    /// False: more follow.
+    pub complete: bool,
+    /// Where the feed ends. Before the place that was asked for: it is not the feed that it was,
+    /// and is to be read from its beginning.
+    pub head: Seq,
+}
+
+/// A record as a site's authority holds it, to be taken in by another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whole {
+    /// Which.
+    pub record: RecordId,
+    /// Version and bytes, never a reference to bytes elsewhere. `None`: nothing that can be given,
+    /// as bytes that the site has yet to take in; the feed will show it.
+    pub held: Option<Held>,
+    /// What lost against it, unless the asking site is known to keep it as a loser, or to have
+    /// superseded it (rule V6).
+    pub losers: Vec<Loser>,
 }
 
 /// Opens the stores and this coordinator's journal.
@@ -255,6 +322,21 @@ pub trait RowStore: Send + Sync + 'static {
     fn batch(&self, ops: Vec<RowOp>) -> impl Future<Output = Outcome<BatchAnswer>> + Send;
     /// The change feed, and the marks that wait for a holder.
     fn poll(&self, poll: Poll) -> impl Future<Output = Result<PollPage, Unavailable>> + Send;
+    /// Rows, each with the values that lost a conflict there, all in one transaction; in the order
+    /// in which they were asked for.
+    fn histories(
+        &self,
+        records: Vec<RecordId>,
+    ) -> impl Future<Output = Result<Vec<RowHistory>, Unavailable>> + Send;
+}
+
+/// Everything that the authority holds of a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowHistory {
+    /// Its row; `None`: there was never one.
+    pub row: Option<Row>,
+    /// The values that lost a conflict, in no order.
+    pub losers: Vec<Loser>,
 }
 
 /// An object in R2.

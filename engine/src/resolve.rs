@@ -7,11 +7,14 @@
 
 use crate::record::{Loser, RecordId, Stored};
 use crate::row::{Row, StoreTime};
-use crate::version::{Actor, ContentHash, Dot, NodeId, Sibling, Stamp, Version, VersionVector};
+use crate::version::{
+    Actor, ContentHash, Dot, NodeId, Sibling, SiteId, Stamp, Version, VersionVector,
+};
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
 /// A version together with the bytes of its current value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// The version.
     pub version: Version,
@@ -72,13 +75,13 @@ pub fn meet(ours: &Held, theirs: &Held) -> Met {
 /// What a row holds: its version, or the version that a foreign write past every coordinator
 /// makes of its bytes (rule A2). Whoever looks at the same row makes the same version. `None`:
 /// nothing was ever here.
-pub fn held(record: &RecordId, row: &Row) -> Option<Held> {
+pub fn held(site: SiteId, record: &RecordId, row: &Row) -> Option<Held> {
     let value = row.value.clone().unwrap_or(Stored::Tombstone);
     if !row.has_foreign_write() {
         return row.version.clone().map(|version| Held { version, value });
     }
     let base = row.history();
-    let actor = foreign_actor(record);
+    let actor = foreign_actor(site, record);
     let stamp = foreign_stamp(row.foreign_at, row.version.as_ref());
     let sibling = sibling(Dot { actor, counter: base.counter(actor) + 1 }, stamp, &value);
     Some(Held { version: Version::write(&base, sibling), value })
@@ -88,8 +91,8 @@ pub fn held(record: &RecordId, row: &Row) -> Option<Held> {
 /// dot is made from record and bytes: whoever finds them makes the same write of them, and a
 /// history that includes it tells that they were taken in before. Its stamp follows what it
 /// replaces, since no store tells when it was written (rule V3).
-pub fn found(record: &RecordId, over: Option<&Version>, body: &[u8]) -> Version {
-    let actor = fingerprint(record, Some(body));
+pub fn found(site: SiteId, record: &RecordId, over: Option<&Version>, body: &[u8]) -> Version {
+    let actor = fingerprint(site, record, Some(body));
     let stamp = over.map(|version| version.stamp().next()).unwrap_or_default();
     let (hash, bytes) = (ContentHash::of(body), body.len() as u64);
     let dot = Dot { actor, counter: 1 };
@@ -106,14 +109,15 @@ pub fn sibling(dot: Dot, stamp: Stamp, value: &Stored) -> Sibling {
     Sibling { dot, stamp, hash, bytes, deleted }
 }
 
-/// The actor of foreign writes to one record at the authority: made from the record, so that every
-/// finder gives the same write the same dot.
-pub fn foreign_actor(record: &RecordId) -> Actor {
-    fingerprint(record, None)
+/// The actor of foreign writes to one record at a site's authority: made from both, so that every
+/// finder gives the same write the same dot, and writes at two sites are two.
+pub fn foreign_actor(site: SiteId, record: &RecordId) -> Actor {
+    fingerprint(site, record, None)
 }
 
-fn fingerprint(record: &RecordId, body: Option<&[u8]>) -> Actor {
+fn fingerprint(site: SiteId, record: &RecordId, body: Option<&[u8]>) -> Actor {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(&site.0.to_le_bytes());
     hasher.update(record.dataset.as_bytes());
     hasher.update(&[0]);
     hasher.update(record.key.as_bytes());
@@ -200,8 +204,11 @@ mod tests {
             foreign_at: StoreTime(1_000),
             ..Row::default()
         };
-        let found = held(&record, &row).expect("bytes are there");
-        assert_eq!(found, held(&record, &row).expect("the same again"));
+        let here = SiteId(0);
+        let found = held(here, &record, &row).expect("bytes are there");
+        assert_eq!(found, held(here, &record, &row).expect("the same again"));
+        let elsewhere = held(SiteId(1), &record, &row).expect("bytes are there");
+        assert_ne!(elsewhere.version.current().dot, found.version.current().dot);
         assert!(found.version.history.covers(&before.version.history));
         assert!(found.version.stamp() > before.version.stamp());
     }

@@ -491,6 +491,8 @@ pub struct PollPage {
     pub changes: Vec<Change>,
     /// False: more changes wait after the last of these.
     pub complete: bool,
+    /// The feed's last place.
+    pub head: Seq,
     /// Marks that nobody holds, or that the asking coordinator's former life held.
     pub lapsed: Vec<(RecordId, StoreId)>,
     /// When the first of the rows whose marks are all held has one that is not; `None`: no row

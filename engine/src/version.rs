@@ -24,6 +24,19 @@ impl NodeId {
     pub const FOREIGN: NodeId = NodeId(u16::MAX);
 }
 
+/// Names a set of stores: coordinators of one site share its D1, KV and R2, and every site has its
+/// own.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct SiteId(pub u16);
+
+impl fmt::Display for SiteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "site {}", self.0)
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "n{}", self.0)
@@ -215,6 +228,12 @@ impl VersionVector {
     /// True when everything in `other` is included here.
     pub fn covers(&self, other: &Self) -> bool {
         matches!(self.compare(other), Some(Ordering::Equal | Ordering::Greater))
+    }
+
+    /// A write that `other` includes and this does not.
+    pub fn first_missing(&self, other: &Self) -> Option<Dot> {
+        let dots = other.0.iter().map(|&(actor, counter)| Dot { actor, counter });
+        dots.into_iter().find(|dot| !self.covers_dot(*dot))
     }
 
     /// The form that copies carry: `NODE.INCARNATION.COUNTER,..`. Written by hand, since every put

@@ -207,6 +207,8 @@ pub enum Call {
     D1Batch,
     /// A look at the change feed.
     D1Poll,
+    /// Any other read from D1.
+    D1Read,
     /// A read from KV.
     KvGet,
     /// A put or delete in KV.
@@ -243,8 +245,15 @@ pub enum Place {
     },
     /// On every message.
     Everywhere,
-    /// At a store.
+    /// At a store, of every site.
     Store(StoreId),
+    /// At a store of one site.
+    StoreAt {
+        /// Which site.
+        site: u16,
+        /// Which store.
+        store: StoreId,
+    },
     /// At one copy in a store, by its key there.
     Copy {
         /// Which store.

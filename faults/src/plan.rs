@@ -12,6 +12,8 @@ use tidelock_engine::record::StoreId;
 pub struct PlanShape {
     /// Coordinators.
     pub nodes: u16,
+    /// Sets of stores; coordinators are spread over them in turns.
+    pub sites: u16,
     /// Client sessions.
     pub sessions: u16,
     /// No fault before this.
@@ -103,14 +105,16 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         | Kind::KvStaleRead
         | Kind::KvRateLimit
         | Kind::KvLostEntry
-        | Kind::KvForeignWrite => Place::Store(StoreId::Kv),
-        Kind::D1ErrorBefore | Kind::D1ErrorAfter | Kind::D1Overloaded => Place::Store(StoreId::D1),
+        | Kind::KvForeignWrite => store(shape, StoreId::Kv, rng),
+        Kind::D1ErrorBefore | Kind::D1ErrorAfter | Kind::D1Overloaded => {
+            store(shape, StoreId::D1, rng)
+        }
         Kind::R2ErrorBefore
         | Kind::R2ErrorAfter
         | Kind::R2Precondition
         | Kind::R2RateLimit
         | Kind::R2LostObject
-        | Kind::R2ForeignWrite => Place::Store(StoreId::R2),
+        | Kind::R2ForeignWrite => store(shape, StoreId::R2, rng),
         Kind::DiskFsyncError => {
             // Each failure ends a coordinator's life: one that never commits is just away.
             permille = permille.min(500);
@@ -118,6 +122,15 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         }
     };
     Fault { id, kind, place, from_ms, until_ms, permille, span_ms }
+}
+
+/// A store; where there are several sites, one site's, mostly.
+fn store(shape: &PlanShape, store: StoreId, rng: &mut impl Rng) -> Place {
+    if shape.sites > 1 && rng.random_bool(0.7) {
+        Place::StoreAt { site: rng.random_range(0..shape.sites), store }
+    } else {
+        Place::Store(store)
+    }
 }
 
 fn link(shape: &PlanShape, rng: &mut impl Rng) -> Place {
@@ -147,6 +160,7 @@ mod tests {
     fn shape() -> PlanShape {
         PlanShape {
             nodes: 3,
+            sites: 1,
             sessions: 3,
             from_ms: 1_000,
             until_ms: 48_000,

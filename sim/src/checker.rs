@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidelock_engine::journal::Intent;
 use tidelock_engine::record::{Loser, RecordId, StoreId, Stored};
 use tidelock_engine::row::Row;
-use tidelock_engine::version::{ContentHash, Dot, NodeId, Version, VersionVector};
+use tidelock_engine::version::{ContentHash, Dot, NodeId, SiteId, Version, VersionVector};
 
 /// What must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -69,7 +69,7 @@ impl Invariant {
             }
             Invariant::Convergence => {
                 "A projection without a mark equals the authority, and at quiescence none has a \
-                 mark."
+                 mark and all sites are equal."
             }
             Invariant::UniqueDots => "No dot is issued twice.",
             Invariant::MonotonicRepair => "No store's version of a record ever goes back.",
@@ -257,12 +257,15 @@ pub struct Checker {
     by_hash: BTreeMap<ContentHash, u32>,
     issued: BTreeMap<Dot, Issued>,
     seen_bytes: BTreeMap<Dot, (RecordId, ContentHash)>,
-    rows: BTreeMap<RecordId, Observed>,
+    /// By site: what its authority holds.
+    rows: Vec<BTreeMap<RecordId, Observed>>,
     tally: Tally,
-    /// Acknowledged, and not seen in the authority yet, since when.
-    unconfirmed: BTreeMap<Dot, (RecordId, u64)>,
-    /// Foreign bytes in the authority that no version has taken in yet.
-    foreign: BTreeMap<RecordId, u32>,
+    /// Acknowledged, and not seen in a site's authority yet, since when.
+    unconfirmed: BTreeMap<(Dot, SiteId), (RecordId, u64)>,
+    /// Records of which sites hold different versions, since when.
+    apart: BTreeMap<RecordId, u64>,
+    /// Foreign bytes in an authority that no version has taken in yet.
+    foreign: BTreeMap<(SiteId, RecordId), u32>,
     /// Foreign writes that were found in a projection and are versions now. They replace nothing
     /// that their writers had not seen: what the authority held is kept beside them.
     found: BTreeSet<Dot>,
@@ -279,8 +282,24 @@ const VIOLATIONS_MAX: usize = 10;
 
 impl Checker {
     /// `references`: datasets of which a store keeps references only.
-    pub fn new(references: BTreeMap<StoreId, BTreeSet<String>>) -> Self {
-        Checker { tally: Tally { references, ..Tally::default() }, ..Checker::default() }
+    pub fn new(sites: u16, references: BTreeMap<StoreId, BTreeSet<String>>) -> Self {
+        Checker {
+            rows: (0..sites).map(|_| BTreeMap::new()).collect(),
+            tally: Tally { references, ..Tally::default() },
+            ..Checker::default()
+        }
+    }
+
+    fn sites(&self) -> impl Iterator<Item = SiteId> + use<> {
+        (0..u16::try_from(self.rows.len()).expect("a scenario has few sites")).map(SiteId)
+    }
+
+    fn row(&self, site: SiteId, record: &RecordId) -> Option<&Observed> {
+        self.rows[usize::from(site.0)].get(record)
+    }
+
+    fn row_entry(&mut self, site: SiteId, record: &RecordId) -> &mut Observed {
+        self.rows[usize::from(site.0)].entry(record.clone()).or_default()
     }
 
     /// Holds a condition.
@@ -356,10 +375,11 @@ impl Checker {
                         asked.record
                     )
                 });
-                let confirmed =
-                    self.rows.get(&asked.record).is_some_and(|row| covers(&row.history, dot));
-                if !confirmed {
-                    self.unconfirmed.insert(dot, (asked.record, at_ms));
+                for site in self.sites() {
+                    let row = self.row(site, &asked.record);
+                    if !row.is_some_and(|row| covers(&row.history, dot)) {
+                        self.unconfirmed.insert((dot, site), (asked.record.clone(), at_ms));
+                    }
                 }
             }
             Told::Refused => {
@@ -378,11 +398,11 @@ impl Checker {
 
     /// A write that was asked for went straight into the authority. What it replaces there of
     /// another foreign write, seen by nobody, is gone by that writer's own doing.
-    pub fn wrote_past_us(&mut self, id: u32, at_ms: u64) {
+    pub fn wrote_past_us(&mut self, id: u32, at_ms: u64, site: SiteId) {
         let Some(asked) = self.asked.get_mut(&id) else { return };
         asked.told = Told::Unknown;
         asked.at_ms = at_ms;
-        self.foreign.insert(asked.record.clone(), id);
+        self.foreign.insert((site, asked.record.clone()), id);
     }
 
     /// A coordinator sends a version of its own towards the authority.
@@ -455,37 +475,39 @@ impl Checker {
     }
 
     /// The authority's row of a record changed.
-    pub fn row_changed(&mut self, at_ms: u64, record: &RecordId, row: &Row) {
+    pub fn row_changed(&mut self, at_ms: u64, site: SiteId, record: &RecordId, row: &Row) {
         let Some(version) = &row.version else { return };
         if !row.has_foreign_write()
-            && let Some(id) = self.foreign.remove(record)
+            && !self.foreign.is_empty()
+            && let Some(id) = self.foreign.remove(&(site, record.clone()))
         {
-            let before = self.rows.get(record).map_or(0, |row| foreign_writes(&row.history));
+            let before = self.row(site, record).map_or(0, |row| foreign_writes(&row.history));
             let taken_in = foreign_writes(&version.history) > before;
             self.hold(Invariant::ZeroLoss, at_ms, taken_in, || {
                 format!("w{id} of {record}, written past us, was overwritten by one that had not seen it")
             });
         }
-        let observed = self.rows.entry(record.clone()).or_default();
+        let observed = self.row_entry(site, record);
         let cleared = PROJECTIONS.map(|store| {
             let owed = row.owed.contains_key(&store);
             std::mem::replace(&mut observed.projections[at(store)].owed, owed) && !owed
         });
         if observed.current.is_none() || observed.history != version.history {
-            self.version_changed(at_ms, record, version);
+            self.version_changed(at_ms, site, record, version);
         }
         for store in PROJECTIONS.into_iter().filter(|store| cleared[at(*store)]) {
-            let differs = self.rows[record].projections[at(store)].unequal_since_ms.is_some();
+            let row = self.row(site, record).expect("entered above");
+            let differs = row.projections[at(store)].unequal_since_ms.is_some();
             self.hold(Invariant::Convergence, at_ms, !differs, || {
                 format!("the mark of {record} at {store} was cleared while the copy differs")
             });
         }
     }
 
-    fn version_changed(&mut self, at_ms: u64, record: &RecordId, version: &Version) {
+    fn version_changed(&mut self, at_ms: u64, site: SiteId, record: &RecordId, version: &Version) {
         let sibling = *version.current();
         let dot = sibling.dot;
-        let observed = self.rows.get_mut(record).expect("entered by the caller");
+        let observed = self.row_entry(site, record);
         let before = std::mem::replace(&mut observed.history, version.history.clone());
         observed.history_text = version.history.to_text();
         observed.version = Some(version.clone());
@@ -531,14 +553,15 @@ impl Checker {
             )
         });
         let waits = &mut self.tally.waits;
-        self.unconfirmed.retain(|dot, (at, since_ms)| {
-            let waiting = at != record || !covers(&version.history, *dot);
+        self.unconfirmed.retain(|(dot, there), (at, since_ms)| {
+            let waiting = *there != site || at != record || !covers(&version.history, *dot);
             if !waiting {
                 note_wait(waits, *since_ms, at_ms);
             }
             waiting
         });
-        let observed = self.rows.get_mut(record).expect("entered by the caller");
+        let rows = &mut self.rows[usize::from(site.0)];
+        let observed = rows.get_mut(record).expect("entered by the caller");
         for store in PROJECTIONS {
             // A newer version starts the clock anew: what was owed before is owed no more.
             let projection = &mut observed.projections[at(store)];
@@ -546,17 +569,37 @@ impl Checker {
             self.tally.set(at_ms, projection, true);
             self.tally.compare(at_ms, record, observed, store);
         }
+        if self.rows.len() > 1 {
+            self.compare_sites(at_ms, record);
+        }
+    }
+
+    /// A site's version changed: are all sites equal? A newer version starts the clock anew; that
+    /// each write reaches each site is timed by itself.
+    fn compare_sites(&mut self, at_ms: u64, record: &RecordId) {
+        if let Some(since_ms) = self.apart.remove(record) {
+            note_wait(&mut self.tally.waits, since_ms, at_ms);
+        }
+        let held = |rows: &BTreeMap<RecordId, Observed>| {
+            rows.get(record).map(|row| (row.history.clone(), row.hash, row.deleted))
+        };
+        let first = held(&self.rows[0]);
+        if self.rows.iter().any(|rows| held(rows) != first) {
+            self.apart.insert(record.clone(), at_ms);
+        }
     }
 
     /// A projection's copy of a record changed; `None`: it is gone.
     pub fn copy_changed(
         &mut self,
         at_ms: u64,
+        site: SiteId,
         record: &RecordId,
         store: StoreId,
         copy: Option<Copy>,
     ) {
-        let observed = self.rows.entry(record.clone()).or_default();
+        let rows = &mut self.rows[usize::from(site.0)];
+        let observed = rows.entry(record.clone()).or_default();
         let projection = &mut observed.projections[at(store)];
         projection.copy = copy;
         let marked = projection.owed;
@@ -583,7 +626,14 @@ impl Checker {
     }
 
     /// A copy was changed behind every coordinator's back.
-    pub fn damaged(&mut self, record: &RecordId, store: StoreId, copy: Option<Copy>, what: Damage) {
+    pub fn damaged(
+        &mut self,
+        site: SiteId,
+        record: &RecordId,
+        store: StoreId,
+        copy: Option<Copy>,
+        what: Damage,
+    ) {
         if let Damage::Foreign(id) = what
             && let Some(asked) = self.asked.get_mut(&id)
         {
@@ -591,7 +641,8 @@ impl Checker {
             asked.told = Told::Unknown;
             self.in_projections.insert(id);
         }
-        let observed = self.rows.entry(record.clone()).or_default();
+        let rows = &mut self.rows[usize::from(site.0)];
+        let observed = rows.entry(record.clone()).or_default();
         let history = observed.history.clone();
         let projection = &mut observed.projections[at(store)];
         projection.copy = copy;
@@ -615,9 +666,17 @@ impl Checker {
         self.tally.damaged > 0
     }
 
+    /// True while sites hold different versions of some record.
+    pub fn is_apart(&self) -> bool {
+        !self.apart.is_empty()
+    }
+
     /// True when every store is equal and every acknowledged write confirmed.
     pub fn is_settled(&self) -> bool {
-        self.tally.unequal == 0 && self.tally.damaged == 0 && self.unconfirmed.is_empty()
+        self.tally.unequal == 0
+            && self.tally.damaged == 0
+            && self.unconfirmed.is_empty()
+            && self.apart.is_empty()
     }
 
     /// The longest that anything stayed unsettled once the faults had ended, counted from then or
@@ -630,41 +689,59 @@ impl Checker {
     /// What is not settled, in words.
     pub fn unsettled(&self) -> String {
         let unequal: Vec<String> = self
-            .rows
-            .iter()
-            .flat_map(|(record, row)| PROJECTIONS.map(|store| (record, row, store)))
-            .filter(|(_, row, store)| {
+            .sites()
+            .flat_map(|site| {
+                self.rows[usize::from(site.0)].iter().map(move |(record, row)| (site, record, row))
+            })
+            .flat_map(|(site, record, row)| PROJECTIONS.map(|store| (site, record, row, store)))
+            .filter(|(_, _, row, store)| {
                 let projection = &row.projections[at(*store)];
                 projection.unequal_since_ms.is_some() || projection.damaged.is_some()
             })
             .take(5)
-            .map(|(record, _, store)| format!("{record} at {store}"))
+            .map(|(site, record, _, store)| format!("{record} at {store} of {site}"))
             .collect();
+        let apart: Vec<String> = self.apart.keys().take(5).map(RecordId::to_string).collect();
         let unconfirmed: Vec<String> = self
             .unconfirmed
             .iter()
             .take(5)
-            .map(|(dot, (record, _))| format!("{dot} of {record}"))
+            .map(|((dot, site), (record, _))| format!("{dot} of {record} at {site}"))
             .collect();
         format!(
-            "differ: [{}]; not in the authority: [{}]",
+            "differ: [{}]; not in the authority: [{}]; sites differ: [{}]",
             unequal.join(", "),
-            unconfirmed.join(", ")
+            unconfirmed.join(", "),
+            apart.join(", ")
         )
     }
 
-    /// At the end: what the authority holds against everything that was promised. `blob` tells
-    /// whether R2 holds bytes of a hash under their own name.
-    pub fn finish(
+    /// At the end: nothing is on its way any more.
+    pub fn finish(&mut self, at_ms: u64) {
+        let settled = self.is_settled();
+        let words = if settled { String::new() } else { self.unsettled() };
+        self.hold(Invariant::Convergence, at_ms, settled, || words);
+        let foreign: Vec<String> = self
+            .foreign
+            .iter()
+            .map(|((site, record), id)| format!("w{id} of {record} at {site}"))
+            .take(5)
+            .collect();
+        self.hold(Invariant::Convergence, at_ms, foreign.is_empty(), || {
+            format!("written past us, and never taken in: {}", foreign.join(", "))
+        });
+    }
+
+    /// At the end: what a site's authority holds against everything that was promised. `blob` tells
+    /// whether its R2 holds bytes of a hash under their own name.
+    pub fn finish_site(
         &mut self,
         at_ms: u64,
+        site: SiteId,
         rows: &BTreeMap<RecordId, Row>,
         losers: &BTreeMap<RecordId, Vec<Loser>>,
         blob: impl Fn(ContentHash) -> bool,
     ) {
-        let settled = self.is_settled();
-        let words = if settled { String::new() } else { self.unsettled() };
-        self.hold(Invariant::Convergence, at_ms, settled, || words);
         let marked: Vec<String> = rows
             .iter()
             .flat_map(|(record, row)| {
@@ -674,11 +751,6 @@ impl Checker {
             .collect();
         self.hold(Invariant::Convergence, at_ms, marked.is_empty(), || {
             format!("still marked as owed: {}", marked.join(", "))
-        });
-        let foreign: Vec<String> =
-            self.foreign.iter().map(|(record, id)| format!("w{id} of {record}")).take(5).collect();
-        self.hold(Invariant::Convergence, at_ms, foreign.is_empty(), || {
-            format!("written past us, and never taken in: {}", foreign.join(", "))
         });
         let readable = |value: &Stored, hash: ContentHash| match value {
             Stored::Tombstone => hash == ContentHash::of(&[]),
@@ -697,7 +769,8 @@ impl Checker {
         }
         *self.checked.entry(Invariant::ZeroLoss).or_default() += kept;
         for (id, record, dot) in lost {
-            let message = format!("w{id} ({record}, {dot}) was acknowledged, and is nowhere");
+            let message =
+                format!("w{id} ({record}, {dot}) was acknowledged, and is nowhere at {site}");
             self.report(Invariant::ZeroLoss, at_ms, message);
         }
     }

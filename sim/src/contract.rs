@@ -16,7 +16,6 @@ mod r2;
 use std::future::Future;
 use std::pin::Pin;
 use tidelock_engine::env::{KvStore, ObjectStore, Outcome, RefusalKind, RowStore};
-use tidelock_engine::record::{Loser, RecordId};
 use tidelock_engine::row::StoreTime;
 
 /// The stores under test, with their clock.
@@ -38,8 +37,6 @@ pub trait World: Sync {
     fn now(&self) -> StoreTime;
     /// Ends when at least so much time of the store side has passed.
     fn advance(&self, ms: u64) -> impl Future<Output = ()> + Send;
-    /// The values of a record that D1 holds as losers, in any order.
-    fn losers(&self, record: &RecordId) -> impl Future<Output = Vec<Loser>> + Send;
 }
 
 /// A case while it runs.

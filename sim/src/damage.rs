@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidelock_engine::env::KvEntry;
 use tidelock_engine::record::StoreId;
+use tidelock_engine::version::SiteId;
 use tidelock_faults::{End, Fault, Kind, Place};
 
 /// Foreign writes to projections have ids from here on.
@@ -31,9 +32,15 @@ pub fn begin(world: &Arc<World>) {
 
 fn strike(world: &World, fault: &Fault) {
     let mut state = world.state();
+    let site = match &fault.place {
+        Place::StoreAt { site, .. } => SiteId(*site),
+        _ => SiteId(0),
+    };
     let (store, key) = match &fault.place {
         Place::Copy { store, key } => (*store, Some(key.clone())),
-        Place::Store(store) => (*store, choose(world, &mut state, fault, *store)),
+        Place::Store(store) | Place::StoreAt { store, .. } => {
+            (*store, choose(world, &mut state, fault, site, *store))
+        }
         Place::Link { .. } | Place::Everywhere | Place::Disk(_) | Place::Call { .. } => return,
     };
     let found = key.and_then(|key| world.record_of(&key).map(|record| (key, record)));
@@ -51,18 +58,24 @@ fn strike(world: &World, fault: &Fault) {
         state.checker.asks(id, now_ms, 0, record.clone(), Some(value));
     }
     let copy = value.as_ref().map(|_| Copy::unknown());
-    put(world, &mut state, store, key, value);
+    put(world, &mut state, site, store, key, value);
     let damage = foreign.map_or(Damage::Lost, Damage::Foreign);
-    state.checker.damaged(&record, store, copy, damage);
+    state.checker.damaged(site, &record, store, copy, damage);
 }
 
 /// A copy that is there; or, for a foreign write, sometimes a key that was never there.
-fn choose(world: &World, state: &mut State, fault: &Fault, store: StoreId) -> Option<String> {
+fn choose(
+    world: &World,
+    state: &mut State,
+    fault: &Fault,
+    site: SiteId,
+    store: StoreId,
+) -> Option<String> {
     let keys: Vec<String> = world
         .prefixes()
         .flat_map(|prefix| match store {
-            StoreId::Kv => state.kv.list(prefix, None, usize::MAX),
-            StoreId::R2 => state.r2.list(prefix, None, usize::MAX),
+            StoreId::Kv => state.at(site).kv.list(prefix, None, usize::MAX),
+            StoreId::R2 => state.at(site).r2.list(prefix, None, usize::MAX),
             StoreId::D1 => Vec::new(),
         })
         .map(|listed| listed.key)
@@ -77,15 +90,22 @@ fn choose(world: &World, state: &mut State, fault: &Fault, store: StoreId) -> Op
     (!keys.is_empty()).then(|| keys[choices.random_range(0..keys.len())].clone())
 }
 
-fn put(world: &World, state: &mut State, store: StoreId, key: String, value: Option<Bytes>) {
+fn put(
+    world: &World,
+    state: &mut State,
+    site: SiteId,
+    store: StoreId,
+    key: String,
+    value: Option<Bytes>,
+) {
     let now = world.store_time();
     match (store, value) {
         (StoreId::Kv, value) => {
             let entry = value.map(|value| KvEntry { value, metadata: None });
-            state.kv.land(now, key, entry);
+            state.at(site).kv.land(now, key, entry);
         }
-        (StoreId::R2, Some(value)) => drop(state.r2.land(now, key, value, None)),
-        (StoreId::R2, None) => state.r2.delete(now, key),
+        (StoreId::R2, Some(value)) => drop(state.at(site).r2.land(now, key, value, None)),
+        (StoreId::R2, None) => state.at(site).r2.delete(now, key),
         (StoreId::D1, _) => {}
     }
 }

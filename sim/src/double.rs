@@ -32,6 +32,8 @@ pub enum Double {
     D1RefusesAndApplies,
     /// Every session read begins anew: what its session has seen is forgotten.
     TokensForgotten,
+    /// A site tells others that nothing has happened there.
+    FeedHidden,
     /// After the faults the stores take ten more seconds to answer anything.
     SlowToHeal,
 }

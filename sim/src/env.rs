@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidelock_engine::env::{
     Clock, Doubt, DoubtKind, Env, Journal, KvEntry, KvStore, Listed, Network, Object, ObjectStore,
-    Outcome, PeerMessage, PeerReply, PutIf, Refusal, RefusalKind, RowStore, Storage, Unavailable,
+    Outcome, Peer, PeerMessage, PeerReply, PutIf, Refusal, RefusalKind, RowHistory, RowStore,
+    Storage, Unavailable,
 };
 use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
-use tidelock_engine::record::{StoreId, Stored};
+use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::row::{BatchAnswer, Poll, PollPage, RowAnswer, RowOp, StoreTime};
-use tidelock_engine::version::NodeId;
+use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{Call, Kind};
 
 /// One life of one coordinator.
@@ -26,6 +27,7 @@ use tidelock_faults::{Call, Kind};
 pub struct SimEnv {
     world: Arc<World>,
     node: NodeId,
+    site: SiteId,
     random: Arc<Mutex<ChaCha8Rng>>,
     r2: SimR2,
 }
@@ -35,6 +37,7 @@ pub struct SimEnv {
 pub struct SimR2 {
     world: Arc<World>,
     node: NodeId,
+    site: SiteId,
 }
 
 impl SimEnv {
@@ -42,8 +45,9 @@ impl SimEnv {
     pub fn new(world: Arc<World>, node: NodeId, life: u64) -> Self {
         let life = if world.is(Double::SameIncarnation) { 0 } else { life };
         let random = world.streams.open(Purpose::Engine, u64::from(node.0) << 32 | life);
-        let r2 = SimR2 { world: world.clone(), node };
-        SimEnv { world, node, random: Arc::new(Mutex::new(random)), r2 }
+        let site = world.scenario.site_of(node);
+        let r2 = SimR2 { world: world.clone(), node, site };
+        SimEnv { world, node, site, random: Arc::new(Mutex::new(random)), r2 }
     }
 }
 
@@ -97,8 +101,14 @@ impl Network for SimEnv {
         }
     }
 
-    fn peers(&self) -> Vec<NodeId> {
-        (0..self.world.scenario.nodes).map(NodeId).filter(|peer| *peer != self.node).collect()
+    fn site(&self) -> SiteId {
+        self.site
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        let scenario = &self.world.scenario;
+        let others = (0..scenario.nodes).map(NodeId).filter(|peer| *peer != self.node);
+        others.map(|node| Peer { node, site: scenario.site_of(node) }).collect()
     }
 }
 
@@ -148,16 +158,16 @@ fn deadline(world: &World, deadline: StoreTime) -> StoreTime {
 
 impl SimEnv {
     async fn kv_write(&self, key: &str, entry: Option<KvEntry>, until: StoreTime) -> Outcome<()> {
-        let key = key.to_owned();
+        let (key, site) = (key.to_owned(), self.site);
         let answer = self.world.call(
             self.node,
             StoreId::Kv,
             Call::KvWrite,
             move |world, state| {
-                let limited = world.strikes_store(state, Kind::KvRateLimit);
+                let limited = world.strikes_store(state, site, Kind::KvRateLimit);
                 let until = deadline(world, until);
                 let now = world.store_time();
-                let checked = state.kv.check(now, &key, entry.as_ref(), until, limited);
+                let checked = state.at(site).kv.check(now, &key, entry.as_ref(), until, limited);
                 note_refusal(state, &checked, Kind::KvRateLimit);
                 checked.map(|()| (key, entry)).map_err(Outcome::Refused)
             },
@@ -166,8 +176,8 @@ impl SimEnv {
                     let copy = entry
                         .as_ref()
                         .map(|entry| Copy::read(&entry.value, entry.metadata.as_deref()));
-                    world.copy_changed(state, StoreId::Kv, &key, copy);
-                    state.kv.land(world.store_time(), key, entry);
+                    world.copy_changed(state, site, StoreId::Kv, &key, copy);
+                    state.at(site).kv.land(world.store_time(), key, entry);
                 }
                 Outcome::Applied(())
             },
@@ -204,15 +214,15 @@ fn note_refusal(state: &mut State, checked: &Result<(), Refusal>, rate_limit: Ki
 
 impl KvStore for SimEnv {
     async fn get(&self, key: &str) -> Result<Option<KvEntry>, Unavailable> {
-        let (key, node) = (key.to_owned(), self.node);
+        let (key, node, site) = (key.to_owned(), self.node, self.site);
         let answer = self.world.call(
             node,
             StoreId::Kv,
             Call::KvGet,
             |_, _| Ok(()),
             move |world, state, ()| {
-                let cached = world.strikes_store(state, Kind::KvStaleRead);
-                let (entry, stale) = state.kv.get(world.store_time(), node, &key, cached);
+                let cached = world.strikes_store(state, site, Kind::KvStaleRead);
+                let (entry, stale) = state.at(site).kv.get(world.store_time(), node, &key, cached);
                 if stale {
                     state.felt(Kind::KvStaleRead);
                 }
@@ -236,13 +246,13 @@ impl KvStore for SimEnv {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Listed>, Unavailable> {
-        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let (prefix, after, site) = (prefix.to_owned(), after.map(str::to_owned), self.site);
         let answer = self.world.call(
             self.node,
             StoreId::Kv,
             Call::KvGet,
             |_, _| Ok(()),
-            move |_, state, ()| Ok(state.kv.list(&prefix, after.as_deref(), limit)),
+            move |_, state, ()| Ok(state.at(site).kv.list(&prefix, after.as_deref(), limit)),
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }
@@ -251,38 +261,60 @@ impl KvStore for SimEnv {
 impl RowStore for SimEnv {
     async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
         self.note_leaving(&ops);
+        let site = self.site;
         let answer = self.world.call(
             self.node,
             StoreId::D1,
             Call::D1Batch,
             |_, _| Ok(()),
-            move |world, state, ()| land_batch(world, state, ops),
+            move |world, state, ()| land_batch(world, state, site, ops),
         );
         settle(answer.await)
     }
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
+        let site = self.site;
         let answer = self.world.call(
             self.node,
             StoreId::D1,
             Call::D1Poll,
             |_, _| Ok(()),
-            move |world, state, ()| Ok(state.d1.poll(world.store_time(), poll)),
+            move |world, state, ()| Ok(state.at(site).d1.poll(world.store_time(), poll)),
+        );
+        answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
+    }
+
+    async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
+        let site = self.site;
+        let answer = self.world.call(
+            self.node,
+            StoreId::D1,
+            Call::D1Read,
+            |_, _| Ok(()),
+            move |_, state, ()| {
+                let d1 = &state.at(site).d1;
+                Ok(records.iter().map(|record| d1.history(record)).collect())
+            },
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }
 }
 
-fn land_batch(world: &World, state: &mut State, mut ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+fn land_batch(
+    world: &World,
+    state: &mut State,
+    site: SiteId,
+    mut ops: Vec<RowOp>,
+) -> Outcome<BatchAnswer> {
     if world.double.is_some() {
-        spoil_ops(world, state, &mut ops);
+        spoil_ops(world, state, site, &mut ops);
     }
-    let (mut outcome, changed) = state.d1.batch(world.store_time(), &ops);
+    let (mut outcome, changed) = state.at(site).d1.batch(world.store_time(), &ops);
     if world.double.is_some() {
-        spoil_rows(world, state, &changed, &mut outcome);
+        spoil_rows(world, state, site, &changed, &mut outcome);
     }
     for record in changed {
-        world.row_changed(state, &record);
+        world.row_changed(state, site, &record);
     }
     if let Outcome::Applied(answer) = &outcome {
         for (op, answer) in ops.iter().zip(&answer.answers) {
@@ -328,15 +360,15 @@ fn land_batch(world: &World, state: &mut State, mut ops: Vec<RowOp>) -> Outcome<
 }
 
 /// What a wrong D1 makes of its operations.
-fn spoil_ops(world: &World, state: &mut State, ops: &mut [RowOp]) {
+fn spoil_ops(world: &World, state: &mut State, site: SiteId, ops: &mut [RowOp]) {
     for op in ops {
         let record = op.record().clone();
         match op {
             RowOp::Install(install) => {
-                let row = state.d1.rows().get(&record);
+                let row = state.at(site).d1.rows().get(&record);
                 if world.is(Double::D1InstallsBlindly) {
                     install.expect = row.map(|row| row.expect()).unwrap_or_default();
-                    if let Some(row) = state.d1.rows_mut().get_mut(&record) {
+                    if let Some(row) = state.at(site).d1.rows_mut().get_mut(&record) {
                         row.version = None;
                         install.expect = row.expect();
                     }
@@ -346,7 +378,7 @@ fn spoil_ops(world: &World, state: &mut State, ops: &mut [RowOp]) {
                     install.expect.row_seq = row.row_seq;
                 }
                 if world.is(Double::D1ForgetsOlderLeases)
-                    && let Some(row) = state.d1.rows_mut().get_mut(&record)
+                    && let Some(row) = state.at(site).d1.rows_mut().get_mut(&record)
                 {
                     row.owed.values_mut().for_each(Vec::clear);
                 }
@@ -356,7 +388,7 @@ fn spoil_ops(world: &World, state: &mut State, ops: &mut [RowOp]) {
             }
             RowOp::Clear { store, epoch, .. } if world.is(Double::D1ClearsAlways) => {
                 let (store, epoch) = (*store, *epoch);
-                if let Some(row) = state.d1.rows_mut().get_mut(&record) {
+                if let Some(row) = state.at(site).d1.rows_mut().get_mut(&record) {
                     row.owed.entry(store).and_modify(|leases| leases.retain(|l| l.epoch == epoch));
                 }
             }
@@ -369,12 +401,13 @@ fn spoil_ops(world: &World, state: &mut State, ops: &mut [RowOp]) {
 fn spoil_rows(
     world: &World,
     state: &mut State,
+    site: SiteId,
     changed: &[tidelock_engine::record::RecordId],
     outcome: &mut Outcome<BatchAnswer>,
 ) {
     for record in changed {
         if world.is(Double::D1DropsLosers) {
-            state.d1.losers_mut().remove(record);
+            state.at(site).d1.losers_mut().remove(record);
         }
     }
     if world.is(Double::D1ClearsAlways)
@@ -404,13 +437,13 @@ impl Journal for SimEnv {
 
 impl ObjectStore for SimR2 {
     async fn get(&self, key: &str) -> Result<Option<Object>, Unavailable> {
-        let key = key.to_owned();
+        let (key, site) = (key.to_owned(), self.site);
         let answer = self.world.call(
             self.node,
             StoreId::R2,
             Call::R2Get,
             |_, _| Ok(()),
-            move |_, state, ()| Ok(state.r2.get(&key).cloned()),
+            move |_, state, ()| Ok(state.at(site).r2.get(&key).cloned()),
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }
@@ -423,31 +456,32 @@ impl ObjectStore for SimR2 {
         condition: PutIf,
         until: Option<StoreTime>,
     ) -> Outcome<String> {
-        let key = key.to_owned();
+        let (key, site) = (key.to_owned(), self.site);
         let answer = self.world.call(
             self.node,
             StoreId::R2,
             Call::R2Write,
             move |world, state| {
                 if condition == PutIf::Absent
-                    && world.strikes_store(state, Kind::R2Precondition)
-                    && state.r2.get(&key).is_none()
+                    && world.strikes_store(state, site, Kind::R2Precondition)
+                    && state.at(site).r2.get(&key).is_none()
                 {
                     state.felt(Kind::R2Precondition);
                     let detail = "412 precondition failed (10031)";
                     return Err(Outcome::Refused(Refusal::new(RefusalKind::Precondition, detail)));
                 }
-                let limited = world.strikes_store(state, Kind::R2RateLimit);
+                let limited = world.strikes_store(state, site, Kind::R2RateLimit);
                 let until = until.map(|until| deadline(world, until));
                 let now = world.store_time();
                 let metadata_text = metadata.as_deref();
-                let checked = state.r2.check(now, &key, metadata_text, &condition, until, limited);
+                let checked =
+                    state.at(site).r2.check(now, &key, metadata_text, &condition, until, limited);
                 note_refusal(state, &checked, Kind::R2RateLimit);
                 checked.map(|()| (key, condition, body, metadata)).map_err(Outcome::Refused)
             },
             move |world, state, (key, condition, body, metadata)| {
                 // The condition holds where the put lands, not only where it was accepted.
-                if condition == PutIf::Absent && state.r2.get(&key).is_some() {
+                if condition == PutIf::Absent && state.at(site).r2.get(&key).is_some() {
                     let detail = "412 precondition failed (10031)";
                     return Outcome::Refused(Refusal::new(RefusalKind::Precondition, detail));
                 }
@@ -455,30 +489,31 @@ impl ObjectStore for SimR2 {
                     return Outcome::Applied("dropped".to_owned());
                 }
                 let copy = Some(Copy::read(&body, metadata.as_deref()));
-                world.copy_changed(state, StoreId::R2, &key, copy);
-                Outcome::Applied(state.r2.land(world.store_time(), key, body, metadata))
+                world.copy_changed(state, site, StoreId::R2, &key, copy);
+                Outcome::Applied(state.at(site).r2.land(world.store_time(), key, body, metadata))
             },
         );
         settle(answer.await)
     }
 
     async fn delete(&self, key: &str, until: StoreTime) -> Outcome<()> {
-        let key = key.to_owned();
+        let (key, site) = (key.to_owned(), self.site);
         let answer = self.world.call(
             self.node,
             StoreId::R2,
             Call::R2Write,
             move |world, state| {
-                let limited = world.strikes_store(state, Kind::R2RateLimit);
+                let limited = world.strikes_store(state, site, Kind::R2RateLimit);
                 let until = Some(deadline(world, until));
                 let now = world.store_time();
-                let checked = state.r2.check(now, &key, None, &PutIf::Always, until, limited);
+                let checked =
+                    state.at(site).r2.check(now, &key, None, &PutIf::Always, until, limited);
                 note_refusal(state, &checked, Kind::R2RateLimit);
                 checked.map(|()| key).map_err(Outcome::Refused)
             },
             move |world, state, key| {
-                world.copy_changed(state, StoreId::R2, &key, None);
-                state.r2.delete(world.store_time(), key);
+                world.copy_changed(state, site, StoreId::R2, &key, None);
+                state.at(site).r2.delete(world.store_time(), key);
                 Outcome::Applied(())
             },
         );
@@ -491,13 +526,13 @@ impl ObjectStore for SimR2 {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Listed>, Unavailable> {
-        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        let (prefix, after, site) = (prefix.to_owned(), after.map(str::to_owned), self.site);
         let answer = self.world.call(
             self.node,
             StoreId::R2,
             Call::R2Get,
             |_, _| Ok(()),
-            move |_, state, ()| Ok(state.r2.list(&prefix, after.as_deref(), limit)),
+            move |_, state, ()| Ok(state.at(site).r2.list(&prefix, after.as_deref(), limit)),
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }

@@ -64,6 +64,9 @@ fn span(fault: &Fault, outcome: &Outcome) -> reports::FaultSpan {
         }
         Place::Everywhere => (Vec::new(), "everywhere".to_owned()),
         Place::Store(store) => (vec![store.to_string()], store.to_string()),
+        Place::StoreAt { site, store } => {
+            (vec![store.to_string()], format!("{store} of site {site}"))
+        }
         Place::Copy { store, key } => (vec![store.to_string()], format!("{key} in {store}")),
         Place::Disk(node) => (vec![End::Node(*node).to_string()], format!("disk of n{node}")),
         Place::Call { node, call, ordinal, moment } => (

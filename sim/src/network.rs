@@ -21,10 +21,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tidelock_engine::coordinator::Coordinator;
-use tidelock_engine::env::{PeerMessage, PeerReply};
+use tidelock_engine::env::{FeedPage, PeerMessage, PeerReply};
 use tidelock_engine::record::StoreId;
 use tidelock_engine::row::LAND_MS_MAX;
-use tidelock_engine::version::NodeId;
+use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{Call, End, Fault, Kind, Moment, Place};
 use tokio::sync::oneshot;
 
@@ -183,6 +183,7 @@ impl World {
                 }
                 Place::Everywhere
                 | Place::Store(_)
+                | Place::StoreAt { .. }
                 | Place::Copy { .. }
                 | Place::Disk(_)
                 | Place::Call { .. } => false,
@@ -195,7 +196,11 @@ impl World {
         let here = |fault: &&Fault| match &fault.place {
             Place::Link { from: a, to: b } => (*a, *b) == (from, to) || (*a, *b) == (to, from),
             Place::Everywhere => true,
-            Place::Store(_) | Place::Copy { .. } | Place::Disk(_) | Place::Call { .. } => false,
+            Place::Store(_)
+            | Place::StoreAt { .. }
+            | Place::Copy { .. }
+            | Place::Disk(_)
+            | Place::Call { .. } => false,
         };
         let loss = self.faults(Kind::NetLoss).filter(here).find(|f| self.dice(state, f));
         if loss.is_some() {
@@ -258,6 +263,7 @@ impl World {
         mut request: Box<dyn Request>,
     ) {
         let (here, there) = (End::Node(node.0), End::Store(store));
+        let site = self.scenario.site_of(node);
         let limit = Duration::from_millis(CALL_MS_MAX);
         let begun = self.now();
         let sent = {
@@ -273,7 +279,7 @@ impl World {
                 Transit::Arrives { after } => {
                     let late = match self.late_call(&mut state, node, call) {
                         Some(lateness) => lateness,
-                        None if is_write(call) => self.late_write(&mut state),
+                        None if is_write(call) => self.late_write(&mut state, site),
                         None => Lateness::default(),
                     };
                     let stray = after + late.arrives + late.lands >= limit;
@@ -291,11 +297,11 @@ impl World {
         let ended = {
             let mut state = self.state();
             state.delivered += 1;
-            match self.fails_before(&mut state, store, call) {
+            match self.fails_before(&mut state, site, store, call) {
                 Some(lost) => Some(Err(lost)),
                 None if !request.accept(&self, &mut state) => Some(Ok(())),
                 None if landing.is_zero() => {
-                    Some(self.land(&mut state, store, call, &mut *request))
+                    Some(self.land(&mut state, site, store, call, &mut *request))
                 }
                 None => None,
             }
@@ -304,7 +310,7 @@ impl World {
             Some(ended) => ended,
             None => {
                 self.sleep_telling(begun, landing, limit, &mut *request).await;
-                self.land(&mut self.state(), store, call, &mut *request)
+                self.land(&mut self.state(), site, store, call, &mut *request)
             }
         };
         let left = (begun + limit).saturating_sub(self.now());
@@ -343,12 +349,13 @@ impl World {
     fn land(
         &self,
         state: &mut State,
+        site: SiteId,
         store: StoreId,
         call: Call,
         request: &mut dyn Request,
     ) -> Ended<()> {
         request.land(self, state);
-        self.fails_after(state, store, call).map_or(Ok(()), Err)
+        self.fails_after(state, site, store, call).map_or(Ok(()), Err)
     }
 
     /// Late arrivals that name this call: it arrives, or lands, late by exactly their spans.
@@ -378,8 +385,8 @@ impl World {
     }
 
     /// A write that is late by chance: it arrives late, or lands late, or both.
-    fn late_write(&self, state: &mut State) -> Lateness {
-        let strikes = self.strikes(state, Kind::NetLateArrival);
+    fn late_write(&self, state: &mut State, site: SiteId) -> Lateness {
+        let strikes = self.strikes(state, site, Kind::NetLateArrival);
         let Some(fault) = strikes else { return Lateness::default() };
         let choices = self.choices(state, fault.id);
         let how = choices.random_range(0..3);
@@ -411,7 +418,13 @@ impl World {
         }
     }
 
-    fn fails_before(&self, state: &mut State, store: StoreId, call: Call) -> Option<Lost> {
+    fn fails_before(
+        &self,
+        state: &mut State,
+        site: SiteId,
+        store: StoreId,
+        call: Call,
+    ) -> Option<Lost> {
         if self.is(Double::SlowToHeal) && self.now_ms() < self.scenario.faults_end_ms() + 10_000 {
             return Some(Lost::ServerError);
         }
@@ -420,11 +433,11 @@ impl World {
             StoreId::D1 => Kind::D1ErrorBefore,
             StoreId::R2 => Kind::R2ErrorBefore,
         };
-        if self.strikes(state, kind).is_some() {
+        if self.strikes(state, site, kind).is_some() {
             return Some(Lost::ServerError);
         }
         if store == StoreId::D1
-            && let Some(fault) = self.strikes(state, Kind::D1Overloaded)
+            && let Some(fault) = self.strikes(state, site, Kind::D1Overloaded)
         {
             // Overload may strike before or after the transaction; "after" is decided on return.
             if call != Call::D1Batch || self.choices(state, fault.id).random_bool(0.5) {
@@ -435,7 +448,13 @@ impl World {
         None
     }
 
-    fn fails_after(&self, state: &mut State, store: StoreId, call: Call) -> Option<Lost> {
+    fn fails_after(
+        &self,
+        state: &mut State,
+        site: SiteId,
+        store: StoreId,
+        call: Call,
+    ) -> Option<Lost> {
         if !is_write(call) {
             return None;
         }
@@ -444,15 +463,19 @@ impl World {
             StoreId::D1 => Kind::D1ErrorAfter,
             StoreId::R2 => Kind::R2ErrorAfter,
         };
-        if self.strikes(state, kind).is_some() {
+        if self.strikes(state, site, kind).is_some() {
             return Some(Lost::ServerError);
         }
         None
     }
 
     /// True when a store's own documented limit strikes now.
-    pub fn strikes_store(&self, state: &mut State, kind: Kind) -> bool {
-        self.faults(kind).any(|fault| self.dice(state, fault))
+    pub fn strikes_store(&self, state: &mut State, site: SiteId, kind: Kind) -> bool {
+        let here = |fault: &&Fault| match fault.place {
+            Place::StoreAt { site: at, .. } => at == site.0,
+            _ => true,
+        };
+        self.faults(kind).filter(here).any(|fault| self.dice(state, fault))
     }
 
     /// A message to another coordinator, and its answer.
@@ -482,7 +505,8 @@ impl World {
         let (transit, twice) = {
             let mut state = self.state();
             let transit = self.transit(&mut state, here, there);
-            let twice = self.strikes(&mut state, Kind::NetDuplicate).is_some();
+            let site = self.scenario.site_of(from);
+            let twice = self.strikes(&mut state, site, Kind::NetDuplicate).is_some();
             (transit, twice)
         };
         let Transit::Arrives { after } = transit else {
@@ -494,24 +518,49 @@ impl World {
         let receiver = {
             let mut state = self.state();
             state.delivered += 1;
-            self.note(&mut state, here, "news", Some(there), 0, String::new);
+            let word = match &message {
+                PeerMessage::Installed(_) => "news",
+                PeerMessage::Hint(_) => "hint",
+                PeerMessage::Changes { .. } => "asks-changes",
+                PeerMessage::Fetch(_) => "fetches",
+            };
+            self.note(&mut state, here, word, Some(there), 0, String::new);
             state.processes[usize::from(to.0)].coordinator.clone()
         };
         let Some(receiver) = receiver else {
             answer.send(Err(Lost::ServerError));
             return;
         };
-        let reply = if twice {
-            let reply = receiver.receive(message.clone());
-            let world = self.clone();
+        if twice {
+            let (world, receiver, message) = (self.clone(), receiver.clone(), message.clone());
             self.spawn(async move {
                 world.sleep(after * 3).await;
                 world.state().delivered += 1;
-                receiver.receive(message);
+                world.spawn_on(to, async move { drop(receiver.receive(message).await) });
             });
-            reply
-        } else {
-            receiver.receive(message)
+        }
+        let reply = match message {
+            // Heard in a moment: no task is needed for it.
+            PeerMessage::Installed(_) | PeerMessage::Hint(_) => receiver.receive(message).await,
+            PeerMessage::Changes { after } if self.is(Double::FeedHidden) => {
+                PeerReply::Changes(FeedPage { changes: Vec::new(), complete: true, head: after })
+            }
+            PeerMessage::Changes { .. } | PeerMessage::Fetch(_) => {
+                let (reply, replied) = oneshot::channel();
+                let heard = async move { drop(reply.send(receiver.receive(message).await)) };
+                self.spawn_on(to, heard);
+                let within = limit.saturating_sub(after);
+                let replied = tokio::select! {
+                    biased;
+                    replied = replied => replied.ok(),
+                    () = self.sleep(within) => None,
+                };
+                let Some(reply) = replied else {
+                    answer.send(Err(Lost::Timeout));
+                    return;
+                };
+                reply
+            }
         };
         if self.travels(there, here).await {
             answer.send(Ok(reply));

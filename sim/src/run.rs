@@ -15,7 +15,7 @@ use crate::env::SimEnv;
 use crate::scenario::Scenario;
 use crate::trace::Event;
 use crate::workload::{Act, Operation};
-use crate::world::{Felt, World};
+use crate::world::{Felt, Stores, World};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use tidelock_engine::coordinator::{
 };
 use tidelock_engine::policy::{Pace, ReadLevel};
 use tidelock_engine::record::{RecordId, StoreId, Stored, blob_key};
-use tidelock_engine::version::{ContentHash, NodeId, VersionVector};
+use tidelock_engine::version::{ContentHash, NodeId, SiteId, VersionVector};
 use tidelock_faults::{End, Kind};
 
 /// Recovery must be over within this.
@@ -178,10 +178,12 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
     verdict(world, recovery, keep)
 }
 
-/// Some copy is damaged, or has a mark because it was.
+/// Some copy is damaged, or has a mark because it was, or other sites have not heard of what was
+/// taken in from it.
 fn is_mending(world: &World) -> bool {
     let state = world.state();
-    state.checker.is_damaged() || state.d1.rows().values().any(|row| !row.owed.is_empty())
+    let owes = |stores: &Stores| stores.d1.rows().values().any(|row| !row.owed.is_empty());
+    state.checker.is_damaged() || state.checker.is_apart() || state.sites.iter().any(owes)
 }
 
 /// What a session remembers from one operation to the next.
@@ -231,7 +233,8 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
         }
         Act::Foreign { .. } => {
             let value = operation.value().expect("a foreign write has bytes");
-            write_foreign(world, operation.id, session, record, value);
+            let site = world.scenario.site_of(node);
+            write_foreign(world, operation.id, session, site, record, value);
             return;
         }
         Act::Put { .. } | Act::Delete => Condition::None,
@@ -253,18 +256,25 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
     }
 }
 
-/// Somebody writes to D1 past every coordinator.
-fn write_foreign(world: &Arc<World>, id: u32, session: u16, record: RecordId, value: Bytes) {
+/// Somebody writes to a site's D1 past every coordinator.
+fn write_foreign(
+    world: &Arc<World>,
+    id: u32,
+    session: u16,
+    site: SiteId,
+    record: RecordId,
+    value: Bytes,
+) {
     let now_ms = world.now_ms();
     let mut state = world.state();
     state.checker.asks(id, now_ms, session, record.clone(), Some(&value));
-    state.checker.wrote_past_us(id, now_ms);
+    state.checker.wrote_past_us(id, now_ms, site);
     let (here, there) = (End::Session(session), End::Store(StoreId::D1));
     world.note(&mut state, here, "foreign-write", Some(there), id.into(), || {
         format!("w{id}: put {record}")
     });
-    state.d1.write_foreign(world.store_time(), &record, Stored::Inline(value));
-    world.row_changed(&mut state, &record);
+    state.at(site).d1.write_foreign(world.store_time(), &record, Stored::Inline(value));
+    world.row_changed(&mut state, site, &record);
 }
 
 /// Writes, at other coordinators too if the first refuses; tells the checker what it was told.
@@ -521,11 +531,13 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
             state.checker.report(Invariant::Recovery, now_ms, message);
         }
     }
-    let r2 = &state.r2;
-    let blob = |hash: ContentHash| {
-        r2.get(&blob_key(hash)).is_some_and(|object| ContentHash::of(&object.body) == hash)
-    };
-    state.checker.finish(now_ms, state.d1.rows(), state.d1.losers(), blob);
+    state.checker.finish(now_ms);
+    for (number, stores) in state.sites.iter().enumerate() {
+        let site = SiteId(u16::try_from(number).expect("a scenario has few sites"));
+        let (rows, losers) = (stores.d1.rows(), stores.d1.losers());
+        state.checker.finish_site(now_ms, site, rows, losers, |hash| holds_blob(stores, hash));
+    }
+    let stores = &state.sites[0];
     let mut outcome = Outcome {
         violations: state.checker.violations().to_vec(),
         checked: state.checker.checked().clone(),
@@ -534,7 +546,7 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         virtual_ms: now_ms,
         healed_ms,
         recovery_ms,
-        conflicts: state.d1.losers().values().map(|losers| losers.len() as u64).sum(),
+        conflicts: stores.d1.losers().values().map(|losers| losers.len() as u64).sum(),
         delivered: state.delivered,
         faults: state.faults.clone(),
         sometimes: state.sometimes.clone(),
@@ -548,10 +560,10 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
     let readable = |value: &Stored, hash: ContentHash| match value {
         Stored::Tombstone => hash == ContentHash::of(&[]),
         Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
-        Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
+        Stored::Reference { hash: referred, .. } => *referred == hash && holds_blob(stores, hash),
     };
     let present = if keep {
-        state.checker.present(state.d1.rows(), state.d1.losers(), &readable)
+        state.checker.present(stores.d1.rows(), stores.d1.losers(), &readable)
     } else {
         BTreeMap::new()
     };
@@ -584,6 +596,12 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         outcome.violations.iter().filter(|v| v.invariant == Invariant::ZeroLoss).count() as u64;
     outcome.events = state.trace.take();
     outcome
+}
+
+/// True when a site's R2 holds the bytes of a hash under their own name.
+fn holds_blob(stores: &Stores, hash: ContentHash) -> bool {
+    let object = stores.r2.get(&blob_key(hash));
+    object.is_some_and(|object| ContentHash::of(&object.body) == hash)
 }
 
 fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {

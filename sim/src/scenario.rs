@@ -15,6 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 use tidelock_engine::policy::{Dataset, Durability, Keep, Limits, Policy, Projection, Strategy};
 use tidelock_engine::record::StoreId;
+use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{Fault, Kind, Place, PlanShape, plan};
 
 /// Between two looks over the projections, in generated worlds.
@@ -28,17 +29,21 @@ pub enum Profile {
     Quick,
     /// Three coordinators over shared stores, three sessions, every fault.
     Standard,
+    /// Two sites with stores of their own, two coordinators each; clocks hours apart; more and
+    /// stronger faults.
+    Hostile,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Profile; 2] = [Profile::Quick, Profile::Standard];
+    pub const ALL: [Profile; 3] = [Profile::Quick, Profile::Standard, Profile::Hostile];
 
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Profile::Quick => "quick",
             Profile::Standard => "standard",
+            Profile::Hostile => "hostile",
         }
     }
 }
@@ -103,8 +108,11 @@ pub struct Scenario {
     pub profile: Profile,
     /// Draws whatever this file does not say.
     pub seed: u64,
-    /// Coordinators, all over the same stores.
+    /// Coordinators.
     pub nodes: u16,
+    /// Sets of stores. Coordinators are spread over them in turns.
+    #[serde(default = "one")]
+    pub sites: u16,
     /// Client sessions.
     pub sessions: u16,
     /// The run lasts at least this long, virtual.
@@ -124,13 +132,23 @@ pub struct Scenario {
     pub faults: Vec<Fault>,
 }
 
+fn one() -> u16 {
+    1
+}
+
 impl Scenario {
+    /// The site whose stores a coordinator has.
+    pub fn site_of(&self, node: NodeId) -> SiteId {
+        SiteId(node.0 % self.sites)
+    }
+
     /// The scenario of a profile and a seed.
     pub fn generate(profile: Profile, seed: u64) -> Self {
         let streams = Streams::new(seed);
-        let (nodes, sessions, operations, length_ms, quiet_ms) = match profile {
-            Profile::Quick => (1, 2, 60, 20_000, 8_000),
-            Profile::Standard => (3, 3, 200, 60_000, 12_000),
+        let (nodes, sites, sessions, operations, length_ms, quiet_ms) = match profile {
+            Profile::Quick => (1, 1, 2, 60, 20_000, 8_000),
+            Profile::Standard => (3, 1, 3, 200, 60_000, 12_000),
+            Profile::Hostile => (4, 2, 4, 160, 60_000, 12_000),
         };
         let mut world = streams.open(Purpose::Topology, 0);
         let mut datasets = vec![Kept {
@@ -147,14 +165,19 @@ impl Scenario {
             r2_through: world.random_bool(0.2),
             kv_reference: world.random_bool(0.2),
         });
-        let clock_skew_ms = (0..nodes).map(|_| world.random_range(-200..=200)).collect();
+        let skew_ms = match profile {
+            Profile::Quick | Profile::Standard => 200,
+            Profile::Hostile => 3 * 3_600_000,
+        };
+        let clock_skew_ms = (0..nodes).map(|_| world.random_range(-skew_ms..=skew_ms)).collect();
         let shape = PlanShape {
             nodes,
+            sites,
             sessions,
             from_ms: 1_000,
             until_ms: length_ms - quiet_ms,
-            kinds_permille: 350,
-            windows_max: 2,
+            kinds_permille: if profile == Profile::Hostile { 500 } else { 350 },
+            windows_max: if profile == Profile::Hostile { 3 } else { 2 },
         };
         let faults = plan(&shape, &mut streams.open(Purpose::Plan, 0));
         let authority_value_bytes_max = 512;
@@ -173,6 +196,7 @@ impl Scenario {
             profile,
             seed,
             nodes,
+            sites,
             sessions,
             length_ms,
             datasets,
@@ -198,6 +222,7 @@ impl Scenario {
             profile: Profile::Standard,
             seed: 0,
             nodes,
+            sites: 1,
             sessions: 1,
             length_ms: 10_000,
             datasets: vec![notes],
@@ -250,7 +275,7 @@ impl Scenario {
     /// wrong: the longest time between two looks of one coordinator, twice, with KV's caches in
     /// between where what they give cannot be told from an echo; and five seconds.
     pub fn mended_within_ms(&self) -> u64 {
-        let look_ms = |every_ms: u64| every_ms * u64::from(self.nodes);
+        let look_ms = |every_ms: u64| every_ms * u64::from(self.nodes.div_ceil(self.sites));
         self.reconcile_every_ms.map_or(0, |every| 2 * look_ms(every) + KV_CACHED_MS + 5_000)
     }
 

@@ -140,6 +140,7 @@ impl Search<'_> {
 fn fewer_nodes(scenario: &Scenario) -> Scenario {
     let mut fewer = scenario.clone();
     fewer.nodes -= 1;
+    fewer.sites = fewer.sites.min(fewer.nodes);
     fewer.clock_skew_ms.truncate(usize::from(fewer.nodes));
     for operation in &mut fewer.operations {
         operation.node = operation.node.min(fewer.nodes - 1);
@@ -164,6 +165,6 @@ fn names(fault: &Fault, end: End) -> bool {
     match &fault.place {
         Place::Link { from, to } => *from == end || *to == end,
         Place::Disk(node) | Place::Call { node, .. } => End::Node(*node) == end,
-        Place::Store(_) | Place::Copy { .. } | Place::Everywhere => false,
+        Place::Store(_) | Place::StoreAt { .. } | Place::Copy { .. } | Place::Everywhere => false,
     }
 }

@@ -8,7 +8,9 @@
 
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use tidelock_engine::env::{KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind};
+use tidelock_engine::env::{
+    KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind, RowHistory,
+};
 use tidelock_engine::record::{
     D1_ROW_BYTES_MAX, KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser,
     R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId,
@@ -327,7 +329,7 @@ impl D1 {
         let lapsed = lapsed.take(poll.limit).collect();
         let ends = self.owed.iter().filter_map(|record| row::first_end(&self.rows[record].owed));
         let next_lapse = ends.filter(|at| *at > now).min();
-        PollPage { now, changes, complete, lapsed, next_lapse }
+        PollPage { now, changes, complete, head: self.seq, lapsed, next_lapse }
     }
 
     /// Somebody writes to a row past every coordinator, as D1's triggers see it.
@@ -345,6 +347,12 @@ impl D1 {
         row.foreign_at = now;
         row.seq = self.seq;
         self.feed.insert(self.seq, record.clone());
+    }
+
+    /// Everything that is held of a record.
+    pub fn history(&self, record: &RecordId) -> RowHistory {
+        let losers = self.losers.get(record).cloned().unwrap_or_default();
+        RowHistory { row: self.rows.get(record).cloned(), losers }
     }
 
     /// All rows.

@@ -24,7 +24,7 @@ use tidelock_engine::journal::{Intent, JournalBatch, JournalError};
 use tidelock_engine::policy::Policy;
 use tidelock_engine::record::{RecordId, StoreId};
 use tidelock_engine::row::StoreTime;
-use tidelock_engine::version::{Dot, NodeId};
+use tidelock_engine::version::{Dot, NodeId, SiteId};
 use tidelock_faults::{Call, End, Fault, Kind, Moment, Place};
 
 use crate::env::SimEnv;
@@ -90,18 +90,25 @@ pub struct Process {
     pub restarted_ms: u64,
 }
 
-/// Everything behind the lock.
-pub struct State {
-    /// What holds.
-    pub checker: Checker,
-    /// What happened.
-    pub trace: Trace,
+/// The stores of one site.
+#[derive(Debug, Default)]
+pub struct Stores {
     /// See [`Kv`].
     pub kv: Kv,
     /// See [`D1`].
     pub d1: D1,
     /// See [`R2`].
     pub r2: R2,
+}
+
+/// Everything behind the lock.
+pub struct State {
+    /// What holds.
+    pub checker: Checker,
+    /// What happened.
+    pub trace: Trace,
+    /// By site.
+    pub sites: Vec<Stores>,
     /// By coordinator.
     pub disks: Vec<Disk>,
     /// By coordinator.
@@ -162,11 +169,9 @@ impl World {
         let nodes = usize::from(scenario.nodes);
         let places = nodes + StoreId::ALL.len() + usize::from(scenario.sessions);
         let state = State {
-            checker: Checker::new(references),
+            checker: Checker::new(scenario.sites, references),
             trace: Trace::new(keep_trace),
-            kv: Kv::default(),
-            d1: D1::default(),
-            r2: R2::default(),
+            sites: (0..scenario.sites).map(|_| Stores::default()).collect(),
             disks: (0..nodes).map(|_| Disk::default()).collect(),
             processes: (0..nodes).map(|_| Process::default()).collect(),
             delivered: 0,
@@ -289,9 +294,12 @@ impl World {
     }
 
     /// True when a fault of this kind holds and its dice say so. Notes that it was felt.
-    pub(crate) fn strikes(&self, state: &mut State, kind: Kind) -> Option<&Fault> {
-        let at_random = |fault: &&Fault| !matches!(fault.place, Place::Call { .. });
-        let mut faults = self.faults(kind).filter(at_random);
+    pub(crate) fn strikes(&self, state: &mut State, site: SiteId, kind: Kind) -> Option<&Fault> {
+        let mut faults = self.faults(kind).filter(|fault| match fault.place {
+            Place::Call { .. } => false,
+            Place::StoreAt { site: at, .. } => at == site.0,
+            _ => true,
+        });
         let fault = faults.find(|fault| self.dice(state, fault))?;
         state.felt(kind);
         Some(fault)
@@ -499,6 +507,7 @@ impl World {
     pub fn copy_changed(
         &self,
         state: &mut State,
+        site: SiteId,
         store: StoreId,
         key: &str,
         copy: Option<Option<Copy>>,
@@ -510,26 +519,31 @@ impl World {
         self.note(state, End::Store(store), "landed", None, u64::from(copy.is_some()), || {
             format!("{record}{}", if copy.is_some() { "" } else { " deleted" })
         });
-        state.checker.copy_changed(now_ms, &record, store, copy);
+        state.checker.copy_changed(now_ms, site, &record, store, copy);
     }
 
     /// The authority's row changed: tells the checker.
-    pub fn row_changed(&self, state: &mut State, record: &RecordId) {
+    pub fn row_changed(&self, state: &mut State, site: SiteId, record: &RecordId) {
         let now_ms = self.now_ms();
         let at_us = u64::try_from(self.now().as_micros()).expect("runs are short");
-        let State { checker, trace, d1, .. } = state;
-        let row = &d1.rows()[record];
+        let State { checker, trace, sites, .. } = state;
+        let row = &sites[usize::from(site.0)].d1.rows()[record];
         let digest = row.row_seq ^ (row.owed.len() as u64) << 32;
         trace.note(at_us, End::Store(StoreId::D1), "row", None, digest, || {
             let dot = row.version.as_ref().map(|version| version.current().dot.to_string());
             let owed: Vec<&str> = row.owed.keys().map(|store| store.name()).collect();
             format!("{record} is {} owed [{}]", dot.unwrap_or_default(), owed.join(" "))
         });
-        checker.row_changed(now_ms, record, row);
+        checker.row_changed(now_ms, site, record, row);
     }
 }
 
 impl State {
+    /// The stores of a site.
+    pub fn at(&mut self, site: SiteId) -> &mut Stores {
+        &mut self.sites[usize::from(site.0)]
+    }
+
     /// A call came out otherwise than it would have.
     pub fn felt(&mut self, kind: Kind) {
         self.faults.entry(kind).or_default().felt += 1;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 use tidelock_engine::production::embedded::{Embedded, EmbeddedD1, EmbeddedKv, EmbeddedR2};
-use tidelock_engine::record::{Loser, RecordId};
 use tidelock_engine::row::StoreTime;
 use tidelock_sim::contract::{World, check_d1, check_kv, check_r2};
 
@@ -44,9 +43,6 @@ impl World for Files {
     }
     async fn advance(&self, ms: u64) {
         self.time.fetch_add(ms, Ordering::Relaxed);
-    }
-    async fn losers(&self, record: &RecordId) -> Vec<Loser> {
-        self.stores.d1.losers(record).await.expect("the losers are read")
     }
 }
 

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_engine::env::Storage;
-use tidelock_engine::record::{Loser, RecordId, StoreId};
+use tidelock_engine::record::StoreId;
 use tidelock_engine::row::StoreTime;
 use tidelock_engine::version::NodeId;
 use tidelock_faults::{Kind, Place};
@@ -38,9 +38,6 @@ impl World for Simulated {
     }
     async fn advance(&self, ms: u64) {
         madsim::time::sleep(Duration::from_millis(ms)).await;
-    }
-    async fn losers(&self, record: &RecordId) -> Vec<Loser> {
-        self.world.state().d1.losers().get(record).cloned().unwrap_or_default()
     }
 }
 

@@ -182,8 +182,8 @@ fn v5_a_mark_is_not_cleared_for_other_bytes_of_the_same_history() {
         sleep_until(&world, 12_000).await;
         let (row, copy) = {
             let state = world.state();
-            let row = state.d1.rows()[&record].clone();
-            (row, state.kv.central("notes/k").expect("it was put").value.clone())
+            let row = state.sites[0].d1.rows()[&record].clone();
+            (row, state.sites[0].kv.central("notes/k").expect("it was put").value.clone())
         };
         assert_eq!(row.value, Some(theirs));
         assert_eq!(row.value, Some(Stored::Inline(copy)), "the copy is the row's");
@@ -203,7 +203,7 @@ async fn sleep_until(world: &World, at_ms: u64) {
 fn revise(world: &World, record: &RecordId) -> Stored {
     let value = Stored::Inline(tidelock_sim::workload::value(1, 20));
     let mut state = world.state();
-    let row = state.d1.rows()[record].clone();
+    let row = state.sites[0].d1.rows()[record].clone();
     let before = row.version.clone().expect("a coordinator installed it");
     let was = *before.current();
     let dot: Dot = was.dot;
@@ -221,7 +221,7 @@ fn revise(world: &World, record: &RecordId) -> Stored {
         owe: vec![StoreId::Kv, StoreId::R2],
         holder,
     }));
-    let (outcome, _) = state.d1.batch(world.store_time(), &[install]);
+    let (outcome, _) = state.sites[0].d1.batch(world.store_time(), &[install]);
     let tidelock_engine::env::Outcome::Applied(answer) = outcome else { panic!("{outcome:?}") };
     let RowAnswer::Installed { grant, .. } = &answer.answers[0] else { panic!("{answer:?}") };
     let back = [StoreId::Kv, StoreId::R2].map(|store| RowOp::Release {
@@ -229,7 +229,7 @@ fn revise(world: &World, record: &RecordId) -> Stored {
         store,
         quiet: vec![grant.epoch],
     });
-    state.d1.batch(world.store_time(), &back);
+    state.sites[0].d1.batch(world.store_time(), &back);
     value
 }
 

@@ -31,10 +31,13 @@ pub(super) struct Candidate {
     pub(super) conditional: Option<Arc<Intent>>,
 }
 
-/// What the coordinator's own intents ask for.
+/// What is to be brought into the authority: the coordinator's own intents, or a version of another
+/// site.
 struct Ours {
-    intent: Arc<Intent>,
+    held: Held,
     losers: Vec<Loser>,
+    /// The intent, where it has a condition: it happens over this row, or not at all.
+    only_over: Option<(Arc<Intent>, Expect)>,
 }
 
 enum Plan {
@@ -106,18 +109,17 @@ impl<E: Env> Coordinator<E> {
         let Some(ours) = slot.ours() else { return Plan::Idle };
         let Some(known) = state.ledger.known(record) else { return Plan::Look };
         if let Some(version) = &known.version
-            && version.history.covers_dot(ours.intent.dot())
+            && version.history.covers(&ours.held.version.history)
         {
             self.settle(&mut state, record, &version.clone());
             drop(state);
             return self.plan(record);
         }
-        if let Some(expect) = &ours.intent.only_over {
-            let expect = expect.clone();
-            return Plan::Install(ours.conditionally(expect));
+        if ours.only_over.is_some() {
+            return Plan::Install(ours.conditionally());
         }
         let history = resolve::history_of(known.version.as_ref());
-        if ours.intent.version.history.covers(&history) {
+        if ours.held.version.history.covers(&history) {
             Plan::Install(ours.over(known.expect()))
         } else {
             Plan::Look
@@ -134,7 +136,7 @@ impl<E: Env> Coordinator<E> {
         let row = row.unwrap_or_default();
         let expect = row.expect();
         let foreign = row.has_foreign_write();
-        let theirs = resolve::held(record, &row);
+        let theirs = resolve::held(self.site(), record, &row);
         if let Some(version) = &row.version {
             self.settle(&mut state, record, version);
         }
@@ -151,12 +153,11 @@ impl<E: Env> Coordinator<E> {
             (Some(ours), None) => return Plan::Install(ours.over(expect)),
             (Some(ours), Some(theirs)) => (ours, theirs),
         };
-        if let Some(only_over) = ours.intent.only_over.clone() {
+        if ours.only_over.is_some() {
             // Sent with its own expectation: the compare-and-set decides the condition.
-            return Plan::Install(ours.conditionally(only_over));
+            return Plan::Install(ours.conditionally());
         }
-        let mine = Held { version: ours.intent.version.clone(), value: ours.intent.value.clone() };
-        match resolve::meet(&mine, &theirs) {
+        match resolve::meet(&ours.held, &theirs) {
             Met::Ours => Plan::Install(ours.over(expect)),
             Met::Theirs if foreign => take_in(theirs, ours.losers),
             Met::Theirs => Plan::Idle,
@@ -291,6 +292,7 @@ impl<E: Env> Coordinator<E> {
 
     /// The authority holds `version`: what it covers is no longer owed by the journal.
     fn settle(&self, state: &mut State, record: &RecordId, version: &Version) {
+        self.settle_adoptions(state, record, &version.history);
         let Some(slot) = state.slots.get_mut(record) else { return };
         let mut settled: Vec<Dot> = Vec::new();
         let mut bytes = 0;
@@ -334,11 +336,8 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn announce(&self, state: &mut State, change: Change) {
-        for queue in state.news.values_mut() {
-            if queue.len() >= super::watch::NEWS_WAITING_MAX {
-                queue.pop_front();
-            }
-            queue.push_back(change.clone());
+        for news in state.news.values_mut() {
+            news.push(&change);
         }
         self.wake.news.notify_waiters();
     }
@@ -359,9 +358,13 @@ pub(super) enum Sent {
 }
 
 impl super::Slot {
-    /// The newest durable intent that may be installed, with all the losers up to it. A
-    /// conditional one is not skipped: it goes alone.
+    /// A version of another site; or the newest durable intent that may be installed, with all the
+    /// losers up to it. A conditional one is not skipped: it goes alone.
     fn ours(&self) -> Option<Ours> {
+        if let Some(adoption) = self.adoptions.first() {
+            let (held, losers) = (adoption.held.clone(), adoption.losers.clone());
+            return Some(Ours { held, losers, only_over: None });
+        }
         let mut losers = Vec::new();
         let mut newest = None;
         for pending in self.intents.iter().take_while(|pending| pending.durable) {
@@ -375,20 +378,23 @@ impl super::Slot {
                 break;
             }
         }
-        newest.map(|intent| Ours { intent, losers })
+        let intent = newest?;
+        let held = Held { version: intent.version.clone(), value: intent.value.clone() };
+        let only_over = intent.only_over.clone().map(|expect| (intent, expect));
+        Some(Ours { held, losers, only_over })
     }
 }
 
 impl Ours {
     fn over(self, expect: Expect) -> Candidate {
-        let Ours { intent, losers } = self;
-        let held = Held { version: intent.version.clone(), value: intent.value.clone() };
+        let Ours { held, losers, .. } = self;
         Candidate { expect, held, losers, conditional: None }
     }
 
-    fn conditionally(self, expect: Expect) -> Candidate {
-        let conditional = Some(self.intent.clone());
-        Candidate { conditional, ..self.over(expect) }
+    /// Over the row that its own condition names.
+    fn conditionally(self) -> Candidate {
+        let (intent, expect) = self.only_over.clone().expect("asked of conditional ones only");
+        Candidate { conditional: Some(intent), ..self.over(expect) }
     }
 }
 

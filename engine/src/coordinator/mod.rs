@@ -9,14 +9,16 @@
 //! ```
 //!
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
-//! feed, takes over what others left undone and probes stores that did not answer, `reconcile.rs`
-//! looks over what the projections hold, `read.rs` answers readers.
+//! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
+//! follows the feeds of other sites, `reconcile.rs` looks over what the projections hold, `read.rs`
+//! answers readers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
 //! (rule V2); a coordinator whose journal fails stops, and a new one starts from replay.
 
 mod commit;
+mod exchange;
 mod install;
 mod project;
 mod read;
@@ -34,9 +36,7 @@ pub use status::{Counters, OperationState, Status, StoreStatus};
 pub use write::{Condition, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
 use crate::breaker::{Breaker, Seen, Transition};
-use crate::env::{
-    Clock, Env, Journal, Network, PeerMessage, PeerReply, Refusal, RefusalKind, Storage,
-};
+use crate::env::{Clock, Env, Journal, Refusal, RefusalKind, Storage};
 use crate::hlc::{HybridClock, Met};
 use crate::journal::{Intent, JournalError};
 use crate::lane::{Lane, Next};
@@ -44,7 +44,7 @@ use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
 use crate::record::{PerStore, RecordId, StoreId};
 use crate::row::{Change, Row, Seq};
-use crate::version::{Actor, Dot, NodeId, Version};
+use crate::version::{Actor, Dot, NodeId, SiteId, Version};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -79,7 +79,12 @@ struct State {
     held_bytes: usize,
     operations: BTreeMap<Dot, RecordId>,
     operation_order: VecDeque<Dot>,
-    news: BTreeMap<NodeId, VecDeque<Change>>,
+    news: BTreeMap<NodeId, watch::News>,
+    /// The feeds of other sites.
+    sites: BTreeMap<SiteId, exchange::Followed>,
+    /// Versions of other sites that wait for the authority.
+    adoptions: usize,
+    adoption_bytes: usize,
     /// Foreign writes in KV whose bytes may come from a cache; since when their listing shows them.
     echoes: BTreeMap<RecordId, Duration>,
     /// No repair behind a read before this.
@@ -95,6 +100,8 @@ struct Slot {
     intents: VecDeque<Pending>,
     /// Projections that this coordinator is bringing up to date.
     owed: BTreeMap<StoreId, project::Owed>,
+    /// Versions of other sites that the authority here does not hold yet.
+    adoptions: Vec<exchange::Adoption>,
     /// Writers that wait for stores.
     waiters: Vec<Waiter>,
     /// The row must be looked at: foreign bytes, or an install without an answer.
@@ -131,6 +138,8 @@ struct Wake {
     probes: PerStore<Notify>,
     timer: Notify,
     news: Notify,
+    exchange: Notify,
+    adopted: Notify,
     settled: Notify,
     stop: Notify,
 }
@@ -156,7 +165,10 @@ impl<E: Env> Coordinator<E> {
             held_bytes: 0,
             operations: BTreeMap::new(),
             operation_order: VecDeque::new(),
-            news: env.network().peers().into_iter().map(|peer| (peer, VecDeque::new())).collect(),
+            news: BTreeMap::new(),
+            sites: BTreeMap::new(),
+            adoptions: 0,
+            adoption_bytes: 0,
             echoes: BTreeMap::new(),
             next_read_repair: Duration::ZERO,
             counters: Counters::default(),
@@ -200,9 +212,7 @@ impl<E: Env> Coordinator<E> {
         for store in [StoreId::Kv, StoreId::R2] {
             env.spawn(self.clone().probe_loop(store));
         }
-        for peer in self.env.network().peers() {
-            env.spawn(self.clone().news_loop(peer));
-        }
+        self.meet_members();
     }
 
     /// This coordinator in this incarnation.
@@ -221,6 +231,8 @@ impl<E: Env> Coordinator<E> {
         self.wake.stop.notify_waiters();
         self.wake.timer.notify_one();
         self.wake.news.notify_waiters();
+        self.wake.exchange.notify_waiters();
+        self.wake.adopted.notify_waiters();
         self.wake.settled.notify_waiters();
         for (_, notify) in self.wake.lanes.iter().chain(self.wake.probes.iter()) {
             notify.notify_waiters();
@@ -247,18 +259,6 @@ impl<E: Env> Coordinator<E> {
                 return failure;
             }
             stop.await;
-        }
-    }
-
-    /// Takes note of what another coordinator says.
-    pub fn receive(&self, message: PeerMessage) -> PeerReply {
-        match message {
-            PeerMessage::Installed(changes) => {
-                for change in &changes {
-                    self.learn_change(change);
-                }
-                PeerReply::Noted
-            }
         }
     }
 
@@ -448,6 +448,7 @@ impl State {
         if let Some(slot) = self.slots.get(record)
             && slot.intents.is_empty()
             && slot.owed.is_empty()
+            && slot.adoptions.is_empty()
             && slot.waiters.is_empty()
             && !slot.look
         {

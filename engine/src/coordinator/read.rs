@@ -116,7 +116,7 @@ impl<E: Env> Coordinator<E> {
         let absent = Read { value: None, etag: None, context: None, from: Some(store) };
         if store == StoreId::D1 {
             let row = self.read_row(&record).await?;
-            return match row.and_then(|row| resolve::held(&record, &row)) {
+            return match row.and_then(|row| resolve::held(self.site(), &record, &row)) {
                 Some(held) => self.answer(held, Some(StoreId::D1)).await,
                 None => Ok(absent),
             };
@@ -133,7 +133,7 @@ impl<E: Env> Coordinator<E> {
     pub(super) async fn read_latest(&self, record: &RecordId) -> Result<Latest, ReadError> {
         let row = self.read_row(record).await?;
         let seq = row.as_ref().map_or(Seq(0), |row| row.seq);
-        let theirs = row.and_then(|row| resolve::held(record, &row));
+        let theirs = row.and_then(|row| resolve::held(self.site(), record, &row));
         let (held, from) = match (self.own(record), theirs) {
             (None, None) => {
                 let context = Some(Default::default());

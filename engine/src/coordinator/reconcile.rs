@@ -16,15 +16,13 @@ use super::install::{Candidate, Sent};
 use super::project::Owed;
 use super::{Coordinator, Slot, State, write::check_kind};
 use crate::breaker::Seen;
-use crate::env::{
-    Clock, Env, KvStore, Listed, Network, ObjectStore, Outcome, Storage, Unavailable,
-};
+use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Outcome, Storage, Unavailable};
 use crate::policy::Dataset;
 use crate::projection::{self, Form, Named};
 use crate::record::{KV_CACHED, Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp};
-use crate::version::Version;
+use crate::version::{SiteId, Version};
 use bytes::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -182,7 +180,7 @@ enum Mend {
 impl<E: Env> Coordinator<E> {
     /// Looks over each dataset, in turns with the other coordinators.
     pub(super) async fn reconcile_loop(self: Arc<Self>) {
-        let peers = self.env.network().peers();
+        let peers = self.sharing();
         let rank = peers.iter().filter(|peer| **peer < self.actor.node).count() as u32;
         let turns = peers.len() as u32 + 1;
         let begun = self.now();
@@ -474,7 +472,7 @@ impl<E: Env> Coordinator<E> {
         for _ in 0..TAKE_IN_TRIES {
             self.learn_row(record, row.as_ref());
             let found = row.take().unwrap_or_default();
-            let candidate = match taken_in(record, &found, described.as_ref(), &body) {
+            let candidate = match taken_in(self.site(), record, &found, described.as_ref(), &body) {
                 TakenIn::Known => {
                     if let Some(version) = &found.version
                         && described.as_ref().is_none_or(|d| d.history != version.history)
@@ -521,13 +519,19 @@ enum TakenIn {
 
 /// What becomes of bytes found in a projection: `described` is the version that they say they are
 /// of, if they say so.
-fn taken_in(record: &RecordId, row: &Row, described: Option<&Version>, body: &Bytes) -> TakenIn {
+fn taken_in(
+    site: SiteId,
+    record: &RecordId,
+    row: &Row,
+    described: Option<&Version>,
+    body: &Bytes,
+) -> TakenIn {
     if row.has_foreign_write() {
         return TakenIn::NotYet;
     }
     let value = Stored::Inline(body.clone());
     let expect = row.expect();
-    let theirs = resolve::held(record, row);
+    let theirs = resolve::held(site, record, row);
     if let Some(version) = described {
         let ours = Held { version: version.clone(), value };
         let over = |held, losers| {
@@ -539,7 +543,7 @@ fn taken_in(record: &RecordId, row: &Row, described: Option<&Version>, body: &By
             Some(Met::Concurrent { merged, losers }) => over(merged, losers),
         };
     }
-    let found = resolve::found(record, row.version.as_ref(), body);
+    let found = resolve::found(site, record, row.version.as_ref(), body);
     let known = theirs.as_ref().is_some_and(|theirs| {
         theirs.version.history.covers_dot(found.current().dot)
             || theirs.version.current().hash == found.current().hash

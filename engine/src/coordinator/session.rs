@@ -1,13 +1,14 @@
 //! Session reads: never older than what the session has seen, whichever coordinator it asks.
 //!
 //! ```text
-//! token = how far the session has seen the authority's feed
+//! token = how far the session has seen each site's feed
 //!       + its own writes that the authority may not hold yet
 //! ```
 //!
 //! Invariant: a copy answers a session only when this coordinator has followed the feed as far as
 //! the session has, and the copy is of exactly the version that it knows. Otherwise the authority
-//! answers; and where that lacks a write of the session's own, nobody does.
+//! answers; and where that lacks a write of the session's own, or what it has seen at another site,
+//! nobody does.
 
 use super::read::{Copied, Latest};
 use super::{Coordinator, Read, ReadError, Receipt};
@@ -15,17 +16,21 @@ use crate::env::Env;
 use crate::policy::Dataset;
 use crate::record::{RecordId, StoreId};
 use crate::row::Seq;
-use crate::version::{Dot, Malformed, VersionVector};
+use crate::version::{Dot, Malformed, SiteId, VersionVector};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 /// Writes of one session that wait for the authority; of more, the oldest are forgotten.
 const WRITES_MAX: usize = 64;
+/// Sites that a session has met.
+const SITES_MAX: usize = 64;
 
 /// What a session has seen: a token that its client carries from request to request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
-    seq: Seq,
+    /// How far it has seen each site's feed.
+    seen: BTreeMap<SiteId, Seq>,
     /// Writes that the session has seen and the authority may lack, each with its record's hash.
     writes: Vec<(u64, Dot)>,
 }
@@ -34,8 +39,16 @@ impl Session {
     /// The session was told of its write.
     pub fn wrote(&mut self, receipt: &Receipt) {
         match receipt.seq {
-            Some(seq) => self.seq = self.seq.max(seq),
+            Some(seq) => self.saw(receipt.site, seq),
             None => self.saw_owed(&receipt.record, receipt.dot),
+        }
+    }
+
+    fn saw(&mut self, site: SiteId, seq: Seq) {
+        // A token that met more sites than that is not ours to keep whole; it never has.
+        if self.seen.len() < SITES_MAX || self.seen.contains_key(&site) {
+            let seen = self.seen.entry(site).or_default();
+            *seen = (*seen).max(seq);
         }
     }
 
@@ -73,7 +86,12 @@ fn hash_of(record: &RecordId) -> u64 {
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.seq.0)?;
+        for (at, (site, seq)) in self.seen.iter().enumerate() {
+            write!(f, "{}{}:{}", if at > 0 { ";" } else { "" }, site.0, seq.0)?;
+        }
+        if self.seen.is_empty() {
+            f.write_str("-")?;
+        }
         self.writes.iter().try_for_each(|(record, dot)| write!(f, ",{record:016x}:{dot}"))
     }
 }
@@ -83,17 +101,25 @@ impl FromStr for Session {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let parse = || {
             let mut parts = text.split(',');
-            let seq = Seq(parts.next()?.parse().ok()?);
+            let seen = |part: &str| {
+                let (site, seq) = part.split_once(':')?;
+                Some((SiteId(site.parse().ok()?), Seq(seq.parse().ok()?)))
+            };
+            let seen: BTreeMap<_, _> = match parts.next()? {
+                "-" => BTreeMap::new(),
+                places => places.split(';').map(seen).collect::<Option<_>>()?,
+            };
             let write = |part: &str| {
                 let (record, dot) = part.split_once(':')?;
                 Some((u64::from_str_radix(record, 16).ok()?, dot.parse().ok()?))
             };
             let writes: Vec<_> = parts.map(write).collect::<Option<_>>()?;
-            (writes.len() <= WRITES_MAX).then_some(Session { seq, writes })
+            let bounded = writes.len() <= WRITES_MAX && seen.len() <= SITES_MAX;
+            bounded.then_some(Session { seen, writes })
         };
         parse().ok_or_else(|| Malformed {
             text: text.to_owned(),
-            expected: "SEQUENCE,RECORD:NODE.INCARNATION.COUNTER,..",
+            expected: "SITE:SEQUENCE;..,RECORD:NODE.INCARNATION.COUNTER,..",
         })
     }
 }
@@ -108,6 +134,12 @@ pub enum SessionError {
     NotHereYet {
         /// The write.
         dot: Dot,
+    },
+    /// The session has seen something of another site that has not come here yet. The same again
+    /// later, or there.
+    SiteBehind {
+        /// Which site's.
+        site: SiteId,
     },
 }
 
@@ -126,6 +158,11 @@ impl fmt::Display for SessionError {
                 "this session has seen the write {dot}, which has not reached the authority yet; \
                  try again, or ask coordinator {}",
                 dot.actor.node
+            ),
+            SessionError::SiteBehind { site } => write!(
+                f,
+                "this session has seen something at {site} that has not come here yet; try again, \
+                 or ask a coordinator there"
             ),
         }
     }
@@ -147,17 +184,27 @@ impl<E: Env> Coordinator<E> {
         if let Some(read) = self.copy_for(policy, &record, session).await {
             return Ok(read);
         }
+        if let Some(site) = self.behind(session) {
+            return Err(SessionError::SiteBehind { site });
+        }
         let Latest { read, seq, owed } = self.read_latest(&record).await?;
         let history = read.context.clone().unwrap_or_default();
         if let Some(dot) = session.owed(&record).find(|dot| !history.covers_dot(*dot)) {
             return Err(SessionError::NotHereYet { dot });
         }
-        session.seq = session.seq.max(seq);
+        session.saw(self.site(), seq);
         match owed {
             Some(dot) => session.saw_owed(&record, dot),
             None => session.confirmed(&record, &history),
         }
         Ok(read)
+    }
+
+    /// A site of which the session has seen more than is known to have come here.
+    fn behind(&self, session: &Session) -> Option<SiteId> {
+        let here = self.site();
+        let others = session.seen.iter().filter(|(site, _)| **site != here);
+        others.into_iter().find(|(site, seen)| self.reached(**site) < **seen).map(|(site, _)| *site)
     }
 
     /// A copy that may answer a session.
@@ -168,12 +215,16 @@ impl<E: Env> Coordinator<E> {
         session: &mut Session,
     ) -> Option<Read> {
         let known = {
+            let seen = session.seen.get(&self.site()).copied().unwrap_or_default();
             let state = self.state();
-            if state.ledger.cursor() < session.seq {
+            if state.ledger.cursor() < seen {
                 return None;
             }
             state.ledger.known(record)?
         };
+        if self.behind(session).is_some() {
+            return None;
+        }
         let version = known.version?;
         let lacks_own = session.owed(record).any(|dot| !version.history.covers_dot(dot));
         if version.current().deleted || lacks_own || self.own(record).is_some() {
@@ -187,7 +238,7 @@ impl<E: Env> Coordinator<E> {
             if let Ok(Copied::Whole(read)) = self.copy(policy, record, store).await
                 && read.context.as_ref() == Some(&version.history)
             {
-                session.seq = session.seq.max(known.seq);
+                session.saw(self.site(), known.seq);
                 return Some(read);
             }
         }
@@ -209,7 +260,10 @@ mod tests {
     #[test]
     fn a_token_survives_its_text() {
         let actor = Actor { node: NodeId(2), incarnation: 7 };
-        let mut session = Session { seq: Seq(41), writes: Vec::new() };
+        assert_eq!(Session::default().to_string().parse(), Ok(Session::default()));
+        let seen = BTreeMap::from([(SiteId(0), Seq(41)), (SiteId(3), Seq(7))]);
+        let mut session = Session { seen, writes: Vec::new() };
+        assert_eq!(session.to_string(), "0:41;3:7");
         assert_eq!(session.to_string().parse(), Ok(session.clone()));
         let record = RecordId { dataset: "d".into(), key: "k".into() };
         for counter in 1..=70 {
@@ -217,7 +271,7 @@ mod tests {
         }
         assert_eq!(session.writes.len(), WRITES_MAX);
         assert_eq!(session.to_string().parse(), Ok(session));
-        for wrong in ["", "x", "1,2", "1,zz:2.7.1", "-1"] {
+        for wrong in ["", "x", "1", "0:1,2", "0:1,zz:2.7.1", "-1", "0:1;;1:1"] {
             assert!(wrong.parse::<Session>().is_err(), "{wrong}");
         }
     }

@@ -6,11 +6,12 @@
 
 use super::{Coordinator, project::Owed};
 use crate::breaker::{COOL_DOWN, Seen};
-use crate::env::{Clock, Env, KvStore, Network, ObjectStore, PeerMessage, RowStore, Storage};
+use crate::env::{Clock, Env, KvStore, Network, ObjectStore, Peer, PeerMessage, RowStore, Storage};
 use crate::policy::Pace;
 use crate::record::StoreId;
-use crate::row::{Poll, PollPage};
-use crate::version::NodeId;
+use crate::row::{Change, Poll, PollPage};
+use crate::version::SiteId;
+use std::collections::VecDeque;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use std::time::Duration;
 /// Entries of the change feed, and marks, in one poll.
 const POLL_LIMIT: usize = 500;
 /// News that waits for a peer; older news is dropped, since the peer's own poll brings it too.
-pub(super) const NEWS_WAITING_MAX: usize = 256;
+const NEWS_WAITING_MAX: usize = 256;
 /// A key that nothing is stored under: reading it asks whether the store answers.
 const PROBE_KEY: &str = "_tidelock/probe";
 
@@ -27,6 +28,7 @@ impl<E: Env> Coordinator<E> {
     /// authority's probes as well.
     pub(super) async fn watch_loop(self: Arc<Self>) {
         while !self.is_stopped() {
+            self.meet_members();
             let after = self.state().ledger.cursor();
             let poll = Poll { actor: self.actor, after, limit: POLL_LIMIT };
             let pause = match self.env.storage().d1().poll(poll).await {
@@ -125,22 +127,60 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// Tells a peer what is new in the authority, so that it need not wait for its poll.
-    pub(super) async fn news_loop(self: Arc<Self>, peer: NodeId) {
+    pub(super) async fn news_loop(self: Arc<Self>, peer: Peer) {
         loop {
             let news = self.wake.news.notified();
             if self.is_stopped() {
                 return;
             }
-            let changes: Vec<_> = match self.state().news.get_mut(&peer) {
-                Some(queue) => queue.drain(..).collect(),
+            let message = match self.state().news.get_mut(&peer.node) {
+                Some(waiting) => waiting.take(self.site()),
                 None => return,
             };
-            if changes.is_empty() {
+            let Some(message) = message else {
                 news.await;
                 continue;
+            };
+            if !self.env.network().peers().contains(&peer) {
+                self.state().news.remove(&peer.node);
+                return;
             }
             // Lost news is no loss: the peer polls.
-            let _ = self.env.network().request(peer, PeerMessage::Installed(changes)).await;
+            let _ = self.env.network().request(peer.node, message).await;
+        }
+    }
+}
+
+/// News that waits for a peer.
+pub(super) enum News {
+    /// It shares the stores: these versions are in the authority.
+    Changes(VecDeque<Change>),
+    /// It has stores of its own: whether there is something to pull.
+    Hint(bool),
+}
+
+impl News {
+    pub(super) fn shared() -> Self {
+        News::Changes(VecDeque::new())
+    }
+
+    pub(super) fn push(&mut self, change: &Change) {
+        match self {
+            News::Changes(queue) => {
+                if queue.len() >= NEWS_WAITING_MAX {
+                    queue.pop_front();
+                }
+                queue.push_back(change.clone());
+            }
+            News::Hint(hint) => *hint = true,
+        }
+    }
+
+    fn take(&mut self, here: SiteId) -> Option<PeerMessage> {
+        match self {
+            News::Changes(queue) if queue.is_empty() => None,
+            News::Changes(queue) => Some(PeerMessage::Installed(queue.drain(..).collect())),
+            News::Hint(hint) => std::mem::take(hint).then_some(PeerMessage::Hint(here)),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::policy::{Dataset, Kind, Oversize};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
 use crate::row::{Expect, RowAnswer, RowOp, Seq};
-use crate::version::{Dot, Version, VersionVector};
+use crate::version::{Dot, SiteId, Version, VersionVector};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -60,7 +60,9 @@ pub struct Receipt {
     pub created: bool,
     /// Write-through stores that have not confirmed yet; empty: done as promised.
     pub pending: Vec<StoreId>,
-    /// Where its change stands in the authority's feed; `None`: the authority may not hold it yet.
+    /// Whose authority it is on its way to.
+    pub site: SiteId,
+    /// Where its change stands in that authority's feed; `None`: the authority may not hold it yet.
     pub seq: Option<Seq>,
 }
 
@@ -141,6 +143,12 @@ pub enum WriteRefusal {
         /// The authority's words.
         detail: String,
     },
+    /// The caller has read a version that has not come here yet, so what it writes now could seem
+    /// older than what it has read (rule V3). The same again, later or where it was read.
+    ContextAhead {
+        /// A write that the caller has seen.
+        dot: Dot,
+    },
     /// Another conditional write to this record is under way. The same again, later.
     Busy,
     /// This coordinator is stopping. The same again, elsewhere or later.
@@ -153,6 +161,7 @@ impl WriteRefusal {
         match self {
             WriteRefusal::QueueFull { .. }
             | WriteRefusal::AuthorityUnreachable { .. }
+            | WriteRefusal::ContextAhead { .. }
             | WriteRefusal::Busy
             | WriteRefusal::Stopping => true,
             WriteRefusal::UnknownDataset { .. }
@@ -191,6 +200,12 @@ impl fmt::Display for WriteRefusal {
                 f,
                 "the record's current version is not known here and the authority does not \
                  answer ({detail}); try again"
+            ),
+            WriteRefusal::ContextAhead { dot } => write!(
+                f,
+                "the context includes the write {dot}, which has not come here yet; try again, or \
+                 write at coordinator {}",
+                dot.actor.node
             ),
             WriteRefusal::Busy => {
                 f.write_str("a conditional write to this record is under way; try again")
@@ -358,7 +373,10 @@ impl<E: Env> Coordinator<E> {
             Outcome::Applied((_, RowAnswer::Read(row))) => {
                 self.learn_row(record, row.as_ref());
                 let row = row.unwrap_or_default();
-                Ok(Some(Looked { expect: row.expect(), held: resolve::held(record, &row) }))
+                Ok(Some(Looked {
+                    expect: row.expect(),
+                    held: resolve::held(self.site(), record, &row),
+                }))
             }
             Outcome::Applied((_, other)) => Err(unreachable(format!("answered {other:?}"))),
             Outcome::Refused(refusal) => Err(unreachable(refusal.to_string())),
@@ -393,6 +411,11 @@ impl<E: Env> Coordinator<E> {
             // The slot that stood for the record's entry was settled between the look and here.
             return Err(WriteRefusal::Busy);
         };
+        if let Condition::Context(context) = &write.condition
+            && let Some(dot) = base.history.first_missing(context)
+        {
+            return Err(WriteRefusal::ContextAhead { dot });
+        }
         let created = write.value.is_some() && !base.live;
         let value = write.value.map_or(Stored::Tombstone, Stored::Inline);
         state.counter += 1;
@@ -437,6 +460,7 @@ impl<E: Env> Coordinator<E> {
                 version: intent.version.clone(),
                 created,
                 pending,
+                site: self.site(),
                 seq: self.installed_at(&intent.record, intent.dot()),
             })
         };

@@ -4,10 +4,10 @@
 use super::embedded::{Embedded, EmbeddedD1, EmbeddedKv, EmbeddedR2, OpenError};
 use super::journal::DiskJournal;
 use crate::env::{
-    Clock, Env, Network, Outcome, PeerMessage, PeerReply, Refusal, RefusalKind, Storage,
+    Clock, Env, Network, Outcome, Peer, PeerMessage, PeerReply, Refusal, RefusalKind, Storage,
 };
 use crate::row::StoreTime;
-use crate::version::NodeId;
+use crate::version::{NodeId, SiteId};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -115,7 +115,11 @@ impl Network for NoPeers {
         Outcome::Refused(Refusal::new(RefusalKind::Unreachable, format!("there is no peer {to}")))
     }
 
-    fn peers(&self) -> Vec<NodeId> {
+    fn site(&self) -> SiteId {
+        SiteId(0)
+    }
+
+    fn peers(&self) -> Vec<Peer> {
         vec![]
     }
 }

@@ -3,7 +3,7 @@
 use super::{Case, RefusalKind, World, applied, cases, refused};
 use bytes::Bytes;
 use std::sync::Arc;
-use tidelock_engine::env::RowStore;
+use tidelock_engine::env::{RowHistory, RowStore};
 use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
 use tidelock_engine::resolve::sibling;
 use tidelock_engine::row::{
@@ -362,10 +362,18 @@ async fn d1_keeps_the_losers_of_the_batch<W: World>(world: &W) {
     stale.expect.row_seq += 1;
     let moved = one(world, RowOp::Install(Box::new(stale))).await;
     assert!(matches!(moved, RowAnswer::Moved(_)));
-    assert_eq!(world.losers(&named("losers")).await, [], "what was not installed has no losers");
+    let kept = async || {
+        let histories = world.d1().histories(vec![named("losers"), named("nobody's")]).await;
+        let histories: Result<[RowHistory; 2], _> = histories.expect("D1 answers").try_into();
+        let [history, nothing] = histories.expect("one for each, in order");
+        assert_eq!(nothing, RowHistory::default());
+        history
+    };
+    assert_eq!(kept().await.losers, [], "what was not installed has no losers");
     let expected = op.losers.clone();
     installed(world, op).await;
-    let mut found = world.losers(&named("losers")).await;
+    let RowHistory { row, losers: mut found } = kept().await;
+    assert_eq!(row.and_then(|row| row.version).map(|v| v.current().dot), Some(winner));
     found.sort_by_key(|loser| loser.sibling.dot);
     assert_eq!(found, expected);
 }

@@ -13,7 +13,7 @@
 
 use super::database::{Database, Failure, OpenError};
 use super::{StoreClock, outcome};
-use crate::env::{Outcome, Refusal, RefusalKind, RowStore, Unavailable};
+use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailable};
 use crate::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
 use crate::row::{self, BatchAnswer, Change, Epoch, Lease, Poll, PollPage, Row, RowAnswer};
 use crate::row::{RowOp, Seq, StoreTime};
@@ -49,32 +49,6 @@ impl EmbeddedD1 {
     pub fn commits(&self) -> u64 {
         self.database.commits()
     }
-
-    /// The values of a record that lost a conflict, in the order of their dots' text.
-    pub async fn losers(&self, record: &RecordId) -> Result<Vec<Loser>, Unavailable> {
-        let record = record.clone();
-        let read = move |connection: &Connection| {
-            let sql = "SELECT sibling, winner, reference, value FROM tidelock_losers \
-                       WHERE dataset = ?1 AND key = ?2 ORDER BY dot, winner";
-            let mut statement = connection.prepare_cached(sql)?;
-            let mut rows = statement.query([&*record.dataset, &*record.key])?;
-            let mut losers = Vec::new();
-            while let Some(row) = rows.next()? {
-                let sibling: crate::version::Sibling = parse(&record, row.get(0)?)?;
-                let winner: String = row.get(1)?;
-                let winner = winner.parse().map_err(|error| damaged(&record, &error))?;
-                let reference: Option<String> = row.get(2)?;
-                let value = match (row.get::<_, Option<Vec<u8>>>(3)?, reference) {
-                    (Some(bytes), _) => Stored::Inline(Bytes::from(bytes)),
-                    (None, Some(text)) => reference_of(&record, text)?,
-                    (None, None) => Stored::Tombstone,
-                };
-                losers.push(Loser { sibling, value, winner });
-            }
-            Ok(losers)
-        };
-        self.database.read(read).await
-    }
 }
 
 impl RowStore for EmbeddedD1 {
@@ -96,6 +70,17 @@ impl RowStore for EmbeddedD1 {
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
         let clock = self.clock.clone();
         self.database.read(move |connection: &Connection| page(connection, poll, clock())).await
+    }
+
+    async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
+        let read = move |connection: &Connection| {
+            let history = |record: &RecordId| {
+                let (row, losers) = (load(connection, record)?, losers(connection, record)?);
+                Ok(RowHistory { row, losers })
+            };
+            records.iter().map(history).collect()
+        };
+        self.database.read(read).await
     }
 }
 
@@ -240,6 +225,27 @@ fn store_loser(connection: &Connection, record: &RecordId, loser: &Loser) -> Res
     Ok(())
 }
 
+fn losers(connection: &Connection, record: &RecordId) -> Result<Vec<Loser>, Failure> {
+    let sql = "SELECT sibling, winner, reference, value FROM tidelock_losers \
+               WHERE dataset = ?1 AND key = ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([&*record.dataset, &*record.key])?;
+    let mut losers = Vec::new();
+    while let Some(row) = rows.next()? {
+        let sibling: crate::version::Sibling = parse(record, row.get(0)?)?;
+        let winner: String = row.get(1)?;
+        let winner = winner.parse().map_err(|error| damaged(record, &error))?;
+        let reference: Option<String> = row.get(2)?;
+        let value = match (row.get::<_, Option<Vec<u8>>>(3)?, reference) {
+            (Some(bytes), _) => Stored::Inline(Bytes::from(bytes)),
+            (None, Some(text)) => reference_of(record, text)?,
+            (None, None) => Stored::Tombstone,
+        };
+        losers.push(Loser { sibling, value, winner });
+    }
+    Ok(losers)
+}
+
 fn page(connection: &Connection, poll: Poll, now: StoreTime) -> Result<PollPage, Failure> {
     let limit = i64::try_from(poll.limit).unwrap_or(i64::MAX - 1);
     let mut page = PollPage { now, complete: true, ..PollPage::default() };
@@ -263,6 +269,9 @@ fn page(connection: &Connection, poll: Poll, now: StoreTime) -> Result<PollPage,
             seq: Seq(number(row.get(5)?)),
         });
     }
+    let head = "SELECT coalesce(max(seq), 0) FROM tidelock_rows";
+    let head: i64 = connection.prepare_cached(head)?.query_row([], |row| row.get(0))?;
+    page.head = Seq(number(head));
     let ended = "SELECT dataset, key, owed FROM tidelock_rows \
                  WHERE owed IS NOT NULL AND owed_ends <= ?1 ORDER BY owed_ends LIMIT ?2";
     lapsed(connection, ended, params![integer(now.0), limit], poll, &mut page)?;

@@ -3,7 +3,7 @@ use crate::env::{KvEntry, KvStore as _, ObjectStore as _, PutIf, RowStore as _};
 use crate::record::{RecordId, StoreId, Stored};
 use crate::resolve::{held, sibling};
 use crate::row::{Install, Poll, Row, RowAnswer, RowOp, Seq};
-use crate::version::{Actor, Dot, NodeId, Stamp, Version};
+use crate::version::{Actor, Dot, NodeId, SiteId, Stamp, Version};
 use bytes::Bytes;
 use rusqlite::Connection;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -139,7 +139,7 @@ async fn foreign_writes_are_seen_and_acknowledged() {
     let page = stores.d1.poll(Poll { actor, after: Seq(0), limit: 10 }).await.unwrap();
     assert!(page.changes.len() == 1 && page.changes[0].foreign, "{page:?}");
     // Taken in over exactly that row, it is foreign no more.
-    let taken = held(&named("k"), &last).unwrap();
+    let taken = held(SiteId(0), &named("k"), &last).unwrap();
     let op = RowOp::Install(Box::new(Install {
         record: named("k"),
         expect: last.expect(),

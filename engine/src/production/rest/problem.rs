@@ -200,7 +200,7 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::ConditionFailed { .. } => Kind::ConditionFailed,
             WriteRefusal::QueueFull { .. } => Kind::QueueFull,
             WriteRefusal::AuthorityUnreachable { .. } => Kind::StoreUnavailable,
-            WriteRefusal::Busy => Kind::Busy,
+            WriteRefusal::ContextAhead { .. } | WriteRefusal::Busy => Kind::Busy,
             WriteRefusal::Stopping => Kind::Stopping,
         };
         let mut problem = Problem::new(kind, refusal.to_string()).refused();
@@ -249,7 +249,7 @@ impl From<SessionError> for Problem {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Read(error) => error.into(),
-            SessionError::NotHereYet { .. } => {
+            SessionError::NotHereYet { .. } | SessionError::SiteBehind { .. } => {
                 Problem::new(Kind::StoreUnavailable, error.to_string())
             }
         }

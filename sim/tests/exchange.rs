@@ -1,0 +1,123 @@
+//! Sites with stores of their own: each takes in what the other's authority holds, and keeps what
+//! lost against it.
+#![cfg(madsim)]
+
+use tidelock_engine::record::StoreId;
+use tidelock_engine::version::NodeId;
+use tidelock_faults::{End, Kind, Place};
+use tidelock_sim::checker::Invariant;
+use tidelock_sim::double::Double;
+use tidelock_sim::run::{self, Outcome};
+use tidelock_sim::scenario::Scenario;
+use tidelock_sim::trace::Event;
+use tidelock_sim::workload::Act;
+
+const PUT: Act = Act::Put { bytes: 20 };
+/// More than the authority takes whole.
+const LARGE: Act = Act::Put { bytes: 600 };
+
+/// Two coordinators, each with stores of its own.
+fn two_sites() -> Scenario {
+    let mut scenario = Scenario::still(2);
+    scenario.sites = 2;
+    assert_ne!(scenario.site_of(NodeId(0)), scenario.site_of(NodeId(1)));
+    scenario
+}
+
+/// The sites cannot talk to each other.
+fn cut_apart(scenario: Scenario, during_ms: std::ops::Range<u64>) -> Scenario {
+    let place = Place::Link { from: End::Node(0), to: End::Node(1) };
+    scenario.fault(Kind::NetPartition, place, during_ms, 0)
+}
+
+#[track_caller]
+fn clean(scenario: &Scenario) -> Outcome {
+    let outcome = run::run(scenario, None, true);
+    assert_eq!(outcome.violations, []);
+    outcome
+}
+
+fn landed(outcome: &Outcome, store: StoreId, key: &str) -> Vec<u64> {
+    let here = |event: &&Event| {
+        event.lane == End::Store(store) && event.kind == "landed" && event.text == key
+    };
+    outcome.events.iter().filter(here).map(|event| event.at_us / 1_000).collect()
+}
+
+#[test]
+fn a_write_reaches_every_store_of_every_site() {
+    let outcome = clean(&two_sites().then(1_000, 0, "k", PUT));
+    for store in [StoreId::Kv, StoreId::R2] {
+        let at_ms = landed(&outcome, store, "notes/k");
+        assert_eq!(at_ms.len(), 2, "once at each site");
+        assert!(at_ms[1] < 2_000, "a hint brings it, not the next poll: {at_ms:?}");
+    }
+}
+
+/// What the authority only refers to is sent whole, and kept whole by the other site's R2.
+#[test]
+fn a_large_value_comes_whole() {
+    clean(&two_sites().then(1_000, 0, "k", LARGE).then(3_000, 1, "k", LARGE));
+}
+
+/// A w0; B w1, the winner; both sites know of both. Then B is without what it would need to find w0
+/// again: its own row held it, and lost it to a version that came from A.
+#[test]
+fn v6_what_lost_at_one_site_is_kept_at_the_other() {
+    let scenario =
+        cut_apart(two_sites().then(1_000, 0, "k", PUT).then(1_500, 1, "k", PUT), 500..5_000);
+    let outcome = clean(&scenario);
+    assert_eq!(outcome.conflicts, 1, "kept once, however often the two met");
+}
+
+/// A w0 and w1, B w2 in between by its stamp; a third write knows all of them.
+#[test]
+fn a_site_that_was_away_catches_up_with_everything_it_missed() {
+    let mut scenario = two_sites();
+    for at in 0..150 {
+        scenario = scenario.then(1_000 + at * 40, 0, &format!("k{}", at % 120), PUT);
+    }
+    scenario = cut_apart(scenario, 500..12_000);
+    scenario.length_ms = 20_000;
+    let outcome = clean(&scenario);
+    let recovery_ms = outcome.recovery_ms.expect("it recovered");
+    assert!(recovery_ms > 0, "there was something to catch up with");
+}
+
+/// Somebody writes straight to D1 at both sites: two writes, not one.
+#[test]
+fn foreign_writes_at_two_sites_are_two_writes() {
+    let scenario = two_sites().then(1_000, 0, "k", Act::Foreign { bytes: 20 }).then(
+        1_000,
+        1,
+        "k",
+        Act::Foreign { bytes: 20 },
+    );
+    let outcome = clean(&cut_apart(scenario, 500..4_000));
+    assert_eq!(outcome.conflicts, 1, "they met, and one was kept");
+}
+
+/// A session that has written at one site reads at the other, which cannot have heard of it.
+#[test]
+fn a_session_never_goes_back_by_going_elsewhere() {
+    let mut scenario = two_sites()
+        .then(1_000, 0, "k", PUT)
+        .then(4_000, 0, "k", PUT)
+        .then(5_000, 1, "k", Act::ReadSession)
+        .then(9_000, 1, "k", Act::ReadSession);
+    for operation in &mut scenario.operations {
+        operation.session = 0;
+    }
+    scenario.sessions = 1;
+    let outcome = clean(&cut_apart(scenario, 3_000..7_000));
+    assert!(outcome.sometimes.contains("another-coordinator-answered-a-session"));
+}
+
+#[test]
+fn convergence_fires_when_a_site_hides_its_feed() {
+    let scenario = two_sites().then(1_000, 0, "k", PUT);
+    clean(&scenario);
+    let wrong = run::run(&scenario, Some(Double::FeedHidden), false);
+    let fired = |invariant| wrong.violations.iter().any(|v| v.invariant == invariant);
+    assert!(fired(Invariant::Convergence), "{:?}", wrong.violations);
+}
