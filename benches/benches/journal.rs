@@ -10,11 +10,12 @@ use std::io::{Seek, SeekFrom, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidelock_engine::coordinator::{Condition, Coordinator, Write, WriteOutcome};
-use tidelock_engine::env::Env;
+use tidelock_engine::env::{Env, Peer};
 use tidelock_engine::policy::{Dataset, Durability, Pace, Policy, Strategy};
 use tidelock_engine::production::env::ProductionEnv;
 use tidelock_engine::production::journal::{DiskJournal, FolderLock};
-use tidelock_engine::version::NodeId;
+use tidelock_engine::production::peers::HttpPeers;
+use tidelock_engine::version::{NodeId, SiteId};
 
 const WRITERS: usize = 64;
 const WRITES_EACH: usize = 40;
@@ -91,7 +92,9 @@ fn acknowledgements() {
         std::fs::create_dir(&data).expect("a data folder");
         let lock = FolderLock::take(&data).expect("nobody else has it");
         let journal = DiskJournal::open(&data, &lock).expect("an empty journal");
-        let env = ProductionEnv::open(&data, journal).expect("empty stores");
+        let own = Peer { node: NodeId(1), site: SiteId(0) };
+        let alone = HttpPeers::open(&data, own, Vec::new(), String::new()).expect("no peers");
+        let env = ProductionEnv::open(&data, journal, Arc::new(alone)).expect("empty stores");
         let started = Coordinator::start(env, NodeId(0), write_behind(), Pace::default()).await;
         let coordinator = started.expect("an empty journal replays");
         let writers: Vec<_> =

@@ -16,7 +16,7 @@
 //! here.
 
 use super::watch::News;
-use super::{Coordinator, State};
+use super::{Coordinator, SiteStatus, State};
 use crate::env::{
     Clock, Env, FeedPage, Network, Outcome, Peer, PeerMessage, PeerReply, RowHistory, RowStore,
     Storage, Wanted, Whole,
@@ -396,6 +396,11 @@ fn is_whole(held: &Held) -> bool {
 }
 
 impl Followed {
+    pub(super) fn status(&self, site: SiteId) -> SiteStatus {
+        let Followed { cursor, reached, adopting, failures, .. } = *self;
+        SiteStatus { site, cursor, reached, adopting, failures }
+    }
+
     fn note_reached(&mut self) {
         if self.adopting == 0 {
             self.reached = self.cursor;

@@ -32,7 +32,7 @@ mod write;
 pub use read::{Read, ReadError};
 pub use reconcile::{Brake, Leave, Pass, PassError};
 pub use session::{Session, SessionError};
-pub use status::{Counters, OperationState, Status, StoreStatus};
+pub use status::{Counters, OperationState, SiteStatus, Status, StoreStatus};
 pub use write::{Condition, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
 use crate::breaker::{Breaker, Seen, Transition};

@@ -4,8 +4,8 @@ use super::Coordinator;
 use crate::breaker;
 use crate::env::{Env, Outcome};
 use crate::record::{RecordId, StoreId};
-use crate::row::{RowAnswer, RowOp};
-use crate::version::{Actor, Dot, Version};
+use crate::row::{RowAnswer, RowOp, Seq};
+use crate::version::{Actor, Dot, SiteId, Version};
 use serde::Serialize;
 
 /// Counts since the start.
@@ -86,6 +86,21 @@ pub struct StoreStatus {
     pub backlog: usize,
 }
 
+/// Another site as this coordinator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SiteStatus {
+    /// Which.
+    pub site: SiteId,
+    /// Its feed was followed up to here.
+    pub cursor: Seq,
+    /// Everything up to here is in the authority here.
+    pub reached: Seq,
+    /// Its versions that wait for the authority here.
+    pub adopting: usize,
+    /// Requests in a row that it did not answer.
+    pub failures: u32,
+}
+
 /// A coordinator's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -101,6 +116,8 @@ pub struct Status {
     pub intent_bytes: usize,
     /// Per store.
     pub stores: Vec<StoreStatus>,
+    /// The feeds of other sites.
+    pub sites: Vec<SiteStatus>,
     /// Since the start.
     pub counters: Counters,
 }
@@ -140,6 +157,7 @@ impl<E: Env> Coordinator<E> {
             intents: state.held_intents,
             intent_bytes: state.held_bytes,
             stores: stores.collect(),
+            sites: state.sites.iter().map(|(site, followed)| followed.status(*site)).collect(),
             counters: state.counters.clone(),
         }
     }

@@ -12,8 +12,9 @@ use super::{
     Dataset, Durability, Keep, Kind, Oversize, Policy, Projection, RECONCILE_EVERY, ReadLevel,
     Strategy,
 };
+use crate::env::Peer;
 use crate::record::StoreId;
-use crate::version::NodeId;
+use crate::version::{NodeId, SiteId};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,10 +41,30 @@ pub const DEFAULT: &str = include_str!("default.toml");
 pub struct Config {
     /// Where the API and the dashboard are served.
     pub listen: SocketAddr,
-    /// This coordinator; unique among those that share stores.
+    /// This coordinator; unique among all that talk to each other.
     pub node: NodeId,
+    /// The site whose stores it has.
+    pub site: SiteId,
+    /// The other coordinators.
+    pub peers: Vec<ConfiguredPeer>,
     /// The datasets.
     pub policy: Policy,
+}
+
+/// Another coordinator, as a configuration file names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfiguredPeer {
+    /// Who, and whose stores it has.
+    pub peer: Peer,
+    /// Where it answers.
+    pub url: String,
+}
+
+/// True for an address at which a coordinator can answer.
+pub fn is_peer_url(url: &str) -> bool {
+    let host = url.strip_prefix("http://").and_then(|rest| rest.split('/').next());
+    host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
+        && url.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// One mistake in a configuration file.
@@ -103,8 +124,19 @@ pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<PolicyError>> {
 struct RawConfig {
     listen: Option<Spanned<String>>,
     node: Option<Spanned<u16>>,
+    site: Option<u16>,
+    #[serde(default)]
+    peer: Vec<Spanned<RawPeer>>,
     #[serde(default)]
     dataset: Vec<Spanned<RawDataset>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPeer {
+    node: Spanned<u16>,
+    site: Option<u16>,
+    url: Spanned<String>,
 }
 
 #[derive(Deserialize)]
@@ -247,7 +279,35 @@ impl Reader<'_> {
         let datasets: Vec<Dataset> = raw.dataset.iter().map(|raw| self.dataset(raw)).collect();
         self.check_names(raw);
         self.check_prefixes(raw, &datasets);
-        Config { listen, node, policy: Policy::new(datasets) }
+        let site = SiteId(raw.site.unwrap_or(0));
+        let peers = self.peers(raw, Peer { node, site });
+        Config { listen, node, site, peers, policy: Policy::new(datasets) }
+    }
+
+    fn peers(&mut self, raw: &RawConfig, own: Peer) -> Vec<ConfiguredPeer> {
+        let mut peers: Vec<ConfiguredPeer> = Vec::new();
+        for raw in raw.peer.iter().map(Spanned::get_ref) {
+            let node = NodeId(*raw.node.get_ref());
+            let peer = Peer { node, site: raw.site.map_or(own.site, SiteId) };
+            let again = peers.iter().any(|known| known.peer.node == node);
+            if node == own.node || node == NodeId::FOREIGN || again {
+                let problem = format!("{} is no number for this peer", node.0);
+                let accepted = "a number from 0 to 65534 that no other coordinator has";
+                self.refuse(raw.node.span(), "peer.node", problem, accepted);
+            }
+            let url = raw.url.get_ref().clone();
+            if !is_peer_url(&url) {
+                let problem = format!("{url:?} is no address of a coordinator");
+                self.refuse(
+                    raw.url.span(),
+                    "peer.url",
+                    problem,
+                    "such as \"http://10.0.0.8:7878\"",
+                );
+            }
+            peers.push(ConfiguredPeer { peer, url });
+        }
+        peers
     }
 
     fn dataset(&mut self, spanned: &Spanned<RawDataset>) -> Dataset {

@@ -1,13 +1,11 @@
 //! The real world behind the engine's door: the machine's clocks, its randomness, the tokio
-//! runtime, stores and journal on this disk, and no other coordinator.
+//! runtime, stores and journal on this disk, and other coordinators over HTTP.
 
 use super::embedded::{Embedded, EmbeddedD1, EmbeddedKv, EmbeddedR2, OpenError};
 use super::journal::DiskJournal;
-use crate::env::{
-    Clock, Env, Network, Outcome, Peer, PeerMessage, PeerReply, Refusal, RefusalKind, Storage,
-};
+use super::peers::{HttpPeers, PeerNetwork};
+use crate::env::{Clock, Env, Storage};
 use crate::row::StoreTime;
-use crate::version::{NodeId, SiteId};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +19,7 @@ pub struct ProductionEnv(Arc<World>);
 #[derive(Debug)]
 struct World {
     clock: MachineClock,
-    network: NoPeers,
+    network: PeerNetwork,
     storage: DiskStorage,
     runtime: Handle,
 }
@@ -29,12 +27,16 @@ struct World {
 impl ProductionEnv {
     /// Opens the stores of a folder beside a journal that is open already. Called on the runtime
     /// that is to run the engine's tasks.
-    pub fn open(folder: &Path, journal: DiskJournal) -> Result<Self, OpenError> {
+    pub fn open(
+        folder: &Path,
+        journal: DiskJournal,
+        peers: Arc<HttpPeers>,
+    ) -> Result<Self, OpenError> {
         let store_clock = Arc::new(|| StoreTime(milliseconds(wall())));
         let stores = Embedded::open(&folder.join("stores"), store_clock)?;
         Ok(ProductionEnv(Arc::new(World {
             clock: MachineClock { started: Instant::now() },
-            network: NoPeers,
+            network: PeerNetwork(peers),
             storage: DiskStorage { stores, journal },
             runtime: Handle::current(),
         })))
@@ -43,14 +45,14 @@ impl ProductionEnv {
 
 impl Env for ProductionEnv {
     type Clock = MachineClock;
-    type Network = NoPeers;
+    type Network = PeerNetwork;
     type Storage = DiskStorage;
 
     fn clock(&self) -> &MachineClock {
         &self.0.clock
     }
 
-    fn network(&self) -> &NoPeers {
+    fn network(&self) -> &PeerNetwork {
         &self.0.network
     }
 
@@ -104,24 +106,6 @@ fn wall() -> Duration {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// This coordinator is alone.
-#[derive(Debug)]
-pub struct NoPeers;
-
-impl Network for NoPeers {
-    async fn request(&self, to: NodeId, _message: PeerMessage) -> Outcome<PeerReply> {
-        Outcome::Refused(Refusal::new(RefusalKind::Unreachable, format!("there is no peer {to}")))
-    }
-
-    fn site(&self) -> SiteId {
-        SiteId(0)
-    }
-
-    fn peers(&self) -> Vec<Peer> {
-        vec![]
-    }
 }
 
 /// Stores and journal in one folder.

@@ -15,6 +15,8 @@ pub const CONFIG_FILE: &str = "tidelock.toml";
 pub const TOKEN_FILE: &str = "token";
 /// Where the running server answers.
 pub const ADDRESS_FILE: &str = "address";
+/// The secret that this coordinator and its peers share.
+pub const PEER_TOKEN_FILE: &str = "peer-token";
 
 // Longer files are not ours.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -30,7 +32,8 @@ pub struct FileError {
 }
 
 impl FileError {
-    fn new(path: &Path, problem: impl ToString) -> Self {
+    /// Of this file.
+    pub fn new(path: &Path, problem: impl ToString) -> Self {
         FileError { path: path.to_owned(), problem: problem.to_string() }
     }
 }
@@ -83,9 +86,13 @@ pub fn write_new(path: &Path, text: &str, mode: u32) -> Result<bool, FileError> 
     Ok(true)
 }
 
-/// The folder's token; drawn from `random` and written when there is none.
-pub fn token(folder: &Path, mut random: impl FnMut() -> u64) -> Result<String, FileError> {
-    let path = folder.join(TOKEN_FILE);
+/// A secret of the folder; drawn from `random` and written when there is none.
+pub fn token(
+    folder: &Path,
+    name: &str,
+    mut random: impl FnMut() -> u64,
+) -> Result<String, FileError> {
+    let path = folder.join(name);
     let fresh: String = (0..4).map(|_| format!("{:016x}", random())).collect();
     if write_new(&path, &format!("{fresh}\n"), 0o600)? {
         return Ok(fresh);
@@ -109,15 +116,28 @@ pub fn token(folder: &Path, mut random: impl FnMut() -> u64) -> Result<String, F
     Ok(token)
 }
 
+/// A text file's contents; `None`: it is not there.
+pub fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::new(path, error)),
+        Ok(_) => read_text(path).map(Some),
+    }
+}
+
+/// Writes a file in place of the one that is there. Renamed into place, so that nobody meets half
+/// of it.
+pub fn replace(path: &Path, text: &str) -> Result<(), FileError> {
+    let beside = path.with_extension("new");
+    let written = std::fs::write(&beside, text);
+    written
+        .and_then(|()| std::fs::rename(&beside, path))
+        .map_err(|error| FileError::new(path, error))
+}
+
 /// Tells the command line where the server answers.
 pub fn write_address(folder: &Path, url: &str) -> Result<(), FileError> {
-    let path = folder.join(ADDRESS_FILE);
-    // Renamed into place, so that a reader never meets half an address.
-    let beside = folder.join("address.new");
-    let written = std::fs::write(&beside, format!("{url}\n"));
-    written
-        .and_then(|()| std::fs::rename(&beside, &path))
-        .map_err(|error| FileError::new(&path, error))
+    replace(&folder.join(ADDRESS_FILE), &format!("{url}\n"))
 }
 
 /// The server no longer answers.

@@ -9,5 +9,7 @@ pub mod env;
 pub mod folder;
 pub mod journal;
 pub mod node;
+pub mod peers;
 pub mod rest;
 pub mod serve;
+pub mod wire;

@@ -13,13 +13,16 @@ use super::env::ProductionEnv;
 use super::folder;
 use super::journal::{DiskJournal, FolderLock};
 use super::node::{Drained, Node};
+use super::peers::HttpPeers;
 use super::rest::{About, App, Door};
+use crate::env::Peer;
 use crate::policy::parse::{self, Config};
 use crate::policy::{Pace, Policy};
 use std::fmt;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -87,13 +90,16 @@ pub fn serve(args: ServeArgs) -> Result<(), ServeError> {
 async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let data = args.data.as_path();
     let config = config(data, args.config.as_deref())?;
-    let token = folder::token(data, rand::random).map_err(start)?;
+    let token = folder::token(data, folder::TOKEN_FILE, rand::random).map_err(start)?;
+    let secret = folder::token(data, folder::PEER_TOKEN_FILE, rand::random).map_err(start)?;
+    let own = Peer { node: config.node, site: config.site };
+    let peers = Arc::new(HttpPeers::open(data, own, config.peers, secret).map_err(start)?);
     let listener = bind(args.listen.unwrap_or(config.listen)).await?;
     let address = listener.local_addr().map_err(start)?;
     let mut signals = Signals::new().map_err(start)?;
 
     let journal = DiskJournal::open(data, lock).map_err(start)?;
-    let env = ProductionEnv::open(data, journal).map_err(start)?;
+    let env = ProductionEnv::open(data, journal, peers.clone()).map_err(start)?;
     let node = Node::start(env, config.node, config.policy, Pace::default()).await;
     let node = node.map_err(start)?;
 
@@ -101,7 +107,8 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let shown = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
     let shown = shown.display().to_string();
     let about = About { folder: shown.clone(), address: url.clone(), stores: STORES };
-    let app = App::new(node.clone(), Door::new(&token, address, args.allow_host), about);
+    let door = Door::new(&token, address, args.allow_host);
+    let app = App::new(node.clone(), door, about, peers);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let goodbye = async {
         // A sender that is gone means the same as one that spoke.

@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod jsonl;
 mod line;
+mod peer;
 mod place;
 mod sync;
 mod verbs;
@@ -59,6 +60,9 @@ enum Verb {
     Verify(VerifyArgs),
     /// Look whether KV and R2 hold what D1 does, and mend what differs
     Sync(SyncArgs),
+    /// The other coordinators
+    #[command(subcommand)]
+    Peer(PeerVerb),
 }
 
 /// `tidelock serve`.
@@ -213,6 +217,42 @@ struct SyncArgs {
     over: Over,
 }
 
+#[derive(Debug, Subcommand)]
+enum PeerVerb {
+    /// Show them
+    List(ClientArgs),
+    /// Talk to another coordinator from now on; the file `peer-token` must hold the same in both
+    /// data folders
+    Add {
+        /// Its number
+        node: u16,
+        /// Where it answers, such as http://10.0.0.8:7878
+        url: String,
+        /// The site whose stores it has; by default it shares this one's
+        #[arg(long, value_name = "N")]
+        site: Option<u16>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Talk to it no more
+    Retire {
+        /// Its number
+        node: u16,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+impl PeerVerb {
+    fn json(&self) -> bool {
+        match self {
+            PeerVerb::List(client)
+            | PeerVerb::Add { client, .. }
+            | PeerVerb::Retire { client, .. } => client.json,
+        }
+    }
+}
+
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
 pub enum CliError {
@@ -275,6 +315,7 @@ pub fn main() -> ExitCode {
         Verb::Export(args) => (export::export(&args), args.client.json),
         Verb::Verify(args) => (sync::verify(&args), args.over.client.json),
         Verb::Sync(args) => (sync::sync(&args), args.over.client.json),
+        Verb::Peer(verb) => (peer::peer(&verb), verb.json()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,7 @@ mod batch;
 mod door;
 mod metrics;
 mod page;
+mod peers;
 mod problem;
 mod records;
 mod status;
@@ -21,6 +22,7 @@ pub use door::Door;
 pub use problem::{Kind, Problem};
 
 use super::node::{Away, Node};
+use super::peers::HttpPeers;
 use crate::coordinator::Coordinator;
 use crate::env::{Clock, Env};
 use crate::record::VALUE_BYTES_MAX;
@@ -29,7 +31,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, delete, get, post};
 use door::Caller;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +51,7 @@ pub struct App<E: Env> {
     node: Arc<Node<E>>,
     door: Door,
     about: About,
+    peers: Arc<HttpPeers>,
     bodies: Semaphore,
 }
 
@@ -65,9 +68,9 @@ pub struct About {
 
 impl<E: Env> App<E> {
     /// Puts the API in front of a node.
-    pub fn new(node: Arc<Node<E>>, door: Door, about: About) -> Arc<Self> {
+    pub fn new(node: Arc<Node<E>>, door: Door, about: About, peers: Arc<HttpPeers>) -> Arc<Self> {
         let bodies = Semaphore::new(BODIES_KIB_MAX as usize);
-        Arc::new(App { node, door, about, bodies })
+        Arc::new(App { node, door, about, peers, bodies })
     }
 
     /// The routes.
@@ -79,6 +82,10 @@ impl<E: Env> App<E> {
             .layer(value_limit);
         let batch = post(batch::batch::<E>).layer(DefaultBodyLimit::max(BATCH_BYTES_MAX));
         let sync = post(syncs::sync::<E>).layer(DefaultBodyLimit::max(syncs::SYNC_BYTES_MAX));
+        let members = get(peers::list::<E>)
+            .post(peers::add::<E>)
+            .layer(DefaultBodyLimit::max(peers::MEMBER_BYTES_MAX));
+        let hear = post(peers::hear::<E>).layer(DefaultBodyLimit::max(peers::MESSAGE_BYTES_MAX));
         let guarded = Router::new()
             .route("/v1/records/{dataset}", get(records::list::<E>))
             .route("/v1/records/{dataset}/", any(records::no_key))
@@ -88,10 +95,13 @@ impl<E: Env> App<E> {
             .route("/v1/operations/{id}", get(records::operation::<E>))
             .route("/v1/status", get(status::status::<E>))
             .route("/v1/metrics", get(metrics::metrics::<E>))
+            .route("/v1/peers", members)
+            .route("/v1/peers/{node}", delete(peers::retire::<E>))
             .method_not_allowed_fallback(no_method)
             .layer(from_fn_with_state(self.clone(), room_for_body::<E>))
             .layer(from_fn_with_state(self.clone(), known_callers::<E>));
         let open = Router::new()
+            .route("/v1/peer", hear)
             .route("/v1/health/live", get(status::live))
             .route("/v1/health/ready", get(status::ready::<E>))
             .route("/", get(page::page::<E>))

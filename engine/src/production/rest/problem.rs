@@ -27,6 +27,10 @@ pub enum Kind {
     NotInStore,
     /// Not an operation that this process remembers.
     UnknownOperation,
+    /// No such peer, or one that stands in the configuration.
+    UnknownPeer,
+    /// A peer speaks another version of the wire.
+    WireVersion,
     /// No such address.
     NoSuchAddress,
     /// The address exists, the method does not.
@@ -75,6 +79,10 @@ impl Kind {
             Kind::NotInStore => ("not-in-store", "No copy in this store", S::NOT_FOUND, false),
             Kind::UnknownOperation => {
                 ("unknown-operation", "No such operation", S::NOT_FOUND, false)
+            }
+            Kind::UnknownPeer => ("unknown-peer", "No such peer to change", S::NOT_FOUND, false),
+            Kind::WireVersion => {
+                ("wire-version", "Another version of the wire", S::UPGRADE_REQUIRED, false)
             }
             Kind::NoSuchAddress => ("no-such-address", "No such address", S::NOT_FOUND, false),
             Kind::MethodNotAllowed => {

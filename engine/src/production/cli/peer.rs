@@ -1,0 +1,50 @@
+//! `peer`: which other coordinators this one talks to.
+
+use super::client::Client;
+use super::{CliError, ClientArgs, PeerVerb, line};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use ureq::http::Method;
+
+pub fn peer(verb: &PeerVerb) -> Result<(), CliError> {
+    match verb {
+        PeerVerb::List(args) => list(args),
+        PeerVerb::Add { node, url, site, client } => {
+            let mut member = json!({ "node": node, "url": url });
+            let server = Client::find(client)?;
+            member["site"] = match site {
+                Some(site) => json!(site),
+                // The same stores as the server's own.
+                None => server.send(Method::GET, "/v1/peers", &[], &[])?.json()["site"].clone(),
+            };
+            let body = member.to_string();
+            let answer = server.send(Method::POST, "/v1/peers", &[], body.as_bytes())?.json();
+            said(client, &answer, &format!("coordinator {node} at {url} is a peer now"));
+            Ok(())
+        }
+        PeerVerb::Retire { node, client } => {
+            let server = Client::find(client)?;
+            server.send(Method::DELETE, &format!("/v1/peers/{node}"), &[], &[])?;
+            said(client, &json!({ "retired": node }), &format!("coordinator {node} is no peer"));
+            Ok(())
+        }
+    }
+}
+
+fn list(args: &ClientArgs) -> Result<(), CliError> {
+    let answer = Client::find(args)?.send(Method::GET, "/v1/peers", &[], &[])?.json();
+    let mut shown = format!("this is coordinator {} of site {}", answer["node"], answer["site"]);
+    for peer in answer["peers"].as_array().into_iter().flatten() {
+        let stores = if peer["shares_stores"] == true { "the same stores" } else { "its own" };
+        let (node, site) = (&peer["node"], &peer["site"]);
+        let text = |field: &str| peer[field].as_str().unwrap_or("-").to_owned();
+        let _ =
+            write!(shown, "\n{node:>5}  site {site}, {stores}  {}  {}", text("url"), text("known"));
+    }
+    said(args, &answer, &shown);
+    Ok(())
+}
+
+fn said(args: &ClientArgs, answer: &Value, words: &str) {
+    line::print(&if args.json { answer.to_string() } else { words.to_owned() });
+}
