@@ -23,9 +23,9 @@ use std::collections::BTreeMap;
 
 /// How long a lease lasts. Longer than [`REPUT_MS`], else two coordinators take over from each
 /// other for ever.
-pub const LEASE_MS: u64 = 3_000;
+pub const LEASE_MS: u64 = 2_200;
 /// A holder that may not clear yet puts the newest version again this often.
-pub const REPUT_MS: u64 = 2_000;
+pub const REPUT_MS: u64 = 1_500;
 /// The longest that a request which the store side has accepted may take to land.
 pub const LAND_MS_MAX: u64 = 750;
 /// How far the clocks of the store side may stand apart.
@@ -629,8 +629,11 @@ mod tests {
     #[test]
     fn a4_nobody_takes_over_before_the_lease_ends_and_old_entries_stay() {
         let (row, first) = install(None, 1, 1, 0);
-        assert_eq!(claim(&row, 2, None, vec![], 2_999), RowAnswer::Held { ends: StoreTime(3_000) });
-        let RowAnswer::Claimed { row, grant } = claim(&row, 2, None, vec![], 3_000) else {
+        assert_eq!(
+            claim(&row, 2, None, vec![], LEASE_MS - 1),
+            RowAnswer::Held { ends: StoreTime(LEASE_MS) }
+        );
+        let RowAnswer::Claimed { row, grant } = claim(&row, 2, None, vec![], LEASE_MS) else {
             panic!("the lease has ended")
         };
         assert!(grant.epoch > first.epoch);
@@ -645,14 +648,17 @@ mod tests {
         let (row, _) = install(None, 1, 1, 0);
         let (row, grant) = install(Some(&row), 2, 1, 1_000);
         assert_eq!(row.owed[&StoreId::Kv].len(), 2);
-        assert_eq!(grant.others_until.get(&StoreId::Kv), Some(&StoreTime(4_000)));
+        assert_eq!(
+            grant.others_until.get(&StoreId::Kv),
+            Some(&StoreTime(LEASE_MS + LAND_MS_MAX + CLOCK_ERROR_MS))
+        );
     }
 
     #[test]
     fn a4_the_newest_install_holds_the_mark() {
         let (row, first) = install(None, 1, 1, 0);
         let (row, second) = install(Some(&row), 2, 1, 1_000);
-        let held = RowAnswer::Held { ends: StoreTime(4_000) };
+        let held = RowAnswer::Held { ends: StoreTime(1_000 + LEASE_MS) };
         assert_eq!(claim(&row, 1, Some(first.epoch), vec![], 1_500), held);
         let RowAnswer::Claimed { grant, .. } = claim(&row, 2, Some(second.epoch), vec![], 1_500)
         else {
@@ -669,7 +675,7 @@ mod tests {
         };
         assert_eq!(
             clear(&row, grant.epoch, vec![], 200),
-            RowAnswer::NotAlone { until: StoreTime(4_000) }
+            RowAnswer::NotAlone { until: StoreTime(LEASE_MS + LAND_MS_MAX + CLOCK_ERROR_MS) }
         );
         // Had the first lease's puts all been answered, its owner could take it back.
         assert_eq!(clear(&row, grant.epoch, vec![first.epoch], 200), RowAnswer::Cleared);
@@ -698,7 +704,7 @@ mod tests {
         else {
             panic!("renewed")
         };
-        assert_eq!((grant.epoch, grant.ends), (first.epoch, StoreTime(5_000)));
+        assert_eq!((grant.epoch, grant.ends), (first.epoch, StoreTime(2_000 + LEASE_MS)));
         assert_eq!(row.owed[&StoreId::Kv].len(), 1);
         assert!(grant.others_until.is_empty());
     }
@@ -711,6 +717,6 @@ mod tests {
         assert!(lapsed(leases, reborn, StoreTime(1)));
         assert!(!lapsed(leases, actor(1), StoreTime(1)));
         assert!(!lapsed(leases, actor(2), StoreTime(1)));
-        assert!(lapsed(leases, actor(2), StoreTime(3_000)));
+        assert!(lapsed(leases, actor(2), StoreTime(LEASE_MS)));
     }
 }

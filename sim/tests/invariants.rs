@@ -139,12 +139,12 @@ fn monotonic_repair_fires_when_a_put_is_taken_after_its_lease() {
 
 #[test]
 fn monotonic_repair_fires_when_a_mark_is_cleared_under_anothers_lease() {
-    check(&put_overtaken(2_600), Double::D1ClearsAlways, Invariant::MonotonicRepair);
+    check(&put_overtaken(1_900), Double::D1ClearsAlways, Invariant::MonotonicRepair);
 }
 
 #[test]
 fn monotonic_repair_fires_when_an_older_lease_is_forgotten() {
-    check(&put_overtaken(2_600), Double::D1ForgetsOlderLeases, Invariant::MonotonicRepair);
+    check(&put_overtaken(1_900), Double::D1ForgetsOlderLeases, Invariant::MonotonicRepair);
 }
 
 #[test]

@@ -372,7 +372,7 @@ impl<E: Env> Coordinator<E> {
                 state.confirm(record, store, &target.version);
                 let Some(until) = lease.others_until else { return AfterPut::Clear { quiet } };
                 // Another put may land over this one: put again once none can, and at least every
-                // two seconds until then, so that a copy made stale does not stay so (A5b).
+                // 1.5 seconds until then, so that a copy made stale does not stay so (A5b).
                 let wait_ms = until.0.saturating_sub(lease.seen_at.0).min(REPUT_MS);
                 return AfterPut::Turn(Next::At(now + Duration::from_millis(wait_ms)));
             }
