@@ -8,7 +8,7 @@
 //! Every call answers within a bound that the binding sets; no caller has to race it against a
 //! timer.
 
-use crate::journal::{JournalBatch, JournalError, Replay};
+use crate::journal::{Intent, JournalBatch, JournalError, Replay};
 use crate::record::{Loser, RecordId};
 use crate::resolve::Held;
 use crate::row::{BatchAnswer, Change, Poll, PollPage, Row, RowOp, Seq, StoreTime};
@@ -83,6 +83,9 @@ pub enum PeerMessage {
     /// Between coordinators of one site: these versions are in the authority. News before the next
     /// poll.
     Installed(Vec<Change>),
+    /// Between coordinators of one site: keep this write until the authority has it, so that it
+    /// survives the loss of the sender's disk.
+    Keep(Box<Intent>),
     /// To another site: the sender's authority has taken something in.
     Hint(SiteId),
     /// From another site: what has the receiver's authority taken in after this place of its feed?
@@ -108,7 +111,7 @@ pub struct Wanted {
 /// The answer to a [`PeerMessage`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerReply {
-    /// It was taken note of.
+    /// It was taken note of. What was to be kept is durable.
     Noted,
     /// Of a site's feed.
     Changes(FeedPage),

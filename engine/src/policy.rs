@@ -74,6 +74,8 @@ pub enum ReadLevel {
 pub enum Durability {
     /// Everything but the loss of the authority.
     Authority,
+    /// The loss of this coordinator's disk too: one that shares its stores has journalled it.
+    Peer,
     /// Crashes of this coordinator, not the loss of its disk.
     Local,
 }
@@ -184,7 +186,14 @@ impl Dataset {
                  not the loss of this disk",
                 self.name
             ),
-            (_, stores) => format!(
+            (Durability::Peer, stores) => format!(
+                "{}: an acknowledged write is in this machine's journal and in that of a peer{}; \
+                 while none answers, the write is taken with 202 and survives crashes, not the \
+                 loss of this disk",
+                self.name,
+                stores.iter().map(|store| format!(" and in {store}")).collect::<String>()
+            ),
+            (Durability::Authority | Durability::Local, stores) => format!(
                 "{}: an acknowledged write is in this machine's journal and in {}; while such a \
                  store does not answer, the write is taken with 202 and survives crashes, not the \
                  loss of this disk",

@@ -523,6 +523,7 @@ impl World {
                 PeerMessage::Hint(_) => "hint",
                 PeerMessage::Changes { .. } => "asks-changes",
                 PeerMessage::Fetch(_) => "fetches",
+                PeerMessage::Keep(_) => "asks-to-keep",
             };
             self.note(&mut state, here, word, Some(there), 0, String::new);
             state.processes[usize::from(to.0)].coordinator.clone()
@@ -545,7 +546,7 @@ impl World {
             PeerMessage::Changes { after } if self.is(Double::FeedHidden) => {
                 PeerReply::Changes(FeedPage { changes: Vec::new(), complete: true, head: after })
             }
-            PeerMessage::Changes { .. } | PeerMessage::Fetch(_) => {
+            PeerMessage::Changes { .. } | PeerMessage::Fetch(_) | PeerMessage::Keep(_) => {
                 let (reply, replied) = oneshot::channel();
                 let heard = async move { drop(reply.send(receiver.receive(message).await)) };
                 self.spawn_on(to, heard);

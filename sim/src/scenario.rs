@@ -77,6 +77,9 @@ pub struct Kept {
     pub r2_through: bool,
     /// KV keeps references only.
     pub kv_reference: bool,
+    /// Acknowledgements wait for another coordinator's journal.
+    #[serde(default)]
+    pub peer_keeps: bool,
 }
 
 impl Kept {
@@ -95,7 +98,11 @@ impl Kept {
                 (StoreId::R2, strategy(self.r2_through)),
             ]
             .into(),
-            durability: if nothing { Durability::Local } else { Durability::Authority },
+            durability: match (self.peer_keeps, nothing) {
+                (true, _) => Durability::Peer,
+                (false, true) => Durability::Local,
+                (false, false) => Durability::Authority,
+            },
             ..Dataset::everywhere(&self.name)
         }
     }
@@ -157,6 +164,7 @@ impl Scenario {
             kv_through: false,
             r2_through: false,
             kv_reference: false,
+            peer_keeps: false,
         }];
         datasets.push(Kept {
             name: "files".to_owned(),
@@ -164,12 +172,17 @@ impl Scenario {
             kv_through: world.random_bool(0.2),
             r2_through: world.random_bool(0.2),
             kv_reference: world.random_bool(0.2),
+            peer_keeps: false,
         });
+        let shared = nodes > sites;
         let skew_ms = match profile {
             Profile::Quick | Profile::Standard => 200,
             Profile::Hostile => 3 * 3_600_000,
         };
         let clock_skew_ms = (0..nodes).map(|_| world.random_range(-skew_ms..=skew_ms)).collect();
+        if let Some(files) = datasets.last_mut() {
+            files.peer_keeps = shared && world.random_bool(0.25);
+        }
         let shape = PlanShape {
             nodes,
             sites,
@@ -217,6 +230,7 @@ impl Scenario {
             kv_through: false,
             r2_through: false,
             kv_reference: false,
+            peer_keeps: false,
         };
         Scenario {
             profile: Profile::Standard,

@@ -4,7 +4,7 @@
 
 use tidelock_engine::record::StoreId;
 use tidelock_engine::version::NodeId;
-use tidelock_faults::{End, Kind, Place};
+use tidelock_faults::{Call, End, Kind, Moment, Place};
 use tidelock_sim::checker::Invariant;
 use tidelock_sim::double::Double;
 use tidelock_sim::run::{self, Outcome};
@@ -111,6 +111,43 @@ fn a_session_never_goes_back_by_going_elsewhere() {
     scenario.sessions = 1;
     let outcome = clean(&cut_apart(scenario, 3_000..7_000));
     assert!(outcome.sometimes.contains("another-coordinator-answered-a-session"));
+}
+
+/// A's disk has the write and so has B's; D1 comes back while A is down, and B brings it there.
+#[test]
+fn a_write_that_a_peer_keeps_does_not_wait_for_its_coordinator() {
+    let mut scenario = Scenario::still(2).then(1_000, 0, "k", PUT);
+    scenario.datasets[0].d1_through = false;
+    scenario.datasets[0].peer_keeps = true;
+    scenario.length_ms = 20_000;
+    let cut = |node| Place::Link { from: End::Node(node), to: End::Store(StoreId::D1) };
+    let crash = Place::Call { node: 0, call: Call::D1Poll, ordinal: 1, moment: Moment::Before };
+    let outcome = clean(
+        &scenario
+            .fault(Kind::NetPartition, cut(0), 900..6_000, 0)
+            .fault(Kind::NetPartition, cut(1), 900..6_000, 0)
+            .fault(Kind::ProcessCrash, crash, 3_000..6_000, 6_000),
+    );
+    let at = |lane, kind: &str| {
+        let found = outcome.events.iter().find(|e| e.lane == lane && e.kind == kind);
+        found.unwrap_or_else(|| panic!("no {kind}")).at_us
+    };
+    assert!(at(End::Session(0), "write-acked") < 2_000_000, "nobody waits for D1");
+    assert!(at(End::Node(1), "durable") < at(End::Session(0), "write-acked"), "B had it before");
+    let there = at(End::Store(StoreId::D1), "row");
+    assert!(there < at(End::Node(0), "restart"), "B installed it while A was down: {there}");
+}
+
+/// Nobody keeps it: the caller is told that it waits.
+#[test]
+fn a_write_that_no_peer_keeps_is_acknowledged_as_pending() {
+    let mut scenario = Scenario::still(2).then(1_000, 0, "k", PUT);
+    scenario.datasets[0].d1_through = false;
+    scenario.datasets[0].peer_keeps = true;
+    let cut = Place::Link { from: End::Node(0), to: End::Store(StoreId::D1) };
+    let scenario = cut_apart(scenario, 500..6_000).fault(Kind::NetPartition, cut, 900..6_000, 0);
+    let outcome = clean(&scenario);
+    assert!(outcome.sometimes.contains("acknowledged-as-pending"));
 }
 
 #[test]

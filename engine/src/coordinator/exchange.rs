@@ -290,6 +290,7 @@ impl<E: Env> Coordinator<E> {
                 }
                 PeerReply::Noted
             }
+            PeerMessage::Keep(intent) => self.keep(*intent).await,
             PeerMessage::Hint(site) => {
                 if let Some(followed) = self.state().sites.get_mut(&site) {
                     followed.hinted = true;

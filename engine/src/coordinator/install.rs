@@ -14,7 +14,7 @@ use crate::policy::Dataset;
 use crate::record::{Loser, RecordId, StoreId, Stored, blob_key};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
-use crate::version::{Dot, Version};
+use crate::version::{Dot, NodeId, Version};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ impl<E: Env> Coordinator<E> {
         if slot.look {
             return Plan::Look;
         }
-        let Some(ours) = slot.ours() else { return Plan::Idle };
+        let Some(ours) = slot.ours(self.actor.node) else { return Plan::Idle };
         let Some(known) = state.ledger.known(record) else { return Plan::Look };
         if let Some(version) = &known.version
             && version.history.covers(&ours.held.version.history)
@@ -140,7 +140,7 @@ impl<E: Env> Coordinator<E> {
         if let Some(version) = &row.version {
             self.settle(&mut state, record, version);
         }
-        let ours = state.slots.get(record).and_then(super::Slot::ours);
+        let ours = state.slots.get(record).and_then(|slot| slot.ours(self.actor.node));
         if foreign {
             state.counters.foreign_writes += 1;
         }
@@ -360,7 +360,7 @@ pub(super) enum Sent {
 impl super::Slot {
     /// A version of another site; or the newest durable intent that may be installed, with all the
     /// losers up to it. A conditional one is not skipped: it goes alone.
-    fn ours(&self) -> Option<Ours> {
+    fn ours(&self, own: NodeId) -> Option<Ours> {
         if let Some(adoption) = self.adoptions.first() {
             let (held, losers) = (adoption.held.clone(), adoption.losers.clone());
             return Some(Ours { held, losers, only_over: None });
@@ -368,6 +368,15 @@ impl super::Slot {
         let mut losers = Vec::new();
         let mut newest = None;
         for pending in self.intents.iter().take_while(|pending| pending.durable) {
+            // What is kept for another is in nobody's chain here: it goes alone.
+            if pending.is_kept_for(own).is_some() {
+                if newest.is_none() {
+                    losers.clone_from(&pending.intent.losers);
+                    newest = Some(pending.intent.clone());
+                    break;
+                }
+                continue;
+            }
             let conditional = pending.intent.only_over.is_some();
             if conditional && newest.is_some() {
                 break;

@@ -10,7 +10,7 @@
 //!
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
-//! follows the feeds of other sites, `reconcile.rs` looks over what the projections hold, `read.rs`
+//! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over what the projections hold, `read.rs`
 //! answers readers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
@@ -20,6 +20,7 @@
 mod commit;
 mod exchange;
 mod install;
+mod keep;
 mod project;
 mod read;
 mod reconcile;
@@ -113,6 +114,15 @@ struct Slot {
 struct Pending {
     intent: Arc<Intent>,
     durable: bool,
+}
+
+impl Pending {
+    /// A write that is kept for another coordinator: nothing is built on it, and nobody reads it,
+    /// before the authority has accepted it.
+    fn is_kept_for(&self, own: NodeId) -> Option<NodeId> {
+        let node = self.intent.dot().actor.node;
+        (node != own).then_some(node)
+    }
 }
 
 struct Waiter {

@@ -229,6 +229,7 @@ impl<E: Env> Coordinator<E> {
         let durable = slot
             .intents
             .iter()
+            .filter(|pending| pending.is_kept_for(self.actor.node).is_none())
             .rfind(|pending| pending.durable && pending.intent.only_over.is_none())?;
         let intent = &durable.intent;
         Some(Held { version: intent.version.clone(), value: intent.value.clone() })

@@ -9,11 +9,11 @@
 use super::{Coordinator, Settled, State, Waiter};
 use crate::env::{Clock, Env, Outcome};
 use crate::journal::{Intent, JournalError};
-use crate::policy::{Dataset, Kind, Oversize};
+use crate::policy::{Dataset, Durability, Kind, Oversize};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
 use crate::row::{Expect, RowAnswer, RowOp, Seq};
-use crate::version::{Dot, SiteId, Version, VersionVector};
+use crate::version::{Dot, NodeId, SiteId, Version, VersionVector};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -302,7 +302,24 @@ impl<E: Env> Coordinator<E> {
                 return WriteOutcome::Unknown(WriteDoubt::Journal(stopped));
             }
         }
-        self.acknowledge(dataset, &begun.intent, begun.created, begun.settled).await
+        let intent = &begun.intent;
+        let stores = self.acknowledge(dataset, intent, begun.created, begun.settled);
+        if dataset.durability != Durability::Peer || intent.only_over.is_some() {
+            return stores.await;
+        }
+        let kept = self.keep_at_a_peer(intent, self.pace.acknowledge_within);
+        let (outcome, kept) = tokio::join!(biased; stores, kept);
+        match outcome {
+            // Only this disk has it: the caller is told what it still waits for.
+            WriteOutcome::Applied(mut receipt) if !kept && receipt.pending.is_empty() => {
+                receipt.seq = self.installed_at(&receipt.record, receipt.dot);
+                if receipt.seq.is_none() {
+                    receipt.pending.push(StoreId::D1);
+                }
+                WriteOutcome::Applied(receipt)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Conditional writes have a record to themselves: what is built on one must know how it came
@@ -360,7 +377,7 @@ impl<E: Env> Coordinator<E> {
                     }
                 },
                 Condition::None => {
-                    let newest = state.slots.get(record).and_then(|slot| slot.intents.back());
+                    let newest = state.newest_own(record, self.actor.node);
                     known.is_none() && newest.is_none()
                 }
             }
@@ -407,7 +424,7 @@ impl<E: Env> Coordinator<E> {
             Condition::Match(etag) => Some(check_match(looked.as_ref(), Some(etag))?),
             Condition::Absent => Some(check_match(looked.as_ref(), None)?),
         };
-        let Some(base) = state.base(record, looked.as_ref()) else {
+        let Some(base) = state.base(record, self.actor.node, looked.as_ref()) else {
             // The slot that stood for the record's entry was settled between the look and here.
             return Err(WriteRefusal::Busy);
         };
@@ -525,12 +542,8 @@ struct Base {
 impl State {
     /// Everything that this coordinator knows of the record: the authority's version as last
     /// seen, what was just looked up, and its own newest intent. `None`: nothing is known.
-    fn base(&self, record: &RecordId, looked: Option<&Looked>) -> Option<Base> {
-        let newest = self
-            .slots
-            .get(record)
-            .and_then(|slot| slot.intents.back())
-            .map(|pending| pending.intent.clone());
+    fn base(&self, record: &RecordId, own: NodeId, looked: Option<&Looked>) -> Option<Base> {
+        let newest = self.newest_own(record, own).map(|pending| pending.intent.clone());
         let known = self.ledger.known(record);
         if known.is_none() && looked.is_none() && newest.is_none() {
             return None;

@@ -281,7 +281,23 @@ impl Reader<'_> {
         self.check_prefixes(raw, &datasets);
         let site = SiteId(raw.site.unwrap_or(0));
         let peers = self.peers(raw, Peer { node, site });
+        if !peers.iter().any(|known| known.peer.site == site) {
+            self.check_kept(raw, &datasets);
+        }
         Config { listen, node, site, peers, policy: Policy::new(datasets) }
+    }
+
+    /// Nobody shares these stores, so nobody can keep a write that the authority lacks.
+    fn check_kept(&mut self, raw: &RawConfig, datasets: &[Dataset]) {
+        let asked = raw.dataset.iter().zip(datasets);
+        for (raw, _) in asked.filter(|(_, dataset)| dataset.durability == Durability::Peer) {
+            let Some(word) = &raw.get_ref().durability else { continue };
+            let problem = "no peer shares this coordinator's stores, so none can keep a write \
+                           that they lack"
+                .to_owned();
+            let accepted = "a [[peer]] of this site beside it, or \"authority\" or \"local\"";
+            self.refuse(word.span(), "dataset.durability", problem, accepted);
+        }
     }
 
     fn peers(&mut self, raw: &RawConfig, own: Peer) -> Vec<ConfiguredPeer> {
@@ -471,21 +487,27 @@ impl Reader<'_> {
         dataset: Range<usize>,
         strategy: &BTreeMap<StoreId, Strategy>,
     ) -> Durability {
-        let words = [("authority", Durability::Authority), ("local", Durability::Local)];
+        let words = [
+            ("authority", Durability::Authority),
+            ("peer", Durability::Peer),
+            ("local", Durability::Local),
+        ];
         let word = raw.durability.as_ref();
         let known = self.errors.len();
-        let chosen = word.and_then(|word| self.word(word, "dataset.durability", &words, &["peer"]));
+        let chosen = word.and_then(|word| self.word(word, "dataset.durability", &words, &[]));
         let through = strategy.values().any(|strategy| match strategy {
             Strategy::WriteThrough => true,
             Strategy::WriteBehind => false,
         });
-        let said = chosen == Some(Durability::Local) || self.errors.len() > known;
+        let said = matches!(chosen, Some(Durability::Local | Durability::Peer));
+        let said = said || self.errors.len() > known;
         if !through && !strategy.is_empty() && !said {
             let span = raw.strategy.as_ref().map_or(dataset, Spanned::span);
             let problem = "every store is write-behind, so an acknowledged write is in this \
                            machine's journal alone: it survives crashes, not the loss of this disk"
                 .to_owned();
-            let accepted = "durability = \"local\" to agree to that, or d1 = \"write-through\"";
+            let accepted = "durability = \"local\" to agree to that, \"peer\" to have a peer keep it \
+                            too, or d1 = \"write-through\"";
             self.refuse(span, "dataset.durability", problem, accepted);
         }
         chosen.unwrap_or(Durability::Authority)

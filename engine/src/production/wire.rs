@@ -16,8 +16,8 @@ use std::io::Read;
 pub const VERSION: &str = "1";
 /// The header that carries it.
 pub const VERSION_HEADER: &str = "x-tidelock-wire";
-/// A message, unpacked: names of records, never values.
-pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A message, unpacked: one value to be kept, or names of records.
+pub const MESSAGE_BYTES_MAX: usize = VALUE_BYTES_MAX + 16 * 1024 * 1024;
 /// An answer, unpacked: at the worst one value and what lost against it.
 pub const ANSWER_BYTES_MAX: usize = 4 * VALUE_BYTES_MAX;
 /// Fast, and half the size of what is text.

@@ -65,7 +65,14 @@ fn mistakes_of_a_dataset() {
     let with = |line: &str| format!("{GOOD}{line}\n");
     check(&with("read = \"all\""), &[(5, "dataset.read", "\"latest\"")]);
     check(&with("oversize = \"cut\""), &[(5, "dataset.oversize", "\"refuse\"")]);
-    check(&with("durability = \"peer\""), &[(5, "dataset.durability", "\"local\"")]);
+    check(&with("durability = \"peer\""), &[(5, "dataset.durability", "[[peer]]")]);
+    let kept = with("durability = \"peer\"\n[[peer]]\nnode = 2\nurl = \"http://10.0.0.8:7878\"");
+    assert_eq!(parse("t.toml", &kept).unwrap().policy.datasets["a"].durability, Durability::Peer);
+    let elsewhere = kept.replace("node = 2", "node = 2\nsite = 3");
+    check(&elsewhere, &[(5, "dataset.durability", "of this site")]);
+    let itself = kept.replace("node = 2", "node = 1");
+    check(&itself, &[(7, "peer.node", "no other coordinator")]);
+    check(&kept.replace("http:", "ftp:"), &[(8, "peer.url", "http://10.0.0.8:7878")]);
     check(&with("conflict = { default = \"merge\" }"), &[(5, "dataset.conflict.default", "lww")]);
     check(&with("oversize = \"reference\""), &[(5, "dataset.oversize", "r2 = {}")]);
     check(
