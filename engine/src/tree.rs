@@ -182,13 +182,12 @@ pub struct Differing {
 }
 
 impl Tree {
-    /// A record's version changed: `before` is the digest that it had here, `after` the one that
+    /// The version of a record of this leaf changed: `before` is the digest that it had here, `after` the one that
     /// it has now.
-    pub fn update(&mut self, key: &str, before: Option<Digest>, after: Option<Digest>) {
+    pub fn update(&mut self, leaf: Leaf, before: Option<Digest>, after: Option<Digest>) {
         if before == after {
             return;
         }
-        let leaf = Leaf::of(key);
         let sums = self.leaves.entry(leaf).or_default();
         for sums in [&mut self.root, &mut *sums] {
             before.into_iter().for_each(|before| sums.take(before));
@@ -276,7 +275,7 @@ mod tests {
     fn built(records: &BTreeMap<String, u64>) -> Tree {
         let mut tree = Tree::default();
         for (key, counter) in records {
-            tree.update(key, None, Some(digest(key, *counter)));
+            tree.update(Leaf::of(key), None, Some(digest(key, *counter)));
         }
         tree
     }
@@ -363,7 +362,7 @@ mod tests {
                     let of = |records: &BTreeMap<String, u64>| {
                         records.get(key).map(|counter| digest(key, *counter))
                     };
-                    tree.update(key, of(&before), of(&after));
+                    tree.update(Leaf::of(key), of(&before), of(&after));
                 }
             }
             prop_assert_eq!(tree, built(&after));

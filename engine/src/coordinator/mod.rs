@@ -30,7 +30,7 @@ mod watch;
 mod write;
 
 pub use read::{Read, ReadError};
-pub use reconcile::{Brake, Leave, Pass, PassError};
+pub use reconcile::{Billed, Brake, Leave, Pass, PassError};
 pub use session::{Session, SessionError};
 pub use status::{Counters, OperationState, SiteStatus, Status, StoreStatus};
 pub use write::{Condition, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
@@ -87,6 +87,8 @@ struct State {
     adoption_bytes: usize,
     /// Foreign writes in KV whose bytes may come from a cache; since when their listing shows them.
     echoes: BTreeMap<RecordId, Duration>,
+    /// Looks over a store that have not come to its end.
+    looks: BTreeMap<(Arc<str>, StoreId), reconcile::Look>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
     counters: Counters,
@@ -170,6 +172,7 @@ impl<E: Env> Coordinator<E> {
             adoptions: 0,
             adoption_bytes: 0,
             echoes: BTreeMap::new(),
+            looks: BTreeMap::new(),
             next_read_repair: Duration::ZERO,
             counters: Counters::default(),
             failure: None,

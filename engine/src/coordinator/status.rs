@@ -203,9 +203,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn ledger_covers(&self, record: &RecordId, dot: Dot) -> bool {
-        let known = self.state().ledger.known(record);
-        let version: Option<Version> = known.and_then(|known| known.version);
-        version.is_some_and(|version| version.history.covers_dot(dot))
+        self.state().ledger.holds(record, dot).is_some()
     }
 
     fn pending_projections(&self, record: &RecordId) -> Vec<StoreId> {
@@ -217,13 +215,12 @@ impl<E: Env> Coordinator<E> {
     /// once [`Status::ledger_complete`].
     pub fn list(&self, dataset: &str, after: Option<&str>, limit: usize) -> Vec<(String, Version)> {
         let state = self.state();
-        let from = RecordId { dataset: dataset.into(), key: after.unwrap_or("").into() };
         state
             .ledger
-            .records(Some(&from))
-            .take_while(|(record, _)| &*record.dataset == dataset)
+            .range(dataset, after, None)
+            .filter(|(_, noted)| noted.is_live())
+            .filter_map(|(key, noted)| Some((key.to_string(), noted.version()?)))
             .take(limit)
-            .map(|(record, version)| (record.key.to_string(), version.clone()))
             .collect()
     }
 }
