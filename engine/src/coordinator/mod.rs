@@ -10,8 +10,8 @@
 //!
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
-//! follows the feeds of other sites, `reconcile.rs` looks over what the projections hold, `read.rs`
-//! answers readers.
+//! follows the feeds of other sites, `reconcile.rs` looks over what the projections list and
+//! `scrub.rs` over the bytes behind it, `read.rs` answers readers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -24,6 +24,7 @@ mod project;
 mod read;
 mod reconcile;
 mod rows;
+mod scrub;
 mod session;
 mod status;
 mod watch;
@@ -89,6 +90,8 @@ struct State {
     echoes: BTreeMap<RecordId, Duration>,
     /// Looks over a store that have not come to its end.
     looks: BTreeMap<(Arc<str>, StoreId), reconcile::Look>,
+    /// How far the values of each store were read and hashed.
+    scrubs: BTreeMap<(Arc<str>, StoreId), scrub::Scrub>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
     counters: Counters,
@@ -173,6 +176,7 @@ impl<E: Env> Coordinator<E> {
             adoption_bytes: 0,
             echoes: BTreeMap::new(),
             looks: BTreeMap::new(),
+            scrubs: BTreeMap::new(),
             next_read_repair: Duration::ZERO,
             counters: Counters::default(),
             failure: None,

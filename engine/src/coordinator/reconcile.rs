@@ -34,12 +34,12 @@ use std::time::Duration;
 
 /// Keys in one page of a listing, which the stores give at most; and entries of the ledger that are
 /// looked at under one lock.
-const PAGE_KEYS: usize = 1_000;
+pub(super) const PAGE_KEYS: usize = 1_000;
 /// Differences that are kept in memory at once: all that one step can show, so that each stretch of
 /// a pass gets on. A pass deals with them and goes on behind them.
 const DIFFERING_MAX: usize = 2 * PAGE_KEYS;
 /// Between the two looks. What is on its way has arrived, or its mark shows it.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1_000);
+pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1_000);
 /// A pass over fewer records than this is never held by a brake.
 const BRAKE_RECORDS_MIN: usize = 20;
 /// A pass that finds less than one copy in so many is held: as good as none.
@@ -279,13 +279,14 @@ impl<E: Env> Coordinator<E> {
             let dataset = &self.policy.datasets[name];
             for store in dataset.projections() {
                 self.reconcile(dataset, store).await;
+                self.scrub(dataset, store).await;
             }
             let every = dataset.reconcile_every.expect("it is due") * turns;
             due.insert(name, (at + every).max(self.now()));
         }
     }
 
-    async fn wait_until(&self, at: Duration) {
+    pub(super) async fn wait_until(&self, at: Duration) {
         let stop = self.wake.stop.notified();
         let wait = at.saturating_sub(self.now());
         if self.is_stopped() || wait.is_zero() {
@@ -595,15 +596,28 @@ impl<E: Env> Coordinator<E> {
 
     /// Bytes in a projection that the authority may not have: they become a version there, over
     /// whatever it holds by now, which is kept as a loser (rules A3 and V6).
-    async fn take_in(&self, dataset: &Dataset, record: &RecordId, store: StoreId, seen: Listing) {
+    pub(super) async fn take_in(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        store: StoreId,
+        seen: Listing,
+    ) {
         let Ok(Some((body, metadata))) = self.fetch(dataset, record, store).await else { return };
         if seen.as_ref() != Some(&metadata) {
             // An edge cache gives what stood there before: the next pass may get the bytes.
             return;
         }
         let described = metadata.as_deref().and_then(projection::read);
+        let changed = described.as_ref().is_some_and(|described| !described.has(&body));
         let described = match described.map(|described| (described.names, described.reference)) {
             None => None,
+            // Bytes that are not what their metadata names are somebody else's, if they are what
+            // stands there: they may have been spoilt on their way.
+            Some(_) if changed => match self.fetch(dataset, record, store).await {
+                Ok(Some(again)) if again == (body.clone(), metadata.clone()) => None,
+                Ok(_) | Err(_) => return,
+            },
             Some((Named::Version(version), false)) => Some(version),
             // Nothing can be rebuilt from these alone.
             Some((Named::Tag(_), _) | (Named::Version(_), true)) => return,
@@ -626,10 +640,18 @@ impl<E: Env> Coordinator<E> {
             let found = row.take().unwrap_or_default();
             let candidate = match taken_in(self.site(), record, &found, described.as_ref(), &body) {
                 TakenIn::Known => {
-                    if let Some(version) = &found.version
-                        && described.as_ref().is_none_or(|d| d.history != version.history)
-                        && (store != StoreId::Kv || self.is_no_echo(record))
-                    {
+                    let Some(version) = &found.version else { return };
+                    let seen = metadata.as_deref();
+                    let no_echo = match (store, changed) {
+                        (StoreId::Kv, false) => self.is_no_echo(record),
+                        // An earlier foreign write had other metadata, if it had any.
+                        (StoreId::Kv, true) => {
+                            self.is_listed_so(dataset, record, store, seen).await
+                        }
+                        (StoreId::D1 | StoreId::R2, _) => true,
+                    };
+                    let differs = described.as_ref().is_none_or(|d| d.history != version.history);
+                    if differs && no_echo {
                         self.put_again(record, store, version);
                     }
                     return;

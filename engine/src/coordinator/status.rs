@@ -53,6 +53,8 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Copies whose bytes did not match their hash, not served.
     pub copies_damaged: u64,
+    /// Values that were read and hashed to see whether their bytes were changed.
+    pub values_scrubbed: u64,
     /// Looks over everything that a store holds of a dataset.
     pub passes: u64,
     /// Of these, such as changed nothing because their plan looked wrong.
