@@ -14,7 +14,8 @@ use tidelock_engine::env::{
 };
 use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
 use tidelock_engine::record::RecordId;
-use tidelock_engine::row::{BatchAnswer, Poll, PollPage, RowOp, StoreTime};
+use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowOp, StoreTime};
+use tidelock_engine::tree::{Leaf, Sums};
 use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_sim::stores::{D1, Kv, R2};
 
@@ -189,6 +190,25 @@ impl RowStore for Memory {
     async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
         let stores = self.inner.stores();
         Ok(records.iter().map(|record| stores.d1.history(record)).collect())
+    }
+
+    async fn leaves(
+        &self,
+        dataset: &str,
+        after: Option<Leaf>,
+        limit: usize,
+    ) -> Result<Vec<(Leaf, Sums)>, Unavailable> {
+        Ok(self.inner.stores().d1.leaves(dataset, after, limit))
+    }
+
+    async fn leaf_rows(
+        &self,
+        dataset: &str,
+        leaf: Leaf,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Change>, Unavailable> {
+        Ok(self.inner.stores().d1.leaf_rows(dataset, leaf, after, limit))
     }
 }
 

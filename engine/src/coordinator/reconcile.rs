@@ -318,7 +318,12 @@ impl<E: Env> Coordinator<E> {
     ) -> Result<Pass, PassError> {
         let dataset = self.policy.datasets.get(dataset).ok_or(PassError::NotKept)?;
         dataset.projection(store).ok_or(PassError::NotKept)?;
-        self.pass(dataset, store, leave).await
+        let pass = self.pass(dataset, store, leave).await?;
+        match leave {
+            Leave::Look => {}
+            Leave::Mend | Leave::MendAll => self.scrub(dataset, store).await,
+        }
+        Ok(pass)
     }
 
     async fn pass(
