@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tidelock_engine::env::{
@@ -30,6 +30,7 @@ struct Inner {
     stores: Mutex<Stores>,
     begun: Instant,
     drawn: AtomicU64,
+    feed_stands_still: AtomicBool,
 }
 
 /// See the module.
@@ -49,6 +50,7 @@ impl Default for Memory {
             stores: Mutex::default(),
             begun: Instant::now(),
             drawn: AtomicU64::new(1),
+            feed_stands_still: AtomicBool::new(false),
         });
         Memory { r2: MemoryR2(inner.clone()), inner }
     }
@@ -65,6 +67,16 @@ impl Inner {
 }
 
 impl Memory {
+    /// From now on D1's change feed shows nothing new, as one that misses what it should show.
+    pub fn stop_feed(&self) {
+        self.inner.feed_stands_still.store(true, Ordering::Relaxed);
+    }
+
+    /// Works on D1 past every coordinator.
+    pub fn with_d1<T>(&self, work: impl FnOnce(&mut D1) -> T) -> T {
+        work(&mut self.inner.stores().d1)
+    }
+
     /// Records that all three stores hold whole.
     pub fn complete_records(&self) -> usize {
         let stores = self.inner.stores();
@@ -184,6 +196,9 @@ impl RowStore for Memory {
     }
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
+        if self.inner.feed_stands_still.load(Ordering::Relaxed) {
+            return Ok(PollPage { complete: true, head: poll.after, ..PollPage::default() });
+        }
         Ok(self.inner.stores().d1.poll(self.inner.now(), poll))
     }
 

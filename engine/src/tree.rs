@@ -16,6 +16,7 @@
 use crate::version::{ContentHash, VersionVector};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Children of a node.
 pub const FAN_OUT: u32 = 16;
@@ -243,8 +244,21 @@ impl Tree {
 
     /// The leaves that differ from a complete list of another's, in order.
     pub fn differing_leaves(&self, theirs: impl IntoIterator<Item = (Leaf, Sums)>) -> Vec<Leaf> {
+        self.differing_within(None, None, theirs)
+    }
+
+    /// As [`Tree::differing_leaves`], of a page that lists the leaves after `after`, up to `through`.
+    pub fn differing_within(
+        &self,
+        after: Option<Leaf>,
+        through: Option<Leaf>,
+        theirs: impl IntoIterator<Item = (Leaf, Sums)>,
+    ) -> Vec<Leaf> {
         let mut differing = Vec::new();
-        let mut ours = self.leaves().peekable();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let to = through.map_or(Bound::Unbounded, Bound::Included);
+        let ours = self.leaves.range((from, to)).map(|(leaf, sums)| (*leaf, *sums));
+        let mut ours = ours.peekable();
         for (leaf, sums) in theirs {
             while let Some((before, _)) = ours.next_if(|(ours, _)| *ours < leaf) {
                 differing.push(before);
@@ -377,6 +391,12 @@ mod tests {
             expected.dedup();
             let (ours, theirs) = (built(&ours), built(&theirs));
             prop_assert_eq!(&ours.differing_leaves(theirs.leaves()), &expected);
+            let middle = Leaf(0x8000);
+            let (low, high): (Vec<_>, Vec<_>) =
+                theirs.leaves().partition(|(leaf, _)| *leaf <= middle);
+            let mut paged = ours.differing_within(None, Some(middle), low);
+            paged.extend(ours.differing_within(Some(middle), None, high));
+            prop_assert_eq!(&paged, &expected);
             let (found, rounds) = descend(&ours, &theirs);
             prop_assert_eq!(found, expected);
             prop_assert!(rounds <= usize::from(DEPTH) + 1);

@@ -250,7 +250,7 @@ fn change(record: &RecordId, row: &Row) -> Change {
 }
 
 /// D1's primary, holding rows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct D1 {
     rows: BTreeMap<RecordId, Row>,
     losers: BTreeMap<RecordId, Vec<Loser>>,

@@ -11,7 +11,8 @@
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
 //! follows the feeds of other sites, `reconcile.rs` looks over what the projections list and
-//! `scrub.rs` over the bytes behind it, `read.rs` answers readers.
+//! `scrub.rs` over the bytes behind it, `leaves.rs` holds the ledger against the authority, `read.rs`
+//! answers readers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -20,6 +21,7 @@
 mod commit;
 mod exchange;
 mod install;
+mod leaves;
 mod project;
 mod read;
 mod reconcile;
@@ -30,6 +32,7 @@ mod status;
 mod watch;
 mod write;
 
+pub use leaves::LedgerCheck;
 pub use read::{Read, ReadError};
 pub use reconcile::{Billed, Brake, Leave, Pass, PassError};
 pub use session::{Session, SessionError};

@@ -277,6 +277,11 @@ impl<E: Env> Coordinator<E> {
                 return;
             }
             let dataset = &self.policy.datasets[name];
+            if self.state().admits(StoreId::D1)
+                && let Err(error) = self.check_ledger(name).await
+            {
+                tracing::warn!(dataset = %name, %error, "D1's leaves could not be read");
+            }
             for store in dataset.projections() {
                 self.reconcile(dataset, store).await;
                 self.scrub(dataset, store).await;

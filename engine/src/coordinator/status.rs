@@ -65,6 +65,14 @@ pub struct Counters {
     pub copies_differing: u64,
     /// Copies that were put again for it.
     pub copies_put_again: u64,
+    /// Leaf sums of D1 that were held against the ledger.
+    pub leaves_compared: u64,
+    /// Of these, such as differed; their rows were read.
+    pub leaves_differing: u64,
+    /// Rows of D1 that the change feed had not shown.
+    pub ledger_news: u64,
+    /// Times that D1 was found to have gone back, and everything was read anew.
+    pub ledgers_forgotten: u64,
     /// Reads that found a copy missing or old, and had it put again.
     pub read_repairs: u64,
     /// Foreign writes that their dataset cannot hold, left where they are.
