@@ -77,6 +77,11 @@ impl Memory {
         work(&mut self.inner.stores().d1)
     }
 
+    /// Works on KV past every coordinator.
+    pub fn with_kv<T>(&self, work: impl FnOnce(&mut Kv) -> T) -> T {
+        work(&mut self.inner.stores().kv)
+    }
+
     /// Records that all three stores hold whole.
     pub fn complete_records(&self) -> usize {
         let stores = self.inner.stores();

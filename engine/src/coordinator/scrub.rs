@@ -98,14 +98,13 @@ impl<E: Env> Coordinator<E> {
                 return next;
             }
         }
-        let mut looks = 0;
         let mut full = false;
         let after = scrub.after.take();
-        for (key, noted) in ledger.range(&dataset.name, after.as_deref(), None) {
+        let range = ledger.range(&dataset.name, after.as_deref(), None);
+        for (looks, (key, noted)) in range.enumerate() {
             if looks == PAGE_KEYS || next.len() >= self.pace.scrub_values || full {
                 return next;
             }
-            looks += 1;
             let record = RecordId { dataset: dataset.name.clone(), key: key.clone() };
             if let Some(version) = noted.version()
                 && let Some(more) = kept(&version)
