@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tidelock_engine::env::{
@@ -14,7 +14,8 @@ use tidelock_engine::env::{
 };
 use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
 use tidelock_engine::record::RecordId;
-use tidelock_engine::row::{BatchAnswer, Poll, PollPage, RowOp, StoreTime};
+use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowOp, StoreTime};
+use tidelock_engine::tree::{Leaf, Sums};
 use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_sim::stores::{D1, Kv, R2};
 
@@ -29,6 +30,7 @@ struct Inner {
     stores: Mutex<Stores>,
     begun: Instant,
     drawn: AtomicU64,
+    feed_stands_still: AtomicBool,
 }
 
 /// See the module.
@@ -48,6 +50,7 @@ impl Default for Memory {
             stores: Mutex::default(),
             begun: Instant::now(),
             drawn: AtomicU64::new(1),
+            feed_stands_still: AtomicBool::new(false),
         });
         Memory { r2: MemoryR2(inner.clone()), inner }
     }
@@ -64,6 +67,21 @@ impl Inner {
 }
 
 impl Memory {
+    /// From now on D1's change feed shows nothing new, as one that misses what it should show.
+    pub fn stop_feed(&self) {
+        self.inner.feed_stands_still.store(true, Ordering::Relaxed);
+    }
+
+    /// Works on D1 past every coordinator.
+    pub fn with_d1<T>(&self, work: impl FnOnce(&mut D1) -> T) -> T {
+        work(&mut self.inner.stores().d1)
+    }
+
+    /// Works on KV past every coordinator.
+    pub fn with_kv<T>(&self, work: impl FnOnce(&mut Kv) -> T) -> T {
+        work(&mut self.inner.stores().kv)
+    }
+
     /// Records that all three stores hold whole.
     pub fn complete_records(&self) -> usize {
         let stores = self.inner.stores();
@@ -183,12 +201,34 @@ impl RowStore for Memory {
     }
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
+        if self.inner.feed_stands_still.load(Ordering::Relaxed) {
+            return Ok(PollPage { complete: true, head: poll.after, ..PollPage::default() });
+        }
         Ok(self.inner.stores().d1.poll(self.inner.now(), poll))
     }
 
     async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
         let stores = self.inner.stores();
         Ok(records.iter().map(|record| stores.d1.history(record)).collect())
+    }
+
+    async fn leaves(
+        &self,
+        dataset: &str,
+        after: Option<Leaf>,
+        limit: usize,
+    ) -> Result<Vec<(Leaf, Sums)>, Unavailable> {
+        Ok(self.inner.stores().d1.leaves(dataset, after, limit))
+    }
+
+    async fn leaf_rows(
+        &self,
+        dataset: &str,
+        leaf: Leaf,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Change>, Unavailable> {
+        Ok(self.inner.stores().d1.leaf_rows(dataset, leaf, after, limit))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::journal::{Intent, JournalBatch, JournalError, Replay};
 use crate::record::{Loser, RecordId};
 use crate::resolve::Held;
 use crate::row::{BatchAnswer, Change, Poll, PollPage, Row, RowOp, Seq, StoreTime};
+use crate::tree::{Leaf, Sums};
 use crate::version::{Dot, NodeId, SiteId, VersionVector};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -331,6 +332,24 @@ pub trait RowStore: Send + Sync + 'static {
         &self,
         records: Vec<RecordId>,
     ) -> impl Future<Output = Result<Vec<RowHistory>, Unavailable>> + Send;
+    /// The leaves of a dataset's tree that have records, after `after`, in order, `limit` of them;
+    /// fewer only at the end. Kept in the transactions that change the rows. A foreign write that
+    /// nobody has taken in changes nothing here: its row counts with the version that it had.
+    fn leaves(
+        &self,
+        dataset: &str,
+        after: Option<Leaf>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<(Leaf, Sums)>, Unavailable>> + Send;
+    /// The rows of one leaf that have a version, with keys after `after`, in order, `limit` of them;
+    /// fewer only at the end.
+    fn leaf_rows(
+        &self,
+        dataset: &str,
+        leaf: Leaf,
+        after: Option<&str>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Change>, Unavailable>> + Send;
 }
 
 /// Everything that the authority holds of a record.

@@ -1,14 +1,23 @@
 //! The ledger: what the authority was last known to hold, per record.
 //!
+//! ```text
+//! dataset ── key ── entry   one small block a record: a version of one value, its actors by number
+//!         └─ tree           the same records in sums, to be held against the authority's and peers'
+//! ```
+//!
 //! Invariant: an entry is never newer than the authority. The ledger is complete, and then a
 //! record without an entry does not exist; or it says that it is not, and then the authority must
 //! be asked before a write gets its dot (rule V1). It lives in memory and is filled from the
-//! authority's change feed after each start.
+//! authority's change feed after each start. Each dataset's tree is that of its entries.
 
-use crate::record::RecordId;
+use crate::record::{Key, RecordId};
 use crate::row::{Expect, Seq};
-use crate::version::Version;
-use std::collections::BTreeMap;
+use crate::tree::{Digest, Leaf, Tree};
+use crate::version::{
+    Actor, ContentHash, Dot, NodeId, Sibling, Stamp, Version, VersionId, VersionVector,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// The authority's row as last seen.
@@ -33,9 +42,211 @@ impl Known {
 /// What is known of the authority.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    entries: BTreeMap<RecordId, Known>,
+    datasets: BTreeMap<Arc<str>, Records>,
+    actors: Actors,
     cursor: Seq,
     complete: bool,
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    // Boxed: a map's nodes are half empty when keys come in order.
+    entries: BTreeMap<Key, Box<Entry>>,
+    tree: Tree,
+}
+
+/// The incarnations that histories name, each by a number. There are few: one a start of a
+/// coordinator. Foreign writes have an actor each and stay out of here.
+#[derive(Debug, Default)]
+struct Actors {
+    by_number: Vec<Actor>,
+    numbers: BTreeMap<Actor, u32>,
+}
+
+impl Actors {
+    fn number(&mut self, actor: Actor) -> u32 {
+        if let Some(number) = self.numbers.get(&actor) {
+            return *number;
+        }
+        let number = u32::try_from(self.by_number.len()).expect("fewer starts than that");
+        self.by_number.push(actor);
+        self.numbers.insert(actor, number);
+        number
+    }
+}
+
+/// A version of one value by a coordinator's own write, nearly always; else `extra` says more.
+#[derive(Debug)]
+struct Entry {
+    hash: ContentHash,
+    seq: Seq,
+    counter: u64,
+    wall_ms: u64,
+    bytes: u64,
+    extra: Option<Box<Extra>>,
+    logical: u32,
+    row_seq: u32,
+    actor: u32,
+    leaf: Leaf,
+    deleted: bool,
+}
+
+#[derive(Debug)]
+enum Extra {
+    /// Other actors in the history.
+    Others(Box<[(u32, u64)]>),
+    /// What the short form cannot say; the entry's other fields say nothing then.
+    Whole(Known),
+}
+
+impl Entry {
+    fn new(
+        actors: &mut Actors,
+        leaf: Leaf,
+        version: Option<Version>,
+        row_seq: u64,
+        seq: Seq,
+    ) -> Entry {
+        match Entry::short(actors, leaf, version.as_ref(), row_seq, seq) {
+            Some(short) => short,
+            None => Entry {
+                hash: ContentHash([0; 32]),
+                seq,
+                counter: 0,
+                wall_ms: 0,
+                bytes: 0,
+                extra: Some(Box::new(Extra::Whole(Known { version, row_seq, seq }))),
+                logical: 0,
+                row_seq: 0,
+                actor: 0,
+                leaf,
+                deleted: false,
+            },
+        }
+    }
+
+    fn short(
+        actors: &mut Actors,
+        leaf: Leaf,
+        version: Option<&Version>,
+        row_seq: u64,
+        seq: Seq,
+    ) -> Option<Entry> {
+        let version = version?;
+        let [Sibling { dot, stamp, hash, bytes, deleted }] = version.siblings() else {
+            return None;
+        };
+        let foreign = |(actor, _): &(Actor, u64)| actor.node == NodeId::FOREIGN;
+        if version.history.counter(dot.actor) != dot.counter || version.history.iter().any(foreign)
+        {
+            return None;
+        }
+        let row_seq = u32::try_from(row_seq).ok()?;
+        let others = version.history.iter().filter(|(actor, _)| *actor != dot.actor);
+        let others: Box<[(u32, u64)]> =
+            others.map(|(actor, counter)| (actors.number(*actor), *counter)).collect();
+        Some(Entry {
+            hash: *hash,
+            seq,
+            counter: dot.counter,
+            wall_ms: stamp.wall_ms,
+            bytes: *bytes,
+            extra: (!others.is_empty()).then(|| Box::new(Extra::Others(others))),
+            logical: stamp.logical,
+            row_seq,
+            actor: actors.number(dot.actor),
+            leaf,
+            deleted: *deleted,
+        })
+    }
+}
+
+/// A record in the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct Noted<'l> {
+    entry: &'l Entry,
+    actors: &'l Actors,
+}
+
+impl Noted<'_> {
+    fn whole(&self) -> Option<&Known> {
+        match self.entry.extra.as_deref() {
+            Some(Extra::Whole(known)) => Some(known),
+            Some(Extra::Others(_)) | None => None,
+        }
+    }
+
+    fn dot(&self) -> Dot {
+        let actor = self.actors.by_number[self.entry.actor as usize];
+        Dot { actor, counter: self.entry.counter }
+    }
+
+    /// Its row sequence.
+    pub fn row_seq(&self) -> u64 {
+        self.whole().map_or(u64::from(self.entry.row_seq), |known| known.row_seq)
+    }
+
+    /// The place of its last change in the authority's feed.
+    pub fn seq(&self) -> Seq {
+        self.entry.seq
+    }
+
+    /// True when it has a value.
+    pub fn is_live(&self) -> bool {
+        match self.whole() {
+            Some(known) => known.version.as_ref().is_some_and(|v| !v.current().deleted),
+            None => !self.entry.deleted,
+        }
+    }
+
+    /// The history of its version.
+    pub fn history(&self) -> VersionVector {
+        match self.entry.extra.as_deref() {
+            Some(Extra::Whole(known)) => {
+                known.version.as_ref().map(|v| v.history.clone()).unwrap_or_default()
+            }
+            Some(Extra::Others(others)) => {
+                let named = |(actor, n): &(u32, u64)| (self.actors.by_number[*actor as usize], *n);
+                let own = self.dot();
+                others.iter().map(named).chain([(own.actor, own.counter)]).collect()
+            }
+            None => [(self.dot().actor, self.dot().counter)].into_iter().collect(),
+        }
+    }
+
+    /// Its version; none when the record was looked for and is not there.
+    pub fn version(&self) -> Option<Version> {
+        if let Some(known) = self.whole() {
+            return known.version.clone();
+        }
+        let Entry { hash, wall_ms, logical, bytes, deleted, .. } = *self.entry;
+        let stamp = Stamp { wall_ms, logical };
+        let sibling = Sibling { dot: self.dot(), stamp, hash, bytes, deleted };
+        Some(Version::settled(self.history(), sibling))
+    }
+
+    /// What identifies its version.
+    pub fn id(&self) -> Option<VersionId> {
+        match self.whole() {
+            Some(known) => known.version.as_ref().map(Version::id),
+            None => Some(VersionId { history: self.history(), hash: self.entry.hash }),
+        }
+    }
+
+    /// All of it.
+    pub fn known(&self) -> Known {
+        match self.whole() {
+            Some(known) => known.clone(),
+            None => Known { version: self.version(), row_seq: self.row_seq(), seq: self.seq() },
+        }
+    }
+
+    fn digest(&self, key: &str) -> Option<Digest> {
+        let Entry { hash, counter, extra: None, .. } = self.entry else {
+            return self.id().map(|id| Digest::of(key, &id.history, id.hash));
+        };
+        Some(Digest::over(key, [(self.dot().actor, *counter)].into_iter(), *hash))
+    }
 }
 
 impl Ledger {
@@ -55,13 +266,34 @@ impl Ledger {
         self.complete
     }
 
+    /// Forgets everything: the authority is not what it was, so all of it is to be read again.
+    pub fn forget(&mut self) {
+        *self = Ledger::default();
+    }
+
+    /// A record's entry, if it has one.
+    pub fn noted(&self, record: &RecordId) -> Option<Noted<'_>> {
+        let entry = self.datasets.get(&record.dataset)?.entries.get(&record.key)?;
+        Some(Noted { entry, actors: &self.actors })
+    }
+
     /// What is known of a record; `None`: it must be asked for.
     pub fn known(&self, record: &RecordId) -> Option<Known> {
-        match self.entries.get(record) {
-            Some(known) => Some(known.clone()),
+        match self.noted(record) {
+            Some(noted) => Some(noted.known()),
             None if self.complete => Some(Known { version: None, row_seq: 0, seq: Seq(0) }),
             None => None,
         }
+    }
+
+    /// Where a write's change stands in the authority's feed, if it is known to be there.
+    pub fn holds(&self, record: &RecordId, dot: Dot) -> Option<Seq> {
+        let noted = self.noted(record)?;
+        // The write that made the value, nearly always: no history has to be put together then.
+        let own = noted.whole().is_none() && noted.dot().actor == dot.actor;
+        let held =
+            if own { noted.entry.counter >= dot.counter } else { noted.history().covers_dot(dot) };
+        held.then(|| noted.seq())
     }
 
     /// Learns of a row. Older news changes nothing. True when it was news.
@@ -72,53 +304,85 @@ impl Ledger {
         row_seq: u64,
         seq: Seq,
     ) -> bool {
-        match self.entries.get_mut(record) {
-            Some(known) if known.row_seq >= row_seq => false,
-            Some(known) => {
-                *known = Known { version, row_seq, seq };
-                true
+        use std::collections::btree_map::Entry as Place;
+        if !self.datasets.contains_key(&record.dataset) {
+            self.datasets.insert(record.dataset.clone(), Records::default());
+        }
+        let Records { entries, tree } =
+            self.datasets.get_mut(&record.dataset).expect("inserted above");
+        let actors = &mut self.actors;
+        let after = version
+            .as_ref()
+            .map(|version| Digest::of(&record.key, &version.history, version.current().hash));
+        match entries.entry(record.key.clone()) {
+            Place::Occupied(mut place) => {
+                let noted = Noted { entry: place.get(), actors };
+                if noted.row_seq() >= row_seq {
+                    return false;
+                }
+                let (leaf, before) = (place.get().leaf, noted.digest(&record.key));
+                tree.update(leaf, before, after);
+                **place.get_mut() = Entry::new(actors, leaf, version, row_seq, seq);
             }
-            None => {
-                self.entries.insert(record.clone(), Known { version, row_seq, seq });
-                true
+            // Once everything is known, what does not exist needs no entry to say so.
+            Place::Vacant(_) if version.is_none() && self.complete => return false,
+            Place::Vacant(place) => {
+                let leaf = Leaf::of(&record.key);
+                tree.update(leaf, None, after);
+                place.insert(Box::new(Entry::new(actors, leaf, version, row_seq, seq)));
             }
         }
-    }
-
-    /// The records that exist, after `after`, in order.
-    pub fn records(&self, after: Option<&RecordId>) -> impl Iterator<Item = (&RecordId, &Version)> {
-        use std::ops::Bound;
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.entries.range::<RecordId, _>((from, Bound::Unbounded)).filter_map(|(record, known)| {
-            let version = known.version.as_ref()?;
-            (!version.current().deleted).then_some((record, version))
-        })
+        true
     }
 
     /// A dataset's records, tombstones included, with keys after `after`, up to `through`.
-    pub fn range(
-        &self,
-        dataset: &Arc<str>,
+    pub fn range<'l>(
+        &'l self,
+        dataset: &str,
         after: Option<&str>,
-        through: Option<&str>,
-    ) -> impl Iterator<Item = (&RecordId, &Known)> {
-        use std::ops::Bound;
-        let first = RecordId { dataset: dataset.clone(), key: after.unwrap_or("").into() };
-        let from = if after.is_some() { Bound::Excluded(&first) } else { Bound::Included(&first) };
-        let entries = self.entries.range::<RecordId, _>((from, Bound::Unbounded));
-        entries.take_while(move |(record, _)| {
-            record.dataset == *dataset && through.is_none_or(|through| *record.key <= *through)
-        })
+        through: Option<&'l str>,
+    ) -> impl Iterator<Item = (&'l Key, Noted<'l>)> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(Key::from(after)));
+        let actors = &self.actors;
+        let records = self.datasets.get(dataset).into_iter();
+        records
+            .flat_map(move |records| records.entries.range((from.clone(), Bound::Unbounded)))
+            .take_while(move |(key, _)| through.is_none_or(|through| ***key <= *through))
+            .map(move |(key, entry)| (key, Noted { entry, actors }))
+    }
+
+    /// A dataset's tree.
+    pub fn tree(&self, dataset: &str) -> Option<&Tree> {
+        self.datasets.get(dataset).map(|records| &records.tree)
+    }
+
+    /// The members of some leaves of a dataset's tree, among the `looks` records after `after`; and
+    /// the last key that was looked at, `None` at the end. A scan, in steps that a lock may take.
+    pub fn members(
+        &self,
+        dataset: &str,
+        leaves: &BTreeSet<Leaf>,
+        after: Option<&str>,
+        looks: usize,
+    ) -> (Vec<(Key, Known)>, Option<Key>) {
+        let (mut members, mut looked, mut last) = (Vec::new(), 0, None);
+        for (key, noted) in self.range(dataset, after, None).take(looks) {
+            (looked, last) = (looked + 1, Some(key));
+            if leaves.contains(&noted.entry.leaf) {
+                members.push((key.clone(), noted.known()));
+            }
+        }
+        (members, last.filter(|_| looked == looks).cloned())
     }
 
     /// How many records it knows of, tombstones included.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.datasets.values().map(|records| records.entries.len()).sum()
     }
 
     /// True when it knows of none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 }
 
@@ -144,5 +408,96 @@ mod tests {
         assert!(!ledger.learn(&record, None, 2, Seq(2)));
         assert!(!ledger.learn(&record, None, 1, Seq(1)));
         assert!(ledger.learn(&record, None, 3, Seq(3)));
+    }
+
+    fn record(key: &str) -> RecordId {
+        RecordId { dataset: Arc::from("d"), key: key.into() }
+    }
+
+    fn actor(node: u16) -> Actor {
+        Actor { node: NodeId(node), incarnation: 7 }
+    }
+
+    fn version(key: &str, history: &[(Actor, u64)], dot: Dot, deleted: bool) -> Version {
+        let stamp = Stamp { wall_ms: 1_790_000_000_000, logical: 3 };
+        let hash = ContentHash::of(key.as_bytes());
+        Version::settled(
+            history.iter().copied().collect(),
+            Sibling { dot, stamp, hash, bytes: 9, deleted },
+        )
+    }
+
+    #[test]
+    fn whatever_is_learned_comes_back_and_stands_in_the_tree() {
+        let dot = |node, counter| Dot { actor: actor(node), counter };
+        let foreign = Actor { node: NodeId::FOREIGN, incarnation: 9 };
+        let two = Version::write(
+            &VersionVector::new(),
+            *version("b", &[(actor(1), 1)], dot(1, 1), false).current(),
+        )
+        .join(&version("c", &[(actor(2), 4)], dot(2, 4), false));
+        assert_eq!(two.siblings().len(), 2);
+        let versions = [
+            version("k", &[(actor(1), 5)], dot(1, 5), false),
+            version("k", &[(actor(1), 6)], dot(1, 6), true),
+            version("k", &[(actor(0), 2), (actor(1), 6), (actor(3), 1)], dot(1, 6), false),
+            // The value is older than its actor's last write, which lost.
+            version("k", &[(actor(1), 9)], dot(1, 6), false),
+            version("k", &[(actor(1), 9), (foreign, 1)], Dot { actor: foreign, counter: 1 }, false),
+            two,
+        ];
+        let mut ledger = Ledger::default();
+        for (n, row_seq) in versions.iter().zip([1, 2, 3, 4, 5, u64::from(u32::MAX) + 7]) {
+            let known = Known { version: Some(n.clone()), row_seq, seq: Seq(row_seq + 1) };
+            assert!(ledger.learn(&record("k"), known.version.clone(), row_seq, known.seq));
+            let noted = ledger.noted(&record("k")).unwrap();
+            assert_eq!((noted.known(), noted.id()), (known.clone(), Some(n.id())));
+            assert_eq!((noted.row_seq(), noted.seq()), (row_seq, known.seq));
+            assert_eq!(noted.is_live(), !n.current().deleted);
+            assert_eq!(ledger.known(&record("k")), Some(known));
+            for dot in [dot(1, 5), dot(1, 6), dot(1, 9), dot(0, 2), dot(2, 4)] {
+                let held = n.history.covers_dot(dot).then_some(Seq(row_seq + 1));
+                assert_eq!(ledger.holds(&record("k"), dot), held);
+            }
+            let mut anew = Tree::default();
+            let digest = Digest::of("k", &n.history, n.current().hash);
+            anew.update(Leaf::of("k"), None, Some(digest));
+            assert_eq!(ledger.tree("d"), Some(&anew));
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_takes_no_room_once_everything_is_known() {
+        let mut ledger = Ledger::default();
+        ledger.followed(Seq(0), true);
+        ledger.learn(&record("k"), None, 0, Seq(0));
+        assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn ranges_and_leaves() {
+        let mut ledger = Ledger::default();
+        for n in 0..100u64 {
+            let key = format!("k{n:02}");
+            let dot = Dot { actor: actor(1), counter: n + 1 };
+            let version = version(&key, &[(dot.actor, dot.counter)], dot, false);
+            ledger.learn(&record(&key), Some(version), 1, Seq(n + 1));
+        }
+        let keys: Vec<_> =
+            ledger.range("d", Some("k09"), Some("k12")).map(|(key, _)| key.to_string()).collect();
+        assert_eq!(keys, ["k10", "k11", "k12"]);
+        assert_eq!(ledger.range("d", None, None).count(), 100);
+        assert_eq!(ledger.range("none", None, None).count(), 0);
+        let leaves = BTreeSet::from([Leaf::of("k07"), Leaf::of("k93")]);
+        let (mut found, mut after) = (Vec::new(), None::<Key>);
+        loop {
+            let (members, last) = ledger.members("d", &leaves, after.as_deref(), 33);
+            found.extend(members.into_iter().map(|(key, _)| key.to_string()));
+            after = last;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, ["k07", "k93"]);
     }
 }

@@ -28,4 +28,5 @@ pub mod record;
 pub mod resolve;
 pub mod retry;
 pub mod row;
+pub mod tree;
 pub mod version;

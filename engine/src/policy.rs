@@ -248,6 +248,10 @@ pub struct Pace {
     pub intent_bytes_max: usize,
     /// Between two puts of one key at KV or R2, which take one write a second for each.
     pub same_key: Duration,
+    /// Values of each dataset and store that one turn of the scrub reads.
+    pub scrub_values: usize,
+    /// Their bytes, with which it ends.
+    pub scrub_bytes: u64,
 }
 
 impl Default for Pace {
@@ -264,6 +268,8 @@ impl Default for Pace {
             intents_max: 100_000,
             intent_bytes_max: 256 * 1024 * 1024,
             same_key: Duration::from_millis(1_000),
+            scrub_values: 64,
+            scrub_bytes: 16 * 1024 * 1024,
         }
     }
 }

@@ -79,6 +79,11 @@ impl Named {
 }
 
 impl Described {
+    /// True when these are the bytes that the copy should have.
+    pub fn has(&self, body: &[u8]) -> bool {
+        if self.reference { refers_to(body, self.hash) } else { ContentHash::of(body) == self.hash }
+    }
+
     /// True when the copy is of this version, kept in this form.
     pub fn is_of(&self, version: &Version, form: &Form) -> bool {
         let same = match &self.names {
@@ -134,6 +139,12 @@ pub fn reference_body(value: &Stored, sibling: &Sibling, d1_key: &str) -> Bytes 
         bytes: sibling.bytes,
     };
     Bytes::from(serde_json::to_vec(&body).expect("text and numbers always serialize"))
+}
+
+/// True when the body of a copy refers to a value of this hash.
+pub fn refers_to(body: &[u8], hash: ContentHash) -> bool {
+    serde_json::from_slice::<ReferenceBody>(body)
+        .is_ok_and(|body| body.tidelock == "reference" && body.hash == hash)
 }
 
 /// What a copy of this version says of itself, its whole history included.

@@ -17,6 +17,7 @@
 //! whether a lease has ended.
 
 use crate::record::{Loser, RecordId, StoreId, Stored};
+use crate::tree::Digest;
 use crate::version::{Actor, Version, VersionId, VersionVector};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -87,6 +88,12 @@ impl Row {
     /// The bytes were changed past every coordinator since `version` was installed.
     pub fn has_foreign_write(&self) -> bool {
         self.row_seq != self.known_row_seq
+    }
+
+    /// What the record of this key adds to its leaf; `None`: no coordinator has installed anything.
+    pub fn digest(&self, key: &str) -> Option<Digest> {
+        let version = self.version.as_ref()?;
+        Some(Digest::of(key, &version.history, version.current().hash))
     }
 
     /// The history that an install must cover.

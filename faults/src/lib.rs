@@ -86,11 +86,17 @@ pub enum Kind {
     /// Somebody writes to R2 past every coordinator.
     #[serde(rename = "r2.foreign-write")]
     R2ForeignWrite,
+    /// The bytes of a copy in KV are changed where they stand; its metadata stays.
+    #[serde(rename = "kv.changed-value")]
+    KvChangedValue,
+    /// The bytes of a copy in R2 are changed where they stand; its metadata stays.
+    #[serde(rename = "r2.changed-object")]
+    R2ChangedObject,
 }
 
 impl Kind {
     /// All of them, in catalogue order.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 25] = [
         Kind::NetPartition,
         Kind::NetPartitionOneWay,
         Kind::NetLoss,
@@ -114,6 +120,8 @@ impl Kind {
         Kind::KvForeignWrite,
         Kind::R2LostObject,
         Kind::R2ForeignWrite,
+        Kind::KvChangedValue,
+        Kind::R2ChangedObject,
     ];
 
     /// The name in reports and on the command line.
@@ -142,6 +150,8 @@ impl Kind {
             Kind::KvForeignWrite => "kv.foreign-write",
             Kind::R2LostObject => "r2.lost-object",
             Kind::R2ForeignWrite => "r2.foreign-write",
+            Kind::KvChangedValue => "kv.changed-value",
+            Kind::R2ChangedObject => "r2.changed-object",
         }
     }
 }
@@ -152,7 +162,12 @@ impl Kind {
     pub const fn is_damage(self) -> bool {
         matches!(
             self,
-            Kind::KvLostEntry | Kind::KvForeignWrite | Kind::R2LostObject | Kind::R2ForeignWrite
+            Kind::KvLostEntry
+                | Kind::KvForeignWrite
+                | Kind::KvChangedValue
+                | Kind::R2LostObject
+                | Kind::R2ForeignWrite
+                | Kind::R2ChangedObject
         )
     }
 }

@@ -105,7 +105,8 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         | Kind::KvStaleRead
         | Kind::KvRateLimit
         | Kind::KvLostEntry
-        | Kind::KvForeignWrite => store(shape, StoreId::Kv, rng),
+        | Kind::KvForeignWrite
+        | Kind::KvChangedValue => store(shape, StoreId::Kv, rng),
         Kind::D1ErrorBefore | Kind::D1ErrorAfter | Kind::D1Overloaded => {
             store(shape, StoreId::D1, rng)
         }
@@ -114,7 +115,8 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         | Kind::R2Precondition
         | Kind::R2RateLimit
         | Kind::R2LostObject
-        | Kind::R2ForeignWrite => store(shape, StoreId::R2, rng),
+        | Kind::R2ForeignWrite
+        | Kind::R2ChangedObject => store(shape, StoreId::R2, rng),
         Kind::DiskFsyncError => {
             // Each failure ends a coordinator's life: one that never commits is just away.
             permille = permille.min(500);

@@ -46,7 +46,22 @@ fn strike(world: &World, fault: &Fault) {
     let found = key.and_then(|key| world.record_of(&key).map(|record| (key, record)));
     let Some((key, record)) = found else { return };
     let foreign = match fault.kind {
-        Kind::KvForeignWrite | Kind::R2ForeignWrite => Some(FOREIGN_ID + fault.id),
+        Kind::KvForeignWrite
+        | Kind::R2ForeignWrite
+        | Kind::KvChangedValue
+        | Kind::R2ChangedObject => Some(FOREIGN_ID + fault.id),
+        _ => None,
+    };
+    // Changed where they stand: the bytes alone.
+    let metadata = match (fault.kind, store) {
+        (Kind::KvChangedValue, _) => match state.at(site).kv.central(&key) {
+            Some(entry) => entry.metadata.clone(),
+            None => return,
+        },
+        (Kind::R2ChangedObject, _) => match state.at(site).r2.get(&key) {
+            Some(object) => object.metadata.clone(),
+            None => return,
+        },
         _ => None,
     };
     let value = foreign.map(|id| crate::workload::value(id, FOREIGN_BYTES));
@@ -58,7 +73,7 @@ fn strike(world: &World, fault: &Fault) {
         state.checker.asks(id, now_ms, 0, record.clone(), Some(value));
     }
     let copy = value.as_ref().map(|_| Copy::unknown());
-    put(world, &mut state, site, store, key, value);
+    put(world, &mut state, site, store, key, value.map(|value| (value, metadata)));
     let damage = foreign.map_or(Damage::Lost, Damage::Foreign);
     state.checker.damaged(site, &record, store, copy, damage);
 }
@@ -96,15 +111,17 @@ fn put(
     site: SiteId,
     store: StoreId,
     key: String,
-    value: Option<Bytes>,
+    value: Option<(Bytes, Option<String>)>,
 ) {
     let now = world.store_time();
     match (store, value) {
         (StoreId::Kv, value) => {
-            let entry = value.map(|value| KvEntry { value, metadata: None });
+            let entry = value.map(|(value, metadata)| KvEntry { value, metadata });
             state.at(site).kv.land(now, key, entry);
         }
-        (StoreId::R2, Some(value)) => drop(state.at(site).r2.land(now, key, value, None)),
+        (StoreId::R2, Some((value, metadata))) => {
+            drop(state.at(site).r2.land(now, key, value, metadata));
+        }
         (StoreId::R2, None) => state.at(site).r2.delete(now, key),
         (StoreId::D1, _) => {}
     }

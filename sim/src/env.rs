@@ -18,7 +18,8 @@ use tidelock_engine::env::{
 };
 use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
 use tidelock_engine::record::{RecordId, StoreId, Stored};
-use tidelock_engine::row::{BatchAnswer, Poll, PollPage, RowAnswer, RowOp, StoreTime};
+use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowAnswer, RowOp, StoreTime};
+use tidelock_engine::tree::{Leaf, Sums};
 use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{Call, Kind};
 
@@ -285,16 +286,46 @@ impl RowStore for SimEnv {
     }
 
     async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
+        let histories =
+            move |d1: &crate::stores::D1| records.iter().map(|record| d1.history(record)).collect();
+        self.d1_read(histories).await
+    }
+
+    async fn leaves(
+        &self,
+        dataset: &str,
+        after: Option<Leaf>,
+        limit: usize,
+    ) -> Result<Vec<(Leaf, Sums)>, Unavailable> {
+        let dataset = dataset.to_owned();
+        self.d1_read(move |d1| d1.leaves(&dataset, after, limit)).await
+    }
+
+    async fn leaf_rows(
+        &self,
+        dataset: &str,
+        leaf: Leaf,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Change>, Unavailable> {
+        let (dataset, after) = (dataset.to_owned(), after.map(str::to_owned));
+        self.d1_read(move |d1| d1.leaf_rows(&dataset, leaf, after.as_deref(), limit)).await
+    }
+}
+
+impl SimEnv {
+    /// A read from D1's primary.
+    async fn d1_read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&crate::stores::D1) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
         let site = self.site;
         let answer = self.world.call(
             self.node,
             StoreId::D1,
             Call::D1Read,
             |_, _| Ok(()),
-            move |_, state, ()| {
-                let d1 = &state.at(site).d1;
-                Ok(records.iter().map(|record| d1.history(record)).collect())
-            },
+            move |_, state, ()| Ok(read(&state.at(site).d1)),
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }

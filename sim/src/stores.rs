@@ -8,6 +8,7 @@
 
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tidelock_engine::env::{
     KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind, RowHistory,
 };
@@ -18,6 +19,7 @@ use tidelock_engine::record::{
 use tidelock_engine::row::{
     self, BatchAnswer, Change, Poll, PollPage, Row, RowAnswer, RowOp, Seq, StoreTime,
 };
+use tidelock_engine::tree::{Leaf, Sums, Tree};
 use tidelock_engine::version::NodeId;
 
 /// A read may be served from an edge cache for so long.
@@ -237,11 +239,22 @@ impl R2 {
     }
 }
 
+fn change(record: &RecordId, row: &Row) -> Change {
+    Change {
+        record: record.clone(),
+        version: row.version.clone(),
+        row_seq: row.row_seq,
+        foreign: row.has_foreign_write(),
+        seq: row.seq,
+    }
+}
+
 /// D1's primary, holding rows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct D1 {
     rows: BTreeMap<RecordId, Row>,
     losers: BTreeMap<RecordId, Vec<Loser>>,
+    trees: BTreeMap<Arc<str>, Tree>,
     feed: BTreeMap<Seq, RecordId>,
     /// Rows with a mark.
     owed: BTreeSet<RecordId>,
@@ -281,6 +294,11 @@ impl D1 {
                     (false, true) => drop(self.owed.insert(record.clone())),
                     (false, false) | (true, true) => {}
                 }
+                if let RowOp::Install(_) = op {
+                    let before = row.as_ref().and_then(|row| row.digest(&record.key));
+                    let tree = self.trees.entry(record.dataset.clone()).or_default();
+                    tree.update(Leaf::of(&record.key), before, after.digest(&record.key));
+                }
                 match row {
                     Some(row) => *row = after,
                     None => drop(self.rows.insert(record.clone(), after)),
@@ -309,16 +327,7 @@ impl D1 {
         let changes: Vec<Change> = later
             .by_ref()
             .take(poll.limit)
-            .map(|(seq, record)| {
-                let row = &self.rows[record];
-                Change {
-                    record: record.clone(),
-                    version: row.version.clone(),
-                    row_seq: row.row_seq,
-                    foreign: row.has_foreign_write(),
-                    seq: *seq,
-                }
-            })
+            .map(|(_, record)| change(record, &self.rows[record]))
             .collect();
         let complete = later.next().is_none();
         let lapsed = self.owed.iter().flat_map(|record| {
@@ -347,6 +356,31 @@ impl D1 {
         row.foreign_at = now;
         row.seq = self.seq;
         self.feed.insert(self.seq, record.clone());
+    }
+
+    /// A page of a dataset's leaves.
+    pub fn leaves(&self, dataset: &str, after: Option<Leaf>, limit: usize) -> Vec<(Leaf, Sums)> {
+        let leaves = self.trees.get(dataset).into_iter().flat_map(Tree::leaves);
+        leaves.filter(|(leaf, _)| after.is_none_or(|after| *leaf > after)).take(limit).collect()
+    }
+
+    /// A page of a leaf's rows.
+    pub fn leaf_rows(
+        &self,
+        dataset: &str,
+        leaf: Leaf,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Change> {
+        let of_leaf = |(record, row): &(&RecordId, &Row)| {
+            let later = after.is_none_or(|after| *record.key > *after);
+            *record.dataset == *dataset
+                && later
+                && row.version.is_some()
+                && Leaf::of(&record.key) == leaf
+        };
+        let rows = self.rows.iter().filter(of_leaf).take(limit);
+        rows.map(|(record, row)| change(record, row)).collect()
     }
 
     /// Everything that is held of a record.

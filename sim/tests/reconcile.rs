@@ -125,3 +125,23 @@ fn a_listing_that_shrinks_to_nothing_changes_nothing() {
     );
     assert!(broken.count() > 0, "KV stays empty until somebody approves");
 }
+
+/// The listing looks as it did; only reading the value shows it.
+#[test]
+fn bytes_changed_where_they_stand_become_a_version_of_their_own() {
+    let changed = [(Kind::KvChangedValue, StoreId::Kv), (Kind::R2ChangedObject, StoreId::R2)];
+    for (kind, store) in changed {
+        let copy = Place::Copy { store, key: "notes/k".to_owned() };
+        let scenario = looked_over(1).then(3_000, 0, "k", PUT).fault(kind, copy, 6_000..6_001, 0);
+        let outcome = clean(&scenario);
+        for other in [StoreId::Kv, StoreId::R2] {
+            let again_ms = landed(&outcome, other)
+                .into_iter()
+                .filter(|event| event.text == "notes/k")
+                .map(|event| event.at_us / 1_000)
+                .find(|at_ms| *at_ms > 6_000);
+            let again_ms = again_ms.expect("a version of its own reached both");
+            assert!((LOOK_MS..LOOK_MS + 5_000).contains(&again_ms), "{other}: at {again_ms} ms");
+        }
+    }
+}

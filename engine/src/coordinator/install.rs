@@ -111,7 +111,7 @@ impl<E: Env> Coordinator<E> {
         if let Some(version) = &known.version
             && version.history.covers(&ours.held.version.history)
         {
-            self.settle(&mut state, record, &version.clone());
+            self.settle(&mut state, record, version);
             drop(state);
             return self.plan(record);
         }

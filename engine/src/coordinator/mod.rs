@@ -10,8 +10,9 @@
 //!
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
-//! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over what the projections hold, `read.rs`
-//! answers readers.
+//! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over
+//! what the projections list and `scrub.rs` over the bytes behind it, `leaves.rs` holds the ledger
+//! against the authority, `read.rs` answers readers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -21,17 +22,20 @@ mod commit;
 mod exchange;
 mod install;
 mod keep;
+mod leaves;
 mod project;
 mod read;
 mod reconcile;
 mod rows;
+mod scrub;
 mod session;
 mod status;
 mod watch;
 mod write;
 
+pub use leaves::LedgerCheck;
 pub use read::{Read, ReadError};
-pub use reconcile::{Brake, Leave, Pass, PassError};
+pub use reconcile::{Billed, Brake, Leave, Pass, PassError};
 pub use session::{Session, SessionError};
 pub use status::{Counters, OperationState, SiteStatus, Status, StoreStatus};
 pub use write::{Condition, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
@@ -88,6 +92,10 @@ struct State {
     adoption_bytes: usize,
     /// Foreign writes in KV whose bytes may come from a cache; since when their listing shows them.
     echoes: BTreeMap<RecordId, Duration>,
+    /// Looks over a store that have not come to its end.
+    looks: BTreeMap<(Arc<str>, StoreId), reconcile::Look>,
+    /// How far the values of each store were read and hashed.
+    scrubs: BTreeMap<(Arc<str>, StoreId), scrub::Scrub>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
     counters: Counters,
@@ -180,6 +188,8 @@ impl<E: Env> Coordinator<E> {
             adoptions: 0,
             adoption_bytes: 0,
             echoes: BTreeMap::new(),
+            looks: BTreeMap::new(),
+            scrubs: BTreeMap::new(),
             next_read_repair: Duration::ZERO,
             counters: Counters::default(),
             failure: None,

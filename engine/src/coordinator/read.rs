@@ -314,8 +314,8 @@ impl<E: Env> Coordinator<E> {
         } else if ContentHash::of(&body) == described.hash {
             body
         } else {
-            // Damaged on the way or in place: never served.
-            self.state().counters.copies_damaged += 1;
+            // Spoilt on the way or changed in place: never served.
+            self.suspect(record, store);
             return Ok(Copied::Damaged);
         };
         Ok(Copied::Whole(Read {

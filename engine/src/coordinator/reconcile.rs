@@ -17,8 +17,9 @@ use super::project::Owed;
 use super::{Coordinator, Slot, State, write::check_kind};
 use crate::breaker::Seen;
 use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Outcome, Storage, Unavailable};
+use crate::ledger::Noted;
 use crate::policy::Dataset;
-use crate::projection::{self, Form, Named};
+use crate::projection::{self, Described, Form, Named};
 use crate::record::{KV_CACHED, Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp};
@@ -31,12 +32,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Keys in one page of a listing, which the stores give at most.
-const PAGE_KEYS: usize = 1_000;
-/// Differences that one pass deals with; the next pass finds the rest.
-const DIFFERING_MAX: usize = 1_000;
+/// Keys in one page of a listing, which the stores give at most; and entries of the ledger that are
+/// looked at under one lock.
+pub(super) const PAGE_KEYS: usize = 1_000;
+/// Differences that are kept in memory at once: all that one step can show, so that each stretch of
+/// a pass gets on. A pass deals with them and goes on behind them.
+const DIFFERING_MAX: usize = 2 * PAGE_KEYS;
 /// Between the two looks. What is on its way has arrived, or its mark shows it.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1_000);
+pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1_000);
 /// A pass over fewer records than this is never held by a brake.
 const BRAKE_RECORDS_MIN: usize = 20;
 /// A pass that finds less than one copy in so many is held: as good as none.
@@ -64,8 +67,23 @@ pub struct Pass {
     pub differing: usize,
     /// Some of their keys.
     pub keys: Vec<String>,
+    /// Billed operations that mending all of them takes, the second look included.
+    pub predicted: Billed,
     /// Why nothing is done about them.
     pub held: Option<Brake>,
+}
+
+/// Operations that the services charge for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Billed {
+    /// Pages of a listing.
+    pub lists: usize,
+    /// Values read from the store.
+    pub gets: usize,
+    /// Copies put or deleted.
+    pub puts: usize,
+    /// Rows written in D1: a mark set and a mark cleared for each put, and what is taken in.
+    pub rows: usize,
 }
 
 impl Pass {
@@ -120,19 +138,37 @@ pub enum Leave {
 /// A copy as a listing shows it: its metadata, if it has any. `None`: there is no copy.
 type Listing = Option<Option<String>>;
 
-/// What one look over a store showed.
+/// How far a look over a store has come. It is kept while the store does not answer, so that the
+/// next turn goes on where this one stopped; and in memory only, since a start reads the whole
+/// authority anew anyway.
 #[derive(Debug, Default)]
-struct Look {
+pub(super) struct Look {
     compared: usize,
     pending: usize,
+    /// The first of what differs.
     differing: BTreeMap<RecordId, Found>,
+    /// All that differs.
+    differ: usize,
+    /// Of that, what may have to be taken in.
+    foreign: usize,
     listed: usize,
+    pages: usize,
     /// Records that exist, among those that were compared.
     live: usize,
     deletes: usize,
+    /// The last key of the store that was looked at.
+    at: Option<String>,
+    /// The last key of the store up to which everything that differs is in `differing`.
+    kept_through: Option<String>,
+    /// The listing and the ledger were looked at to their ends.
+    ended: bool,
 }
 
 impl Look {
+    fn from(at: Option<String>) -> Self {
+        Look { at: at.clone(), kept_through: at, ..Look::default() }
+    }
+
     /// Holds what was looked at so far against itself: a look may end before the listing does.
     fn brake(&self) -> Option<Brake> {
         let live = self.live;
@@ -143,6 +179,43 @@ impl Look {
             self.deletes >= BRAKE_RECORDS_MIN && self.deletes * BRAKE_DELETES_ONE_IN > self.listed;
         many.then_some(Brake::MassDelete)
     }
+
+    /// What mending takes, from what was seen.
+    fn predicted(&self) -> Billed {
+        if self.differ == 0 {
+            return Billed::default();
+        }
+        let puts = self.differ;
+        Billed {
+            lists: self.pages,
+            gets: self.foreign,
+            puts,
+            rows: 2 * (puts - self.foreign) + 3 * self.foreign,
+        }
+    }
+
+    /// True when nothing is left to be looked for behind what is kept.
+    fn is_whole(&self) -> bool {
+        self.ended && self.differ == self.differing.len()
+    }
+
+    /// Everything up to the last key that was looked at is kept, so far as there is room.
+    fn keep(&mut self) {
+        if self.differ == self.differing.len() {
+            self.kept_through.clone_from(&self.at);
+        }
+    }
+}
+
+/// Where a look ends.
+#[derive(Clone, Copy)]
+enum Until<'k> {
+    /// At the listing's end: all is counted, though not all of it is kept.
+    End,
+    /// With as many differences as are kept, if the listing is so long.
+    Full,
+    /// Behind this key of the store.
+    Key(&'k str),
 }
 
 /// A copy that differs from the authority, as far as this coordinator knows that.
@@ -151,6 +224,13 @@ struct Found {
     copy: Listing,
     /// Of the ledger's entry that it was held against; 0: the authority has no such record.
     row_seq: u64,
+}
+
+/// A copy in a listing, read.
+struct Copied {
+    record: RecordId,
+    metadata: Option<String>,
+    described: Option<Described>,
 }
 
 /// What a comparison needs beside the ledger.
@@ -197,15 +277,21 @@ impl<E: Env> Coordinator<E> {
                 return;
             }
             let dataset = &self.policy.datasets[name];
+            if self.state().admits(StoreId::D1)
+                && let Err(error) = self.check_ledger(name).await
+            {
+                tracing::warn!(dataset = %name, %error, "D1's leaves could not be read");
+            }
             for store in dataset.projections() {
                 self.reconcile(dataset, store).await;
+                self.scrub(dataset, store).await;
             }
             let every = dataset.reconcile_every.expect("it is due") * turns;
             due.insert(name, (at + every).max(self.now()));
         }
     }
 
-    async fn wait_until(&self, at: Duration) {
+    pub(super) async fn wait_until(&self, at: Duration) {
         let stop = self.wake.stop.notified();
         let wait = at.saturating_sub(self.now());
         if self.is_stopped() || wait.is_zero() {
@@ -237,7 +323,12 @@ impl<E: Env> Coordinator<E> {
     ) -> Result<Pass, PassError> {
         let dataset = self.policy.datasets.get(dataset).ok_or(PassError::NotKept)?;
         dataset.projection(store).ok_or(PassError::NotKept)?;
-        self.pass(dataset, store, leave).await
+        let pass = self.pass(dataset, store, leave).await?;
+        match leave {
+            Leave::Look => {}
+            Leave::Mend | Leave::MendAll => self.scrub(dataset, store).await,
+        }
+        Ok(pass)
     }
 
     async fn pass(
@@ -249,32 +340,76 @@ impl<E: Env> Coordinator<E> {
         if !self.state().ledger.is_complete() {
             return Err(PassError::Incomplete);
         }
-        let first = self.look(dataset, store).await?;
+        // An operator sees all of it anew; in its turn a look goes on where the last one stopped.
+        let place = (dataset.name.clone(), store);
+        let begun = match leave {
+            Leave::Mend => self.state().looks.remove(&place),
+            Leave::Look | Leave::MendAll => None,
+        };
+        let prefix = &dataset.projection(store).expect("a projection is looked over").prefix;
+        let begun = begun.filter(|look| look.at.as_ref().is_some_and(|at| at.starts_with(prefix)));
+        let mut look = begun.unwrap_or_default();
+        if let Err(unavailable) = self.look(dataset, store, Until::End, &mut look).await {
+            if leave == Leave::Mend {
+                self.state().looks.insert(place, look);
+            }
+            return Err(unavailable.into());
+        }
         let held = match leave {
-            Leave::Look | Leave::Mend => first.brake(),
+            Leave::Look | Leave::Mend => look.brake(),
             Leave::MendAll => None,
         };
         let pass = Pass {
             dataset: dataset.name.to_string(),
             store,
-            compared: first.compared,
-            pending: first.pending,
-            differing: first.differing.len(),
-            keys: first.differing.keys().take(NAMED_MAX).map(|r| r.key.to_string()).collect(),
+            compared: look.compared,
+            pending: look.pending,
+            differing: look.differ,
+            keys: look.differing.keys().take(NAMED_MAX).map(|r| r.key.to_string()).collect(),
+            predicted: look.predicted(),
             held,
         };
-        self.note_pass(&pass, &first);
-        if first.differing.is_empty() || held.is_some() || leave == Leave::Look {
+        self.note_pass(&pass, &look);
+        if held.is_some() || leave == Leave::Look {
             return Ok(pass);
         }
+        // The first of what differs is at hand. What there was no room for is looked for again
+        // behind it, a stretch at a time.
+        let mut from = None;
+        while !look.differing.is_empty() && !self.is_stopped() {
+            self.confirm_and_mend(dataset, store, from.take(), &look).await?;
+            if look.is_whole() {
+                break;
+            }
+            from.clone_from(&look.kept_through);
+            look = Look::from(from.clone());
+            self.look(dataset, store, Until::Full, &mut look).await?;
+        }
+        Ok(pass)
+    }
+
+    /// Looks again at the stretch behind `from` in which differences were found, and mends what
+    /// differs as it did.
+    async fn confirm_and_mend(
+        &self,
+        dataset: &Dataset,
+        store: StoreId,
+        from: Option<String>,
+        first: &Look,
+    ) -> Result<(), Unavailable> {
         self.wait_until(self.now() + LOOK_AGAIN_AFTER).await;
-        let second = self.look(dataset, store).await?;
+        let until = match &first.kept_through {
+            Some(through) if !first.is_whole() => Until::Key(through),
+            Some(_) | None => Until::Full,
+        };
+        let mut second = Look::from(from);
+        self.look(dataset, store, until, &mut second).await?;
         for (record, found) in second.differing {
             if first.differing.get(&record) == Some(&found) {
                 self.mend(dataset, store, &record, found.copy).await;
             }
         }
-        Ok(pass)
+        Ok(())
     }
 
     fn note_pass(&self, pass: &Pass, look: &Look) {
@@ -292,72 +427,97 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    /// Lists everything that a store holds of a dataset, page by page, beside the ledger.
-    async fn look(&self, dataset: &Dataset, store: StoreId) -> Result<Look, Unavailable> {
+    /// Lists what a store holds of a dataset, page by page, beside the ledger. What was seen is in
+    /// `look`, even when the store stops answering.
+    async fn look(
+        &self,
+        dataset: &Dataset,
+        store: StoreId,
+        until: Until<'_>,
+        look: &mut Look,
+    ) -> Result<(), Unavailable> {
         let prefix = &dataset.projection(store).expect("a projection is looked over").prefix;
-        let mut look = Look::default();
-        let mut after: Option<String> = None;
         loop {
+            let after = look.at.as_deref();
             let listed = match store {
-                StoreId::Kv => {
-                    self.env.storage().kv().list(prefix, after.as_deref(), PAGE_KEYS).await
-                }
-                StoreId::R2 => {
-                    self.env.storage().r2().list(prefix, after.as_deref(), PAGE_KEYS).await
-                }
+                StoreId::Kv => self.env.storage().kv().list(prefix, after, PAGE_KEYS).await,
+                StoreId::R2 => self.env.storage().r2().list(prefix, after, PAGE_KEYS).await,
                 StoreId::D1 => unreachable!("the authority is no projection"),
             };
             self.record_seen(store, if listed.is_ok() { Seen::Answer } else { Seen::Failure });
             let page = listed?;
             let last = (page.len() == PAGE_KEYS).then(|| page[PAGE_KEYS - 1].key.clone());
-            self.compare(dataset, store, after.as_deref(), page, &mut look);
-            if last.is_none() || look.differing.len() >= DIFFERING_MAX {
-                return Ok(look);
+            look.pages += 1;
+            look.listed += page.len();
+            self.compare(dataset, store, page, last.as_deref(), until, look);
+            match until {
+                _ if last.is_none() => return Ok(()),
+                Until::Full if look.differ >= DIFFERING_MAX => return Ok(()),
+                Until::Key(through) if last.as_deref() >= Some(through) => return Ok(()),
+                Until::End | Until::Full | Until::Key(_) => {}
             }
-            after = last;
         }
     }
 
-    /// Holds a page of a listing against the ledger's entries of the same keys.
+    /// Holds a page of a listing against the ledger's entries of the same keys, up to `last`; or to
+    /// the ledger's end. The lock is held for so many of them at a time.
     fn compare(
         &self,
         dataset: &Dataset,
         store: StoreId,
-        after: Option<&str>,
         page: Vec<Listed>,
+        last: Option<&str>,
+        until: Until<'_>,
         look: &mut Look,
     ) {
         let projection = dataset.projection(store).expect("a projection is looked over");
         let key = |listed: &str| listed.strip_prefix(&projection.prefix).map(str::to_owned);
-        let after = after.and_then(key);
-        let through = (page.len() == PAGE_KEYS).then(|| key(&page[PAGE_KEYS - 1].key)).flatten();
-        let mut state = self.state();
-        let State { ledger, slots, echoes, .. } = &mut *state;
-        let mut beside = Beside { slots, echoes };
-        let mut known =
-            ledger.range(&dataset.name, after.as_deref(), through.as_deref()).peekable();
-        look.listed += page.len();
-        for listed in page {
-            // A key that no record can have is not ours.
-            let record = key(&listed.key).and_then(|key| dataset.record(&key).ok());
-            let Some(record) = record else { continue };
-            while let Some((before, entry)) = known.next_if(|(known, _)| **known < record) {
-                self.compare_one(&mut beside, dataset, store, before, Some(entry), None, look);
+        let mut after = look.at.as_deref().and_then(key);
+        let through = last.and_then(key);
+        // A key that no record can have is not ours.
+        let copies = page.into_iter().filter_map(|Listed { key: listed, metadata }| {
+            let record = dataset.record(&key(&listed)?).ok()?;
+            let described = metadata.as_deref().and_then(projection::read);
+            Some(Copied { record, metadata, described })
+        });
+        let mut copies = copies.peekable();
+        loop {
+            let mut state = self.state();
+            let State { ledger, slots, echoes, .. } = &mut *state;
+            let mut beside = Beside { slots, echoes };
+            let known = ledger.range(&dataset.name, after.as_deref(), through.as_deref());
+            let mut at = None;
+            let mut looks = 0;
+            for (key, noted) in known.take(PAGE_KEYS) {
+                looks += 1;
+                while let Some(copy) = copies.next_if(|copy| copy.record.key < *key) {
+                    let record = copy.record.clone();
+                    self.compare_one(&mut beside, dataset, store, &record, None, Some(copy), look);
+                }
+                let copy = copies.next_if(|copy| copy.record.key == *key);
+                let record = RecordId { dataset: dataset.name.clone(), key: key.clone() };
+                self.compare_one(&mut beside, dataset, store, &record, Some(noted), copy, look);
+                at = Some(key);
             }
-            let entry = known.next_if(|(known, _)| **known == record).map(|(_, entry)| entry);
-            self.compare_one(
-                &mut beside,
-                dataset,
-                store,
-                &record,
-                entry,
-                Some(listed.metadata),
-                look,
-            );
+            if looks < PAGE_KEYS {
+                for copy in copies {
+                    let record = copy.record.clone();
+                    self.compare_one(&mut beside, dataset, store, &record, None, Some(copy), look);
+                }
+                break;
+            }
+            let at = at.expect("some were looked at");
+            after = Some(at.to_string());
+            look.at = Some(format!("{}{at}", projection.prefix));
+            drop(state);
+            look.keep();
+            if matches!(until, Until::Full) && look.differ >= DIFFERING_MAX {
+                return;
+            }
         }
-        for (record, entry) in known {
-            self.compare_one(&mut beside, dataset, store, record, Some(entry), None, look);
-        }
+        look.ended = last.is_none();
+        look.at = last.map(str::to_owned);
+        look.keep();
     }
 
     #[expect(clippy::too_many_arguments, reason = "both sides of one comparison")]
@@ -367,24 +527,22 @@ impl<E: Env> Coordinator<E> {
         dataset: &Dataset,
         store: StoreId,
         record: &RecordId,
-        known: Option<&crate::ledger::Known>,
-        copy: Listing,
+        noted: Option<Noted<'_>>,
+        copy: Option<Copied>,
         look: &mut Look,
     ) {
         look.compared += 1;
-        let version = known.and_then(|known| known.version.as_ref());
-        look.live += usize::from(version.is_some_and(|version| !version.current().deleted));
+        let version = noted.and_then(|noted| noted.version());
+        look.live += usize::from(version.as_ref().is_some_and(|v| !v.current().deleted));
         let keep = dataset.projection(store).expect("a projection is looked over").keep;
-        let form = version.map_or(Form::Absent, |version| {
+        let form = version.as_ref().map_or(Form::Absent, |version| {
             projection::form(store, keep, version.current(), &self.policy.limits)
         });
-        let same = match (&copy, version) {
+        let described = copy.as_ref().and_then(|copy| copy.described.as_ref());
+        let same = match (&copy, &version) {
             (None, _) => form == Form::Absent,
             (Some(_), None) => false,
-            (Some(metadata), Some(version)) => metadata
-                .as_deref()
-                .and_then(projection::read)
-                .is_some_and(|described| described.is_of(version, &form)),
+            (Some(_), Some(version)) => described.is_some_and(|d| d.is_of(version, &form)),
         };
         // What this coordinator is about to put anyway is not looked at twice.
         if beside.slots.get(record).is_some_and(|slot| slot.owed.contains_key(&store)) {
@@ -398,10 +556,15 @@ impl<E: Env> Coordinator<E> {
             return;
         }
         // A deleted record whose copy stands there, of ours: mending deletes it.
-        let ours = matches!(&copy, Some(Some(metadata)) if projection::read(metadata).is_some());
-        look.deletes += usize::from(version.is_some() && form == Form::Absent && ours);
-        let row_seq = known.map_or(0, |known| known.row_seq);
-        look.differing.insert(record.clone(), Found { copy, row_seq });
+        let deletes = version.is_some() && form == Form::Absent && described.is_some();
+        look.deletes += usize::from(deletes);
+        look.foreign += usize::from(copy.is_some() && described.is_none());
+        look.differ += 1;
+        if look.differing.len() < DIFFERING_MAX {
+            let row_seq = noted.map_or(0, |noted| noted.row_seq());
+            let copy = copy.map(|copy| copy.metadata);
+            look.differing.insert(record.clone(), Found { copy, row_seq });
+        }
     }
 
     /// A copy has differed twice.
@@ -443,15 +606,28 @@ impl<E: Env> Coordinator<E> {
 
     /// Bytes in a projection that the authority may not have: they become a version there, over
     /// whatever it holds by now, which is kept as a loser (rules A3 and V6).
-    async fn take_in(&self, dataset: &Dataset, record: &RecordId, store: StoreId, seen: Listing) {
+    pub(super) async fn take_in(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        store: StoreId,
+        seen: Listing,
+    ) {
         let Ok(Some((body, metadata))) = self.fetch(dataset, record, store).await else { return };
         if seen.as_ref() != Some(&metadata) {
             // An edge cache gives what stood there before: the next pass may get the bytes.
             return;
         }
         let described = metadata.as_deref().and_then(projection::read);
+        let changed = described.as_ref().is_some_and(|described| !described.has(&body));
         let described = match described.map(|described| (described.names, described.reference)) {
             None => None,
+            // Bytes that are not what their metadata names are somebody else's, if they are what
+            // stands there: they may have been spoilt on their way.
+            Some(_) if changed => match self.fetch(dataset, record, store).await {
+                Ok(Some(again)) if again == (body.clone(), metadata.clone()) => None,
+                Ok(_) | Err(_) => return,
+            },
             Some((Named::Version(version), false)) => Some(version),
             // Nothing can be rebuilt from these alone.
             Some((Named::Tag(_), _) | (Named::Version(_), true)) => return,
@@ -474,10 +650,18 @@ impl<E: Env> Coordinator<E> {
             let found = row.take().unwrap_or_default();
             let candidate = match taken_in(self.site(), record, &found, described.as_ref(), &body) {
                 TakenIn::Known => {
-                    if let Some(version) = &found.version
-                        && described.as_ref().is_none_or(|d| d.history != version.history)
-                        && (store != StoreId::Kv || self.is_no_echo(record))
-                    {
+                    let Some(version) = &found.version else { return };
+                    let seen = metadata.as_deref();
+                    let no_echo = match (store, changed) {
+                        (StoreId::Kv, false) => self.is_no_echo(record),
+                        // An earlier foreign write had other metadata, if it had any.
+                        (StoreId::Kv, true) => {
+                            self.is_listed_so(dataset, record, store, seen).await
+                        }
+                        (StoreId::D1 | StoreId::R2, _) => true,
+                    };
+                    let differs = described.as_ref().is_none_or(|d| d.history != version.history);
+                    if differs && no_echo {
                         self.put_again(record, store, version);
                     }
                     return;

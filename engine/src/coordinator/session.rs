@@ -247,8 +247,7 @@ impl<E: Env> Coordinator<E> {
 
     /// Where a write's change stands in the authority's feed, if it is known to be there.
     pub(super) fn installed_at(&self, record: &RecordId, dot: Dot) -> Option<Seq> {
-        let known = self.state().ledger.known(record)?;
-        known.version.filter(|version| version.history.covers_dot(dot)).map(|_| known.seq)
+        self.state().ledger.holds(record, dot)
     }
 }
 

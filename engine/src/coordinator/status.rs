@@ -53,6 +53,8 @@ pub struct Counters {
     pub rate_limited: u64,
     /// Copies whose bytes did not match their hash, not served.
     pub copies_damaged: u64,
+    /// Values that were read and hashed to see whether their bytes were changed.
+    pub values_scrubbed: u64,
     /// Looks over everything that a store holds of a dataset.
     pub passes: u64,
     /// Of these, such as changed nothing because their plan looked wrong.
@@ -63,6 +65,14 @@ pub struct Counters {
     pub copies_differing: u64,
     /// Copies that were put again for it.
     pub copies_put_again: u64,
+    /// Leaf sums of D1 that were held against the ledger.
+    pub leaves_compared: u64,
+    /// Of these, such as differed; their rows were read.
+    pub leaves_differing: u64,
+    /// Rows of D1 that the change feed had not shown.
+    pub ledger_news: u64,
+    /// Times that D1 was found to have gone back, and everything was read anew.
+    pub ledgers_forgotten: u64,
     /// Reads that found a copy missing or old, and had it put again.
     pub read_repairs: u64,
     /// Foreign writes that their dataset cannot hold, left where they are.
@@ -203,9 +213,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn ledger_covers(&self, record: &RecordId, dot: Dot) -> bool {
-        let known = self.state().ledger.known(record);
-        let version: Option<Version> = known.and_then(|known| known.version);
-        version.is_some_and(|version| version.history.covers_dot(dot))
+        self.state().ledger.holds(record, dot).is_some()
     }
 
     fn pending_projections(&self, record: &RecordId) -> Vec<StoreId> {
@@ -217,13 +225,12 @@ impl<E: Env> Coordinator<E> {
     /// once [`Status::ledger_complete`].
     pub fn list(&self, dataset: &str, after: Option<&str>, limit: usize) -> Vec<(String, Version)> {
         let state = self.state();
-        let from = RecordId { dataset: dataset.into(), key: after.unwrap_or("").into() };
         state
             .ledger
-            .records(Some(&from))
-            .take_while(|(record, _)| &*record.dataset == dataset)
+            .range(dataset, after, None)
+            .filter(|(_, noted)| noted.is_live())
+            .filter_map(|(key, noted)| Some((key.to_string(), noted.version()?)))
             .take(limit)
-            .map(|(record, version)| (record.key.to_string(), version.clone()))
             .collect()
     }
 }

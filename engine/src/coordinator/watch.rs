@@ -71,6 +71,10 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn take_page(&self, page: PollPage) {
+        if page.head < self.state().ledger.cursor() {
+            self.forget_ledger("its change feed ends before what was read of it");
+            return;
+        }
         for change in &page.changes {
             self.learn_change(change);
         }

@@ -9,6 +9,7 @@ use tidelock_engine::resolve::sibling;
 use tidelock_engine::row::{
     Change, Epoch, Grant, Install, LEASE_MS, Poll, PollPage, Row, RowAnswer, RowOp, Seq, StoreTime,
 };
+use tidelock_engine::tree::{Leaf, Tree};
 use tidelock_engine::version::{
     Actor, ContentHash, Dot, NodeId, Stamp, Version, VersionId, VersionVector,
 };
@@ -27,6 +28,8 @@ cases![
     d1_marks_a_settled_projection_again,
     d1_gives_a_former_life_its_marks_at_once,
     d1_keeps_the_losers_of_the_batch,
+    d1_keeps_the_sums_of_its_leaves,
+    d1_gives_the_rows_of_a_leaf,
 ];
 
 fn actor(node: u16) -> Actor {
@@ -375,5 +378,87 @@ async fn d1_keeps_the_losers_of_the_batch<W: World>(world: &W) {
     let RowHistory { row, losers: mut found } = kept().await;
     assert_eq!(row.and_then(|row| row.version).map(|v| v.current().dot), Some(winner));
     found.sort_by_key(|loser| loser.sibling.dot);
+    assert_eq!(found, expected);
+}
+
+/// Of another dataset than the other cases': its tree is all their own.
+fn elsewhere(dataset: &str, key: &str, over: Option<&Row>, counter: u64, value: Stored) -> Install {
+    let record = RecordId { dataset: Arc::from(dataset), key: key.into() };
+    Install { record, ..install(key, over, 1, counter, value) }
+}
+
+async fn row_of<W: World>(world: &W, op: Install) -> Row {
+    let record = op.record.clone();
+    let answer = one(world, RowOp::Install(Box::new(op))).await;
+    assert!(matches!(answer, RowAnswer::Installed { .. }), "{answer:?}");
+    match one(world, RowOp::Read { record }).await {
+        RowAnswer::Read(Some(row)) => row,
+        other => panic!("it was installed: {other:?}"),
+    }
+}
+
+async fn d1_keeps_the_sums_of_its_leaves<W: World>(world: &W) {
+    let mut expected = Tree::default();
+    for n in 0..40 {
+        let key = format!("k{n}");
+        let row = row_of(world, elsewhere("leaves", &key, None, 1, inline("v"))).await;
+        expected.update(Leaf::of(&key), None, row.digest(&key));
+        let again = match n % 4 {
+            0 => Stored::Tombstone,
+            1 => inline("w"),
+            _ => continue,
+        };
+        let newer = row_of(world, elsewhere("leaves", &key, Some(&row), 2, again)).await;
+        assert_ne!(newer.digest(&key), row.digest(&key));
+        expected.update(Leaf::of(&key), row.digest(&key), newer.digest(&key));
+    }
+    // A compare-and-set that finds the row moved changes no sum.
+    let moved = elsewhere("leaves", "k0", None, 9, inline("late"));
+    assert!(matches!(one(world, RowOp::Install(Box::new(moved))).await, RowAnswer::Moved(_)));
+    let (mut after, mut leaves) = (None, Vec::new());
+    loop {
+        let page = world.d1().leaves("leaves", after, 7).await.expect("leaves are given");
+        assert!(page.len() <= 7, "at most the limit");
+        leaves.extend(page.iter().copied());
+        let Some((last, _)) = page.get(6) else { break };
+        after = Some(*last);
+    }
+    assert_eq!(leaves, expected.leaves().collect::<Vec<_>>());
+    assert_eq!(world.d1().leaves("nothing", None, 7).await, Ok(vec![]));
+}
+
+async fn d1_gives_the_rows_of_a_leaf<W: World>(world: &W) {
+    // The first three keys that share a leaf.
+    let mut by_leaf: std::collections::BTreeMap<Leaf, Vec<String>> = Default::default();
+    let keys = (0..).map(|n: u32| format!("n{n}"));
+    let (leaf, mut keys) = keys
+        .into_iter()
+        .find_map(|key| {
+            let leaf = Leaf::of(&key);
+            let same = by_leaf.entry(leaf).or_default();
+            same.push(key);
+            (same.len() == 3).then(|| (leaf, same.clone()))
+        })
+        .expect("there is no end of keys");
+    keys.sort();
+    let mut expected = Vec::new();
+    for key in &keys {
+        let row = row_of(world, elsewhere("rows", key, None, 1, inline("v"))).await;
+        expected.push((key.clone(), row.version.clone(), row.row_seq, row.seq));
+    }
+    row_of(world, elsewhere("rows", "elsewhere", None, 1, inline("v"))).await;
+    let (mut after, mut found) = (None::<String>, Vec::new());
+    loop {
+        let page = world.d1().leaf_rows("rows", leaf, after.as_deref(), 2).await;
+        let page = page.expect("rows are given");
+        after = page.get(1).map(|change| change.record.key.to_string());
+        assert!(page.iter().all(|change| !change.foreign));
+        found.extend(
+            page.into_iter().map(|c| (c.record.key.to_string(), c.version, c.row_seq, c.seq)),
+        );
+        if after.is_none() {
+            break;
+        }
+    }
     assert_eq!(found, expected);
 }

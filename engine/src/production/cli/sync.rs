@@ -63,6 +63,9 @@ fn show(over: &Over, answer: &Value, differing: &str) {
             (count, 0) => drop(write!(shown, ", {count} {differing}")),
             (count, pending) => drop(write!(shown, ", {count} {differing}, {pending} pending")),
         }
+        if count("differing") > 0 {
+            let _ = write!(shown, "; mending takes {}", billed(&pass["predicted"]));
+        }
         if let Some(brake) = pass["held"].as_str() {
             let _ = write!(shown, "; held: {}", brake.replace('-', " "));
         }
@@ -72,4 +75,11 @@ fn show(over: &Over, answer: &Value, differing: &str) {
         }
     }
     line::print(shown.trim_end());
+}
+
+/// Operations that the services charge for, in words.
+fn billed(predicted: &Value) -> String {
+    let named = [("lists", "lists"), ("gets", "reads"), ("puts", "puts"), ("rows", "rows in D1")];
+    let counts = named.map(|(field, name)| format!("{} {name}", predicted[field]));
+    counts.join(", ")
 }

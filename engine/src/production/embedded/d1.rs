@@ -3,6 +3,7 @@
 //! ```text
 //! tidelock_records   dataset, key, value          readable and writable with the sqlite3 tool
 //! tidelock_rows      version, sequences, marks    triggers on the first keep the sequence
+//! tidelock_leaves    sums over the rows           what a ledger is held against, leaf by leaf
 //! tidelock_losers    what lost against a value    written in the winner's transaction (rule V6)
 //! ```
 //!
@@ -17,6 +18,7 @@ use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailabl
 use crate::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
 use crate::row::{self, BatchAnswer, Change, Epoch, Lease, Poll, PollPage, Row, RowAnswer};
 use crate::row::{RowOp, Seq, StoreTime};
+use crate::tree::{Digest, Leaf, Sums};
 use crate::version::{ContentHash, Version};
 use bytes::Bytes;
 use rusqlite::{Connection, params};
@@ -40,8 +42,10 @@ impl fmt::Debug for EmbeddedD1 {
 impl EmbeddedD1 {
     /// Opens or makes the file.
     pub fn open(path: &Path, clock: StoreClock) -> Result<Self, OpenError> {
-        let schema = include_str!("d1.sql");
-        let database = Database::open(path, |connection| connection.execute_batch(schema))?;
+        let database = Database::open(path, |connection| {
+            add_leaves(connection)?;
+            connection.execute_batch(include_str!("d1.sql"))
+        })?;
         Ok(EmbeddedD1 { database, clock })
     }
 
@@ -82,6 +86,53 @@ impl RowStore for EmbeddedD1 {
         };
         self.database.read(read).await
     }
+
+    async fn leaves(
+        &self,
+        dataset: &str,
+        after: Option<Leaf>,
+        limit: usize,
+    ) -> Result<Vec<(Leaf, Sums)>, Unavailable> {
+        let dataset = dataset.to_owned();
+        let read = move |connection: &Connection| {
+            let sql = "SELECT leaf, count, lane0, lane1, lane2, lane3 FROM tidelock_leaves \
+                       WHERE dataset = ?1 AND leaf > ?2 AND count > 0 ORDER BY leaf LIMIT ?3";
+            let after = after.map_or(-1, |leaf| i64::from(leaf.0));
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut statement = connection.prepare_cached(sql)?;
+            let sums = |row: &rusqlite::Row<'_>| {
+                let lanes = [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?];
+                Ok((Leaf(row.get(0)?), Sums { count: row.get(1)?, lanes }))
+            };
+            let leaves = statement.query_map(params![dataset, after, limit], sums)?;
+            Ok(leaves.collect::<rusqlite::Result<_>>()?)
+        };
+        self.database.read(read).await
+    }
+
+    async fn leaf_rows(
+        &self,
+        dataset: &str,
+        leaf: Leaf,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Change>, Unavailable> {
+        let (dataset, after) = (dataset.to_owned(), after.unwrap_or_default().to_owned());
+        let read = move |connection: &Connection| {
+            let sql = "SELECT dataset, key, version, row_seq, known_row_seq, seq \
+                       FROM tidelock_rows WHERE dataset = ?1 AND leaf = ?2 AND key > ?3 \
+                           AND version IS NOT NULL ORDER BY key LIMIT ?4";
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params![dataset, leaf.0, after, limit])?;
+            let mut changes = Vec::new();
+            while let Some(row) = rows.next()? {
+                changes.push(change(row)?);
+            }
+            Ok(changes)
+        };
+        self.database.read(read).await
+    }
 }
 
 fn check(op: &RowOp) -> Result<(), Refusal> {
@@ -115,6 +166,10 @@ fn one(connection: &Connection, op: &RowOp, now: StoreTime) -> Result<RowAnswer,
         | RowOp::Release { .. } => false,
     };
     store(connection, record, &after, own_bytes)?;
+    let (before, now) = (before.and_then(|row| row.digest(&record.key)), after.digest(&record.key));
+    if before != now {
+        count(connection, record, before, now)?;
+    }
     Ok(answer)
 }
 
@@ -225,6 +280,80 @@ fn store_loser(connection: &Connection, record: &RecordId, loser: &Loser) -> Res
     Ok(())
 }
 
+/// Files from before there were leaves get the columns; the schema counts them, since it finds no
+/// sums yet.
+fn add_leaves(connection: &Connection) -> rusqlite::Result<()> {
+    let rows_exist = connection.table_exists(None, "tidelock_rows")?;
+    if !rows_exist || connection.column_exists(None, "tidelock_rows", "leaf")? {
+        return Ok(());
+    }
+    for column in ["leaf", "lane0", "lane1", "lane2", "lane3"] {
+        connection
+            .execute_batch(&format!("ALTER TABLE tidelock_rows ADD COLUMN {column} INTEGER"))?;
+    }
+    let mut statement = connection
+        .prepare("SELECT dataset, key, version FROM tidelock_rows WHERE version IS NOT NULL")?;
+    let mut rows = statement.query([])?;
+    let sql = "UPDATE tidelock_rows SET leaf = ?3, lane0 = ?4, lane1 = ?5, lane2 = ?6, lane3 = ?7 \
+               WHERE dataset = ?1 AND key = ?2";
+    while let Some(row) = rows.next()? {
+        let (record, text): (_, String) = (record(row)?, row.get(2)?);
+        // What cannot be read is named when it is used.
+        let Ok(version) = serde_json::from_str::<Version>(&text) else { continue };
+        let Digest([a, b, c, d]) =
+            Digest::of(&record.key, &version.history, version.current().hash);
+        let leaf = Leaf::of(&record.key).0;
+        connection.prepare_cached(sql)?.execute(params![
+            &*record.dataset,
+            &*record.key,
+            leaf,
+            a,
+            b,
+            c,
+            d
+        ])?;
+    }
+    Ok(())
+}
+
+/// What a row adds to its leaf has changed.
+fn count(
+    connection: &Connection,
+    record: &RecordId,
+    before: Option<Digest>,
+    after: Option<Digest>,
+) -> Result<(), Failure> {
+    let mut change = Sums::default();
+    before.into_iter().for_each(|digest| change.take(digest));
+    after.into_iter().for_each(|digest| change.add(digest));
+    let leaf = Leaf::of(&record.key).0;
+    let [a, b, c, d] = change.lanes;
+    // Wrapping at 32 bits, as in the tree; the count is taken so that it may fall.
+    let sql = "INSERT INTO tidelock_leaves(dataset, leaf, count, lane0, lane1, lane2, lane3) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+               ON CONFLICT (dataset, leaf) DO UPDATE SET count = count + excluded.count, \
+                   lane0 = (lane0 + excluded.lane0) & 4294967295, \
+                   lane1 = (lane1 + excluded.lane1) & 4294967295, \
+                   lane2 = (lane2 + excluded.lane2) & 4294967295, \
+                   lane3 = (lane3 + excluded.lane3) & 4294967295";
+    let more = i64::from(after.is_some()) - i64::from(before.is_some());
+    connection.prepare_cached(sql)?.execute(params![&*record.dataset, leaf, more, a, b, c, d])?;
+    let sql = "UPDATE tidelock_rows SET leaf = ?3, lane0 = ?4, lane1 = ?5, lane2 = ?6, lane3 = ?7 \
+               WHERE dataset = ?1 AND key = ?2";
+    let lanes = after.map(|digest| digest.0);
+    let lane = |n: usize| lanes.map(|lanes| lanes[n]);
+    connection.prepare_cached(sql)?.execute(params![
+        &*record.dataset,
+        &*record.key,
+        leaf,
+        lane(0),
+        lane(1),
+        lane(2),
+        lane(3)
+    ])?;
+    Ok(())
+}
+
 fn losers(connection: &Connection, record: &RecordId) -> Result<Vec<Loser>, Failure> {
     let sql = "SELECT sibling, winner, reference, value FROM tidelock_losers \
                WHERE dataset = ?1 AND key = ?2";
@@ -258,16 +387,7 @@ fn page(connection: &Connection, poll: Poll, now: StoreTime) -> Result<PollPage,
             page.complete = false;
             break;
         }
-        let record = record(row)?;
-        let version: Option<String> = row.get(2)?;
-        let (row_seq, known): (i64, i64) = (row.get(3)?, row.get(4)?);
-        page.changes.push(Change {
-            version: version.map(|text| parse_version(&record, text)).transpose()?,
-            record,
-            row_seq: number(row_seq),
-            foreign: row_seq != known,
-            seq: Seq(number(row.get(5)?)),
-        });
+        page.changes.push(change(row)?);
     }
     let head = "SELECT coalesce(max(seq), 0) FROM tidelock_rows";
     let head: i64 = connection.prepare_cached(head)?.query_row([], |row| row.get(0))?;
@@ -288,6 +408,20 @@ fn page(connection: &Connection, poll: Poll, now: StoreTime) -> Result<PollPage,
         connection.prepare_cached(next)?.query_row([integer(now.0)], |row| row.get(0))?;
     page.next_lapse = next.map(|at| StoreTime(number(at)));
     Ok(page)
+}
+
+/// Of dataset, key, version, row_seq, known_row_seq and seq.
+fn change(row: &rusqlite::Row<'_>) -> Result<Change, Failure> {
+    let record = record(row)?;
+    let version: Option<String> = row.get(2)?;
+    let (row_seq, known): (i64, i64) = (row.get(3)?, row.get(4)?);
+    Ok(Change {
+        version: version.map(|text| parse_version(&record, text)).transpose()?,
+        record,
+        row_seq: number(row_seq),
+        foreign: row_seq != known,
+        seq: Seq(number(row.get(5)?)),
+    })
 }
 
 fn lapsed(

@@ -23,11 +23,39 @@ CREATE TABLE IF NOT EXISTS tidelock_rows(
     owed TEXT,
     -- When the first of these projections has no holder any more.
     owed_ends INTEGER,
+    -- The record's leaf in its dataset's tree, and what its version adds to it. NULL: nobody has
+    -- installed one.
+    leaf INTEGER,
+    lane0 INTEGER,
+    lane1 INTEGER,
+    lane2 INTEGER,
+    lane3 INTEGER,
     PRIMARY KEY (dataset, key)
 );
 CREATE UNIQUE INDEX IF NOT EXISTS tidelock_rows_by_seq ON tidelock_rows(seq);
 CREATE INDEX IF NOT EXISTS tidelock_rows_by_owed ON tidelock_rows(owed_ends)
     WHERE owed IS NOT NULL;
+
+CREATE INDEX IF NOT EXISTS tidelock_rows_by_leaf ON tidelock_rows(dataset, leaf, key)
+    WHERE version IS NOT NULL;
+
+-- The tree's leaves: sums over the rows, each changed in the transaction that changes a row.
+CREATE TABLE IF NOT EXISTS tidelock_leaves(
+    dataset TEXT NOT NULL,
+    leaf INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    lane0 INTEGER NOT NULL,
+    lane1 INTEGER NOT NULL,
+    lane2 INTEGER NOT NULL,
+    lane3 INTEGER NOT NULL,
+    PRIMARY KEY (dataset, leaf)
+) WITHOUT ROWID;
+INSERT INTO tidelock_leaves(dataset, leaf, count, lane0, lane1, lane2, lane3)
+    SELECT dataset, leaf, count(*), sum(lane0) & 4294967295, sum(lane1) & 4294967295,
+        sum(lane2) & 4294967295, sum(lane3) & 4294967295
+    FROM tidelock_rows
+    WHERE lane0 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tidelock_leaves)
+    GROUP BY dataset, leaf;
 
 -- Values that lost a conflict.
 CREATE TABLE IF NOT EXISTS tidelock_losers(

@@ -1,7 +1,7 @@
 //! Workers KV on SQLite.
 
 use super::database::{Database, Failure, OpenError};
-use super::{KeyRate, StoreClock, before, content_tag, list, outcome, within};
+use super::{KeyRate, StoreClock, before, list, outcome, within};
 use crate::env::{KvEntry, KvStore, Listed, Outcome, Refusal, RefusalKind, Unavailable};
 use crate::record::{KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX};
 use crate::row::StoreTime;
@@ -14,7 +14,6 @@ use std::path::Path;
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS kv(
     key TEXT NOT NULL PRIMARY KEY,
     metadata TEXT,
-    tag TEXT NOT NULL,
     value BLOB NOT NULL
 )";
 
@@ -34,7 +33,14 @@ impl fmt::Debug for EmbeddedKv {
 impl EmbeddedKv {
     /// Opens or makes the file.
     pub fn open(path: &Path, clock: StoreClock) -> Result<Self, OpenError> {
-        let database = Database::open(path, |connection| connection.execute_batch(SCHEMA))?;
+        let database = Database::open(path, |connection| {
+            connection.execute_batch(SCHEMA)?;
+            // Earlier files have a column that nobody reads any more.
+            if connection.column_exists(None, "kv", "tag")? {
+                connection.execute_batch("ALTER TABLE kv DROP COLUMN tag")?;
+            }
+            Ok(())
+        })?;
         Ok(EmbeddedKv { database, clock, rate: KeyRate::default() })
     }
 
@@ -82,17 +88,13 @@ impl KvStore for EmbeddedKv {
     async fn get(&self, key: &str) -> Result<Option<KvEntry>, Unavailable> {
         let key = key.to_owned();
         let read = move |connection: &Connection| {
-            let sql = "SELECT value, metadata, tag FROM kv WHERE key = ?1";
+            // As it stands, whoever wrote it: whether it is what was put is for the engine to say.
+            // The cast gives text and numbers that somebody wrote by hand their bytes.
+            let sql = "SELECT CAST(value AS BLOB), metadata FROM kv WHERE key = ?1";
             let mut statement = connection.prepare_cached(sql)?;
-            let found: Option<(Vec<u8>, Option<String>, String)> = statement
-                .query_row([&key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-                .optional()?;
-            let Some((value, metadata, tag)) = found else { return Ok(None) };
-            if content_tag(metadata.as_deref(), &value) != tag {
-                let detail = format!("the bytes of {key:?} in KV are not those that were put");
-                return Err(Refusal::new(RefusalKind::Constraint, detail).into());
-            }
-            Ok(Some(KvEntry { value: Bytes::from(value), metadata }))
+            let found: Option<(Vec<u8>, Option<String>)> =
+                statement.query_row([&key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            Ok(found.map(|(value, metadata)| KvEntry { value: Bytes::from(value), metadata }))
         };
         self.database.read(read).await
     }
@@ -103,11 +105,9 @@ impl KvStore for EmbeddedKv {
         }
         let bytes = entry.value.len();
         let put = move |connection: &Connection, key: &str| {
-            let tag = content_tag(entry.metadata.as_deref(), &entry.value);
-            let sql = "INSERT OR REPLACE INTO kv(key, value, metadata, tag) \
-                       VALUES (?1, ?2, ?3, ?4)";
+            let sql = "INSERT OR REPLACE INTO kv(key, value, metadata) VALUES (?1, ?2, ?3)";
             let mut statement = connection.prepare_cached(sql)?;
-            statement.execute(params![key, &entry.value[..], entry.metadata, tag])?;
+            statement.execute(params![key, &entry.value[..], entry.metadata])?;
             Ok(())
         };
         self.write(key, deadline, bytes, put).await

@@ -103,7 +103,7 @@ fn within(what: &str, bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What stands beside a value and tells damage from what was put.
+/// Changes with the object.
 fn content_tag(metadata: Option<&str>, body: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
     let metadata = metadata.map(str::as_bytes);

@@ -194,20 +194,25 @@ async fn an_unreadable_companion_row_is_named_and_harms_no_other() {
 }
 
 #[tokio::test]
-async fn changed_bytes_are_never_served() {
+async fn bytes_that_were_changed_by_hand_are_given_as_they_stand() {
     let (folder, _, stores) = open();
     let entry = KvEntry { value: Bytes::from_static(b"v"), metadata: None };
     assert_eq!(stores.kv.put("k", entry, NEVER).await, Outcome::Applied(()));
     let body = Bytes::from_static(b"v");
-    stores.r2.put("k", body, None, PutIf::Always, None).await;
+    let put = stores.r2.put("k", body, None, PutIf::Always, None).await;
     for (file, sql) in
         [("kv", "UPDATE kv SET value = x'00'"), ("r2", "UPDATE objects SET body = x'00'")]
     {
         let tool = Connection::open(folder.path().join(format!("{file}.sqlite"))).unwrap();
         tool.execute(sql, []).unwrap();
     }
-    assert!(stores.kv.get("k").await.is_err());
-    assert!(stores.r2.get("k").await.is_err());
+    let zero = Bytes::from_static(&[0]);
+    let entry = stores.kv.get("k").await.unwrap().unwrap();
+    assert_eq!((entry.value, entry.metadata), (zero.clone(), None));
+    let object = stores.r2.get("k").await.unwrap().unwrap();
+    assert_eq!(object.body, zero);
+    let Outcome::Applied(put) = put else { panic!("{put:?}") };
+    assert_ne!(object.etag, put, "it is another object now");
 }
 
 #[test]
