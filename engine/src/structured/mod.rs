@@ -261,6 +261,17 @@ impl Schema {
     /// The row that a value is, for the record of this key: the cells are exactly what SQLite
     /// keeps. A column that is not mentioned has its declared default, or is NULL.
     pub fn decode(&self, key: &str, value: &[u8]) -> Result<Vec<Cell>, Violation> {
+        self.decode_over(key, value, None)
+    }
+
+    /// The same over a row that stands there: a column that is not mentioned stays as it is. Only a
+    /// value from before the column was added, or from a table without it, mentions less than all.
+    pub fn decode_over(
+        &self,
+        key: &str,
+        value: &[u8],
+        before: Option<&[Cell]>,
+    ) -> Result<Vec<Cell>, Violation> {
         let table = &self.table;
         let members: Members<'_> = serde_json::from_slice(value).map_err(|error| {
             Violation(format!(
@@ -290,11 +301,15 @@ impl Schema {
             let cell = match (given, &column.missing) {
                 (Some(cell), _) => cell,
                 (None, _) if at == self.key => key_cell.clone(),
-                (None, Missing::Is(cell)) => cell.clone(),
-                (None, Missing::Computed(sql)) => {
-                    let problem = format!("is missing, and only D1 can compute its default {sql}");
-                    return Err(self.in_column(at, &problem));
-                }
+                (None, missing) => match (before, missing) {
+                    (Some(before), _) => before[at].clone(),
+                    (None, Missing::Is(cell)) => cell.clone(),
+                    (None, Missing::Computed(sql)) => {
+                        let problem =
+                            format!("is missing, and only D1 can compute its default {sql}");
+                        return Err(self.in_column(at, &problem));
+                    }
+                },
             };
             let class = cell.class();
             let kept = column.takes.keep(cell).map_err(|wanted| {

@@ -29,6 +29,15 @@ CREATE UNIQUE INDEX IF NOT EXISTS tidelock_rows_by_seq ON tidelock_rows(seq);
 CREATE INDEX IF NOT EXISTS tidelock_rows_by_owed ON tidelock_rows(owed_ends)
     WHERE owed IS NOT NULL;
 
+-- Which table of the user's own a dataset is.
+CREATE TABLE IF NOT EXISTS tidelock_tables(
+    dataset TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    -- Names and types of the columns that make a value.
+    shape TEXT NOT NULL
+);
+
 -- Values that lost a conflict.
 CREATE TABLE IF NOT EXISTS tidelock_losers(
     dataset TEXT NOT NULL,
