@@ -12,7 +12,7 @@ use tidelock_engine::coordinator::{Condition, Coordinator, Leave, Write, WriteOu
 use tidelock_engine::env::KvEntry;
 use tidelock_engine::ledger::Ledger;
 use tidelock_engine::policy::{Dataset, Pace, Policy};
-use tidelock_engine::projection;
+use tidelock_engine::projection::{self, Body};
 use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::resolve::sibling;
 use tidelock_engine::row::{Install, RowOp, Seq, StoreTime};
@@ -130,7 +130,7 @@ fn pass(records: u64) {
     for n in 0..records {
         let (record, version) = (record(&dataset, n), version(n, n + 1));
         let body = Bytes::from(format!("{n:0>64}"));
-        let metadata = Some(projection::describe(&version, false));
+        let metadata = Some(projection::describe(&version, &Body::Whole));
         let key = format!("bench/{}", record.key);
         let lost = n % (records / 100) == 0;
         if !lost {

@@ -11,6 +11,7 @@
 pub mod breaker;
 pub mod coordinator;
 pub mod env;
+pub mod fields;
 pub mod hlc;
 pub mod journal;
 pub mod lane;
@@ -28,5 +29,6 @@ pub mod record;
 pub mod resolve;
 pub mod retry;
 pub mod row;
+pub mod structured;
 pub mod tree;
 pub mod version;

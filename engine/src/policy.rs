@@ -5,7 +5,9 @@
 
 pub mod parse;
 
+use crate::fields::Fields;
 use crate::record::{KV_VALUE_BYTES_MAX, KeyError, RecordId, StoreId, VALUE_BYTES_MAX};
+use crate::structured::Schema;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +24,30 @@ pub enum Kind {
     Text,
     /// Any bytes.
     Binary,
+    /// Rows of a table of the user's own, as JSON objects (see [`Table`]).
+    Structured,
 }
 
 /// What a projection keeps of a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// All of it, where the store's limit allows.
     Full,
     /// Version, hash, size, and where the value is.
     Reference,
+    /// These top-level fields of a JSON object.
+    Fields(Fields),
+}
+
+/// The user's own table of a structured dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its name in D1.
+    pub name: String,
+    /// The column that holds the record's key.
+    pub key: String,
+    /// Its columns; `None` until D1 was asked for them, and no write is taken before.
+    pub schema: Option<Arc<Schema>>,
 }
 
 /// A place beside the authority.
@@ -108,6 +125,8 @@ pub struct Dataset {
     pub name: Arc<str>,
     /// What its values are.
     pub kind: Kind,
+    /// Where its values stand in D1, where that is a table of the user's own.
+    pub table: Option<Table>,
     /// Its copy in KV.
     pub kv: Option<Projection>,
     /// Its copy in R2.
@@ -134,6 +153,7 @@ impl Dataset {
         Dataset {
             name: Arc::from(name),
             kind: Kind::Binary,
+            table: None,
             kv: Some(projection()),
             r2: Some(projection()),
             strategy: BTreeMap::from([
@@ -169,6 +189,16 @@ impl Dataset {
             Strategy::WriteBehind => None,
         };
         self.strategy.iter().filter_map(through)
+    }
+
+    /// The fields that copies are to keep, where they keep chosen ones.
+    pub fn fields(&self) -> impl Iterator<Item = &String> {
+        let kept = [self.kv.as_ref(), self.r2.as_ref()].into_iter().flatten();
+        let fields = kept.filter_map(|projection| match &projection.keep {
+            Keep::Fields(fields) => Some(fields.names()),
+            Keep::Full | Keep::Reference => None,
+        });
+        fields.flatten()
     }
 
     /// Checks a key against every store that the dataset is kept in.

@@ -4,6 +4,7 @@
 //! Invariant: text made by [`fit`] fits the store's metadata limit. A history too large for
 //! it stays in the authority's row alone; the copy then names its version by its tag.
 
+use crate::fields::Fields;
 use crate::policy::{Keep, Limits};
 use crate::record::{KV_METADATA_BYTES_MAX, R2_METADATA_BYTES_MAX, StoreId, Stored, blob_key};
 use crate::version::{ContentHash, Dot, Sibling, Stamp, Version, VersionVector};
@@ -31,6 +32,40 @@ struct Metadata {
     /// The value is elsewhere: this copy is a reference.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     reference: bool,
+    /// This copy has chosen fields of the value.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    partial: Option<Partial>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Partial {
+    /// Stands for the list of fields.
+    fields: String,
+    /// BLAKE3 of the copy's own bytes; the value's stands beside it.
+    hash: String,
+}
+
+/// What the bytes of a copy are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// The value.
+    Whole,
+    /// A [`ReferenceBody`].
+    Reference,
+    /// Chosen fields of the value.
+    Partial {
+        /// See [`Fields::id`].
+        fields: String,
+        /// Of the bytes.
+        hash: ContentHash,
+    },
+}
+
+impl Body {
+    /// These bytes have these fields of a value.
+    pub fn partial(fields: &Fields, bytes: &[u8]) -> Self {
+        Body::Partial { fields: fields.id().to_owned(), hash: ContentHash::of(bytes) }
+    }
 }
 
 /// The body of a copy that is a reference: says where the value is.
@@ -53,8 +88,8 @@ pub struct ReferenceBody {
 pub struct Described {
     /// Which version it is of.
     pub names: Named,
-    /// The copy's bytes are a [`ReferenceBody`].
-    pub reference: bool,
+    /// What the copy's bytes are.
+    pub body: Body,
     /// Hash of the value.
     pub hash: ContentHash,
 }
@@ -81,7 +116,11 @@ impl Named {
 impl Described {
     /// True when these are the bytes that the copy should have.
     pub fn has(&self, body: &[u8]) -> bool {
-        if self.reference { refers_to(body, self.hash) } else { ContentHash::of(body) == self.hash }
+        match &self.body {
+            Body::Whole => ContentHash::of(body) == self.hash,
+            Body::Reference => refers_to(body, self.hash),
+            Body::Partial { hash, .. } => ContentHash::of(body) == *hash,
+        }
     }
 
     /// True when the copy is of this version, kept in this form.
@@ -93,8 +132,12 @@ impl Described {
         same && self.hash == version.current().hash
             && match form {
                 Form::Absent => false,
-                Form::Whole => !self.reference,
-                Form::Reference => self.reference,
+                Form::Whole => self.body == Body::Whole,
+                Form::Reference => self.body == Body::Reference,
+                Form::Partial(fields) => match &self.body {
+                    Body::Partial { fields: named, .. } => *named == fields.id(),
+                    Body::Whole | Body::Reference => false,
+                },
             }
     }
 }
@@ -108,20 +151,27 @@ pub enum Form {
     Whole,
     /// A [`ReferenceBody`].
     Reference,
+    /// These fields of it.
+    Partial(Fields),
 }
 
 /// How a value of a dataset stands in one of its projections.
-pub fn form(store: StoreId, keep: Keep, sibling: &Sibling, limits: &Limits) -> Form {
+pub fn form(store: StoreId, keep: &Keep, sibling: &Sibling, limits: &Limits) -> Form {
     let bytes_max = match store {
         StoreId::Kv => limits.kv_value_bytes_max,
         StoreId::D1 | StoreId::R2 => limits.value_bytes_max,
     };
     if sibling.deleted {
         Form::Absent
-    } else if keep == Keep::Reference || sibling.bytes > bytes_max as u64 {
+    } else if sibling.bytes > bytes_max as u64 {
+        // Of such a value even the chosen fields may be too large, and no listing tells.
         Form::Reference
     } else {
-        Form::Whole
+        match keep {
+            Keep::Full => Form::Whole,
+            Keep::Reference => Form::Reference,
+            Keep::Fields(fields) => Form::Partial(fields.clone()),
+        }
     }
 }
 
@@ -148,20 +198,20 @@ pub fn refers_to(body: &[u8], hash: ContentHash) -> bool {
 }
 
 /// What a copy of this version says of itself, its whole history included.
-pub fn describe(version: &Version, reference: bool) -> String {
-    text(version, Some(version.history.to_text()), reference)
+pub fn describe(version: &Version, body: &Body) -> String {
+    text(version, Some(version.history.to_text()), body)
 }
 
 /// The metadata of a copy in a store: `whole`, made by [`describe`], if the store can keep it.
-pub fn fit(store: StoreId, whole: &str, version: &Version, reference: bool) -> String {
+pub fn fit(store: StoreId, whole: &str, version: &Version, body: &Body) -> String {
     let bytes_max = match store {
         StoreId::Kv => KV_METADATA_BYTES_MAX,
         StoreId::D1 | StoreId::R2 => R2_METADATA_BYTES_MAX,
     };
-    if whole.len() <= bytes_max { whole.to_owned() } else { text(version, None, reference) }
+    if whole.len() <= bytes_max { whole.to_owned() } else { text(version, None, body) }
 }
 
-fn text(version: &Version, history: Option<String>, reference: bool) -> String {
+fn text(version: &Version, history: Option<String>, body: &Body) -> String {
     let current = version.current();
     let metadata = Metadata {
         tidelock: 1,
@@ -171,7 +221,13 @@ fn text(version: &Version, history: Option<String>, reference: bool) -> String {
         stamp: (current.stamp.wall_ms, current.stamp.logical),
         hash: current.hash.to_text(),
         bytes: current.bytes,
-        reference,
+        reference: *body == Body::Reference,
+        partial: match body {
+            Body::Partial { fields, hash } => {
+                Some(Partial { fields: fields.clone(), hash: hash.to_text() })
+            }
+            Body::Whole | Body::Reference => None,
+        },
     };
     let mut text = Vec::with_capacity(METADATA_BYTES_USUAL);
     serde_json::to_writer(&mut text, &metadata).expect("text and numbers always serialize");
@@ -202,7 +258,14 @@ pub fn read(metadata: &str) -> Option<Described> {
         }
         None => Named::Tag(metadata.etag?),
     };
-    Some(Described { names, reference: metadata.reference, hash })
+    let body = match metadata.partial {
+        Some(Partial { fields, hash }) => {
+            Body::Partial { fields, hash: ContentHash::from_str(&hash).ok()? }
+        }
+        None if metadata.reference => Body::Reference,
+        None => Body::Whole,
+    };
+    Some(Described { names, body, hash })
 }
 
 #[cfg(test)]
@@ -226,17 +289,40 @@ mod tests {
 
     #[test]
     fn metadata_round_trips_and_fits() {
-        for actors in [1, 8, 20, 40, 400] {
+        let fields = Fields::new(vec!["sku".to_owned()]);
+        let bodies = [Body::Whole, Body::Reference, Body::partial(&fields, b"{}")];
+        for (actors, body) in
+            [1, 8, 20, 40, 400].into_iter().flat_map(|n| bodies.iter().map(move |b| (n, b)))
+        {
             let version = version(actors);
             for (store, max) in [(StoreId::Kv, 1_024), (StoreId::R2, 8_192)] {
-                let text = fit(store, &describe(&version, false), &version, false);
+                let text = fit(store, &describe(&version, body), &version, body);
                 assert!(text.len() <= max, "{actors} actors take {} bytes", text.len());
                 let read = read(&text).expect("ours");
                 assert_eq!(read.names.etag(), version.etag());
+                assert_eq!(read.body, *body);
                 match read.names {
                     Named::Version(found) => assert_eq!(found, version),
                     Named::Tag(_) => assert!(actors > 20, "a small history is kept in the copy"),
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_in_another_form_is_another_copy() {
+        let version = version(1);
+        let (one, two) = (Fields::new(vec!["a".to_owned()]), Fields::new(vec!["b".to_owned()]));
+        let bodies = [
+            (Body::Whole, Form::Whole),
+            (Body::Reference, Form::Reference),
+            (Body::partial(&one, b"{}"), Form::Partial(one)),
+            (Body::partial(&two, b"{}"), Form::Partial(two)),
+        ];
+        for (at, (body, _)) in bodies.iter().enumerate() {
+            let described = read(&describe(&version, body)).expect("ours");
+            for (other, (_, form)) in bodies.iter().enumerate() {
+                assert_eq!(described.is_of(&version, form), at == other, "{body:?} as {form:?}");
             }
         }
     }

@@ -79,7 +79,11 @@ fn a_session_carries_what_it_has_seen() {
     let read = "/v1/records/notes/a?read=session";
     let got = server.send_with("GET", read, &[("x-session", &seen)], b"");
     assert_eq!((got.status, got.text().as_str()), (200, "one"));
-    let sequence = |session: &str| session.split(',').next().unwrap().parse::<u64>().unwrap();
+    let sequence = |session: &str| {
+        let (site, sequence) = session.split(',').next().unwrap().split_once(':').unwrap();
+        assert_eq!(site, "0", "the place is one in this site's feed");
+        sequence.parse::<u64>().unwrap()
+    };
     let seen = got.header("x-session").expect("so does a read").to_owned();
     let gone = server.send_with("DELETE", path, &[("x-session", &seen)], b"");
     let later = gone.header("x-session").unwrap().to_owned();
@@ -88,10 +92,10 @@ fn a_session_carries_what_it_has_seen() {
     assert_eq!((got.status, got.problem()), (404, "not-found".to_owned()));
     assert_eq!(got.header("x-session"), Some(later.as_str()), "that it is gone is seen too");
 
-    let elsewhere = format!("{},{:016x}:9.{:016x}.5", sequence(&later), 1, 1);
+    let elsewhere = format!("0:{},{:016x}:9.{:016x}.5", sequence(&later), 1, 1);
     let got = server.send_with("GET", read, &[("x-session", &elsewhere)], b"");
     assert_eq!(got.status, 404, "a write to another record does not matter here");
-    for wrong in ["x", "1,2", "1,zz:1.1.1"] {
+    for wrong in ["x", "1", "0:1,2", "0:1,zz:1.1.1"] {
         for (method, path, body) in [("GET", read, &b""[..]), ("PUT", path, b"two")] {
             let refused = server.send_with(method, path, &[("x-session", wrong)], body);
             assert_eq!((refused.status, refused.problem()), (400, "bad-request".to_owned()));

@@ -10,7 +10,7 @@ use crate::breaker::Seen;
 use crate::env::{Env, ObjectStore, Outcome, PutIf, RefusalKind, Storage};
 use crate::journal::Intent;
 use crate::lane::Next;
-use crate::policy::Dataset;
+use crate::policy::{Dataset, Kind};
 use crate::record::{Loser, RecordId, StoreId, Stored, blob_key};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
@@ -21,6 +21,8 @@ use std::time::Duration;
 /// Compare-and-sets in a row that may find the row moved before the record goes to the back of
 /// the lane.
 const MOVED_MAX: usize = 4;
+/// Foreign writes that were refused and are remembered, so that each is reported once.
+const REFUSED_REMEMBERED_MAX: usize = 10_000;
 
 /// What to install over what.
 pub(super) struct Candidate {
@@ -61,7 +63,7 @@ impl<E: Env> Coordinator<E> {
                 Plan::Idle => return Next::Done,
                 Plan::Look => match self.row(RowOp::Read { record: record.clone() }).await {
                     Outcome::Applied((_, RowAnswer::Read(row))) => {
-                        plan = self.plan_over(record, row);
+                        plan = self.plan_over(dataset, record, row);
                         continue;
                     }
                     _ => return self.install_failed(record),
@@ -79,7 +81,7 @@ impl<E: Env> Coordinator<E> {
                         self.learn_row(record, row.as_ref());
                         self.cancel(&intent);
                     }
-                    plan = self.plan_over(record, row);
+                    plan = self.plan_over(dataset, record, row);
                 }
                 Sent::Failed => return self.install_failed(record),
             }
@@ -127,7 +129,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// What to install over a row that was just seen.
-    fn plan_over(&self, record: &RecordId, row: Option<Row>) -> Plan {
+    fn plan_over(&self, dataset: &Dataset, record: &RecordId, row: Option<Row>) -> Plan {
         self.learn_row(record, row.as_ref());
         let mut state = self.state();
         if let Some(slot) = state.slots.get_mut(record) {
@@ -141,13 +143,21 @@ impl<E: Env> Coordinator<E> {
             self.settle(&mut state, record, version);
         }
         let ours = state.slots.get(record).and_then(|slot| slot.ours(self.actor.node));
-        if foreign {
-            state.counters.foreign_writes += 1;
+        let refused = match &theirs {
+            Some(theirs) if foreign => self.cannot_hold(dataset, record, &theirs.value),
+            Some(_) | None => None,
+        };
+        match &refused {
+            Some(problem) => state.refuse_foreign(record, row.row_seq, problem),
+            None if foreign => state.counters.foreign_writes += 1,
+            None => {}
         }
         let take_in = |held: Held, losers: Vec<Loser>| {
             Plan::Install(Candidate { expect: expect.clone(), held, losers, conditional: None })
         };
         let (ours, theirs) = match (ours, theirs) {
+            // Left where it is.
+            (None, Some(_)) if refused.is_some() => return Plan::Idle,
             (None, Some(theirs)) if foreign => return take_in(theirs, Vec::new()),
             (None, _) => return Plan::Idle,
             (Some(ours), None) => return Plan::Install(ours.over(expect)),
@@ -159,13 +169,40 @@ impl<E: Env> Coordinator<E> {
         }
         match resolve::meet(&ours.held, &theirs) {
             Met::Ours => Plan::Install(ours.over(expect)),
-            Met::Theirs if foreign => take_in(theirs, ours.losers),
+            Met::Theirs if foreign && refused.is_none() => take_in(theirs, ours.losers),
             Met::Theirs => Plan::Idle,
+            // What the dataset cannot hold loses, whatever its stamp, and is kept.
+            Met::Concurrent { .. } if refused.is_some() => {
+                state.counters.conflicts += 1;
+                let (merged, loser) = over_refused(ours.held, theirs);
+                take_in(merged, ours.losers.into_iter().chain([loser]).collect())
+            }
             Met::Concurrent { merged, losers } => {
                 state.counters.conflicts += losers.len() as u64;
                 let losers = ours.losers.into_iter().chain(losers).collect();
                 take_in(merged, losers)
             }
+        }
+    }
+
+    /// Why a dataset cannot hold what somebody wrote to the authority itself; `None`: it can.
+    fn cannot_hold(&self, dataset: &Dataset, record: &RecordId, value: &Stored) -> Option<String> {
+        let Stored::Inline(bytes) = value else { return None };
+        if let Err(error) = dataset.record(&record.key) {
+            return Some(error.to_string());
+        }
+        // A row of the user's own table is whole where it is, or nowhere.
+        let bytes_max = match dataset.kind {
+            Kind::Structured => self.policy.limits.authority_value_bytes_max,
+            Kind::Json | Kind::Text | Kind::Binary => self.policy.limits.value_bytes_max,
+        };
+        if bytes.len() > bytes_max {
+            return Some(format!("it has {} bytes, and {bytes_max} can be kept", bytes.len()));
+        }
+        match super::write::accepted(dataset, &record.key, bytes) {
+            Ok(kept) if kept == *bytes => None,
+            Ok(_) => Some("it is not as its columns declare it".to_owned()),
+            Err(refusal) => Some(refusal.to_string()),
         }
     }
 
@@ -268,6 +305,7 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         state.counters.installs += 1;
         state.ledger.learn(record, Some((*version).clone()), row_seq, seq);
+        state.refused.remove(record);
         let slot = state.slots.entry(record.clone()).or_default();
         slot.failures = 0;
         for store in &owe {
@@ -341,6 +379,33 @@ impl<E: Env> Coordinator<E> {
         }
         self.wake.news.notify_waiters();
     }
+}
+
+impl State {
+    /// Reports what somebody wrote to the authority and a dataset cannot hold: once for each write,
+    /// however often it is looked at.
+    fn refuse_foreign(&mut self, record: &RecordId, row_seq: u64, problem: &str) {
+        if self.refused.get(record) == Some(&row_seq) {
+            return;
+        }
+        if self.refused.len() < REFUSED_REMEMBERED_MAX {
+            self.refused.insert(record.clone(), row_seq);
+        }
+        self.counters.foreign_refused += 1;
+        tracing::error!(
+            %record, problem,
+            "somebody wrote to D1 what this dataset cannot hold; it is left where it is, and KV and \
+             R2 keep what they have until it is mended there or written through Tidelock"
+        );
+    }
+}
+
+/// A write over bytes that the dataset cannot hold: these lose, and are kept.
+fn over_refused(mine: Held, theirs: Held) -> (Held, Loser) {
+    let won = *mine.version.current();
+    let loser = Loser { sibling: *theirs.version.current(), value: theirs.value, winner: won.dot };
+    let history = mine.version.history.join(&theirs.version.history);
+    (Held { version: Version::settled(history, won), value: mine.value }, loser)
 }
 
 struct Installed {

@@ -90,6 +90,8 @@ struct State {
     /// Versions of other sites that wait for the authority.
     adoptions: usize,
     adoption_bytes: usize,
+    /// Foreign writes at the authority that a dataset cannot hold, by their row sequence.
+    refused: BTreeMap<RecordId, u64>,
     /// Foreign writes in KV whose bytes may come from a cache; since when their listing shows them.
     echoes: BTreeMap<RecordId, Duration>,
     /// Looks over a store that have not come to its end.
@@ -187,6 +189,7 @@ impl<E: Env> Coordinator<E> {
             sites: BTreeMap::new(),
             adoptions: 0,
             adoption_bytes: 0,
+            refused: BTreeMap::new(),
             echoes: BTreeMap::new(),
             looks: BTreeMap::new(),
             scrubs: BTreeMap::new(),

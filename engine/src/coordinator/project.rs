@@ -17,7 +17,7 @@ use crate::env::{Doubt, DoubtKind, Env, KvEntry, KvStore, ObjectStore, Outcome, 
 use crate::env::{Refusal, RefusalKind, Storage};
 use crate::lane::Next;
 use crate::policy::Dataset;
-use crate::projection::{self, Form};
+use crate::projection::{self, Body, Form};
 use crate::record::{RecordId, StoreId, Stored, blob_key};
 use crate::row::{Epoch, Grant, LEASE_MS, REPUT_MS, Row, RowAnswer, RowOp, StoreTime};
 use crate::version::{Version, VersionId};
@@ -48,17 +48,17 @@ impl Target {
         Target { version, value, whole, described: Arc::default() }
     }
 
-    fn metadata(&self, store: StoreId, form: &Form) -> String {
-        if *form == Form::Reference {
-            return projection::fit(
-                store,
-                &projection::describe(&self.version, true),
-                &self.version,
-                true,
-            );
+    fn metadata(&self, store: StoreId, body: &Body) -> String {
+        let describe = || projection::describe(&self.version, body);
+        match body {
+            Body::Whole => {
+                let described = self.described.get_or_init(describe);
+                projection::fit(store, described, &self.version, body)
+            }
+            Body::Reference | Body::Partial { .. } => {
+                projection::fit(store, &describe(), &self.version, body)
+            }
         }
-        let whole = self.described.get_or_init(|| projection::describe(&self.version, false));
-        projection::fit(store, whole, &self.version, false)
     }
 }
 
@@ -517,8 +517,8 @@ impl<E: Env> Coordinator<E> {
         let projection = dataset.projection(store).expect("checked before the turn began");
         let key = format!("{}{}", projection.prefix, record.key);
         let current = target.version.current();
-        let form = projection::form(store, projection.keep, current, &self.policy.limits);
-        let body = match form {
+        let form = projection::form(store, &projection.keep, current, &self.policy.limits);
+        let (bytes, body) = match form {
             Form::Absent => {
                 let storage = self.env.storage();
                 return match store {
@@ -529,22 +529,30 @@ impl<E: Env> Coordinator<E> {
             }
             Form::Reference => {
                 let place = record.to_string();
-                projection::reference_body(&target.value, current, &place)
+                (projection::reference_body(&target.value, current, &place), Body::Reference)
             }
             Form::Whole => match self.whole(target).await {
-                Ok(bytes) => bytes,
+                Ok(bytes) => (bytes, Body::Whole),
+                Err(refusal) => return Outcome::Refused(refusal),
+            },
+            Form::Partial(fields) => match self.whole(target).await {
+                Ok(bytes) => {
+                    let part = fields.of(&bytes);
+                    let body = Body::partial(&fields, &part);
+                    (part, body)
+                }
                 Err(refusal) => return Outcome::Refused(refusal),
             },
         };
-        let metadata = target.metadata(store, &form);
+        let metadata = target.metadata(store, &body);
         match store {
             StoreId::Kv => {
-                let entry = KvEntry { value: body, metadata: Some(metadata) };
+                let entry = KvEntry { value: bytes, metadata: Some(metadata) };
                 self.env.storage().kv().put(&key, entry, deadline).await
             }
             StoreId::R2 => {
                 let r2 = self.env.storage().r2();
-                let put = r2.put(&key, body, Some(metadata), PutIf::Always, Some(deadline));
+                let put = r2.put(&key, bytes, Some(metadata), PutIf::Always, Some(deadline));
                 put.await.map(drop)
             }
             StoreId::D1 => unreachable!("the authority is no projection"),
@@ -558,7 +566,12 @@ impl<E: Env> Coordinator<E> {
         }
         match &target.value {
             Stored::Inline(bytes) => Ok(bytes.clone()),
-            Stored::Tombstone => Ok(Bytes::new()),
+            // Putting nothing over a copy would lose the last of the value.
+            Stored::Tombstone => Err(Refusal::new(
+                RefusalKind::Constraint,
+                "the authority's row has lost its value, and nothing shows that it was deleted; \
+                 write the record again, or delete it",
+            )),
             Stored::Reference { hash, .. } => match self.blob(*hash).await {
                 Ok(bytes) => Ok(bytes),
                 Err(doubt) => Err(Refusal::new(RefusalKind::Unreachable, doubt.detail)),

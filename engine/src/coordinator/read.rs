@@ -14,7 +14,7 @@ use super::Coordinator;
 use crate::breaker::Seen;
 use crate::env::{Clock, Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
 use crate::policy::{Dataset, ReadLevel};
-use crate::projection::{self, Named};
+use crate::projection::{self, Body, Named};
 use crate::record::{KV_CACHED, KeyError, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp, Seq};
@@ -41,6 +41,8 @@ pub struct Read {
     pub context: Option<VersionVector>,
     /// The store that answered; `None`: this coordinator's own journal.
     pub from: Option<StoreId>,
+    /// The bytes are chosen fields of the value, as a store was told to keep.
+    pub partial: bool,
 }
 
 /// Why there is no answer.
@@ -113,7 +115,8 @@ impl<E: Env> Coordinator<E> {
         store: StoreId,
     ) -> Result<Read, ReadError> {
         let (policy, record) = self.place(dataset, key)?;
-        let absent = Read { value: None, etag: None, context: None, from: Some(store) };
+        let absent =
+            Read { value: None, etag: None, context: None, from: Some(store), partial: false };
         if store == StoreId::D1 {
             let row = self.read_row(&record).await?;
             return match row.and_then(|row| resolve::held(self.site(), &record, &row)) {
@@ -122,7 +125,7 @@ impl<E: Env> Coordinator<E> {
             };
         }
         match self.copy(policy, &record, store).await {
-            Ok(Copied::Whole(read)) => Ok(read),
+            Ok(Copied::Whole(read) | Copied::Partial(read)) => Ok(read),
             Ok(Copied::Absent | Copied::Foreign | Copied::Damaged | Copied::Elsewhere) => {
                 Ok(absent)
             }
@@ -137,7 +140,8 @@ impl<E: Env> Coordinator<E> {
         let (held, from) = match (self.own(record), theirs) {
             (None, None) => {
                 let context = Some(Default::default());
-                let read = Read { value: None, etag: None, context, from: Some(StoreId::D1) };
+                let from = Some(StoreId::D1);
+                let read = Read { value: None, etag: None, context, from, partial: false };
                 return Ok(Latest { read, seq, owed: None });
             }
             (Some(ours), None) => (ours, None),
@@ -183,10 +187,15 @@ impl<E: Env> Coordinator<E> {
         let known = self.state().ledger.known(record).and_then(|known| known.version);
         let Some(known) = known else { return false };
         match copied {
-            Copied::Whole(Read { context: Some(history), .. }) => {
+            Copied::Whole(Read { context: Some(history), .. })
+            | Copied::Partial(Read { context: Some(history), .. }) => {
                 known.history.compare(history) == Some(Ordering::Greater)
             }
-            Copied::Whole(_) | Copied::Foreign | Copied::Damaged | Copied::Elsewhere => false,
+            Copied::Whole(_)
+            | Copied::Partial(_)
+            | Copied::Foreign
+            | Copied::Damaged
+            | Copied::Elsewhere => false,
             Copied::Absent => !known.current().deleted,
         }
     }
@@ -260,6 +269,7 @@ impl<E: Env> Coordinator<E> {
             etag: Some(held.version.etag()),
             context: Some(held.version.history),
             from,
+            partial: false,
         })
     }
 
@@ -306,19 +316,21 @@ impl<E: Env> Coordinator<E> {
         let Some(described) = metadata.as_deref().and_then(projection::read) else {
             return Ok(Copied::Foreign);
         };
-        let value = if described.reference {
-            match self.blob(described.hash).await {
-                Ok(bytes) => bytes,
+        let (value, hash) = match &described.body {
+            Body::Reference => match self.blob(described.hash).await {
+                Ok(bytes) => (bytes, None),
                 Err(_) => return Ok(Copied::Elsewhere),
-            }
-        } else if ContentHash::of(&body) == described.hash {
-            body
-        } else {
+            },
+            Body::Whole => (body, Some(described.hash)),
+            Body::Partial { hash, .. } => (body, Some(*hash)),
+        };
+        if hash.is_some_and(|hash| ContentHash::of(&value) != hash) {
             // Spoilt on the way or changed in place: never served.
             self.suspect(record, store);
             return Ok(Copied::Damaged);
-        };
-        Ok(Copied::Whole(Read {
+        }
+        let partial = matches!(described.body, Body::Partial { .. });
+        let read = Read {
             value: Some(value),
             etag: Some(described.names.etag()),
             context: match described.names {
@@ -326,7 +338,9 @@ impl<E: Env> Coordinator<E> {
                 Named::Tag(_) => None,
             },
             from: Some(store),
-        }))
+            partial,
+        };
+        Ok(if partial { Copied::Partial(read) } else { Copied::Whole(read) })
     }
 }
 
@@ -343,6 +357,8 @@ pub(super) struct Latest {
 pub(super) enum Copied {
     /// A copy of a version.
     Whole(Read),
+    /// Chosen fields of a version: never the answer to who asks for the record.
+    Partial(Read),
     /// Nothing.
     Absent,
     /// Bytes that are nobody's version: a look over the store deals with those.

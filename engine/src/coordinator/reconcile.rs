@@ -14,16 +14,16 @@
 
 use super::install::{Candidate, Sent};
 use super::project::Owed;
-use super::{Coordinator, Slot, State, write::check_kind};
+use super::{Coordinator, Slot, State, write::accepted};
 use crate::breaker::Seen;
 use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Outcome, Storage, Unavailable};
 use crate::ledger::Noted;
-use crate::policy::Dataset;
-use crate::projection::{self, Described, Form, Named};
+use crate::policy::{Dataset, Keep};
+use crate::projection::{self, Body, Described, Form, Named};
 use crate::record::{KV_CACHED, Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp};
-use crate::version::{SiteId, Version};
+use crate::version::{Sibling, SiteId, Version};
 use bytes::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -534,7 +534,7 @@ impl<E: Env> Coordinator<E> {
         look.compared += 1;
         let version = noted.and_then(|noted| noted.version());
         look.live += usize::from(version.as_ref().is_some_and(|v| !v.current().deleted));
-        let keep = dataset.projection(store).expect("a projection is looked over").keep;
+        let keep = &dataset.projection(store).expect("a projection is looked over").keep;
         let form = version.as_ref().map_or(Form::Absent, |version| {
             projection::form(store, keep, version.current(), &self.policy.limits)
         });
@@ -620,7 +620,7 @@ impl<E: Env> Coordinator<E> {
         }
         let described = metadata.as_deref().and_then(projection::read);
         let changed = described.as_ref().is_some_and(|described| !described.has(&body));
-        let described = match described.map(|described| (described.names, described.reference)) {
+        let described = match described.map(|described| (described.names, described.body)) {
             None => None,
             // Bytes that are not what their metadata names are somebody else's, if they are what
             // stands there: they may have been spoilt on their way.
@@ -628,19 +628,28 @@ impl<E: Env> Coordinator<E> {
                 Ok(Some(again)) if again == (body.clone(), metadata.clone()) => None,
                 Ok(_) | Err(_) => return,
             },
-            Some((Named::Version(version), false)) => Some(version),
+            Some((Named::Version(version), Body::Whole)) => Some(version),
             // Nothing can be rebuilt from these alone.
-            Some((Named::Tag(_), _) | (Named::Version(_), true)) => return,
+            Some(
+                (Named::Tag(_), _) | (Named::Version(_), Body::Reference | Body::Partial { .. }),
+            ) => return,
         };
+        let keep = &dataset.projection(store).expect("a projection is looked over").keep;
+        let part = described.is_none() && matches!(keep, Keep::Fields(_));
         let fits = body.len() <= self.policy.limits.value_bytes_max;
-        if !fits || check_kind(dataset.kind, &body).is_err() {
-            self.state().counters.foreign_refused += 1;
-            tracing::error!(
-                %record, %store, bytes = body.len(), kind = ?dataset.kind,
-                "somebody wrote what this dataset cannot hold; it is left where it is"
-            );
-            return;
-        }
+        let kept = if part { Ok(body.clone()) } else { accepted(dataset, &record.key, &body) };
+        let body = match kept {
+            // What says that it is a version is that to the byte, or is not.
+            Ok(kept) if fits && (described.is_none() || kept == body) => kept,
+            Ok(_) | Err(_) => {
+                self.state().counters.foreign_refused += 1;
+                tracing::error!(
+                    %record, %store, kind = ?dataset.kind,
+                    "somebody wrote what this dataset cannot hold; it is left where it is"
+                );
+                return;
+            }
+        };
         let mut row = match self.row(RowOp::Read { record: record.clone() }).await {
             Outcome::Applied((_, RowAnswer::Read(row))) => row,
             _ => return,
@@ -648,7 +657,12 @@ impl<E: Env> Coordinator<E> {
         for _ in 0..TAKE_IN_TRIES {
             self.learn_row(record, row.as_ref());
             let found = row.take().unwrap_or_default();
-            let candidate = match taken_in(self.site(), record, &found, described.as_ref(), &body) {
+            let taken = if part {
+                kept_beside(self.site(), record, &found, &body)
+            } else {
+                taken_in(self.site(), record, &found, described.as_ref(), &body)
+            };
+            let candidate = match taken {
                 TakenIn::Known => {
                     let Some(version) = &found.version else { return };
                     let seen = metadata.as_deref();
@@ -667,9 +681,28 @@ impl<E: Env> Coordinator<E> {
                     return;
                 }
                 TakenIn::NotYet => return,
+                TakenIn::Nowhere => {
+                    self.state().counters.foreign_refused += 1;
+                    tracing::error!(
+                        %record, %store,
+                        "somebody wrote a record where only chosen fields are kept, so it cannot \
+                         be told whether these are all; it is left where it is: write it through \
+                         Tidelock or to D1, or delete it there"
+                    );
+                    return;
+                }
                 TakenIn::Over(candidate) => candidate,
             };
             match self.send_install(dataset, record, candidate).await {
+                Sent::Done if part => {
+                    self.state().counters.foreign_refused += 1;
+                    tracing::error!(
+                        %record, %store,
+                        "somebody wrote over a copy of chosen fields, which cannot become the \
+                         record's value; their bytes are kept beside it, and the copy is put again"
+                    );
+                    return;
+                }
                 Sent::Done => {
                     self.state().counters.foreign_writes += 1;
                     tracing::info!(%record, %store, "somebody else's write was taken in");
@@ -698,6 +731,8 @@ enum TakenIn {
     Known,
     /// Another foreign write is taken in first.
     NotYet,
+    /// The authority has no such record beside which it could be kept.
+    Nowhere,
     Over(Candidate),
 }
 
@@ -746,9 +781,66 @@ fn taken_in(
     TakenIn::Over(Candidate { expect, held, losers, conditional: None })
 }
 
+/// What becomes of bytes found where only chosen fields are kept. Nobody can tell whether they are a
+/// whole value, so they never become the record's: they lose against what the authority holds, and
+/// are kept with it. Only then is the copy put again (rules A3 and V6).
+fn kept_beside(site: SiteId, record: &RecordId, row: &Row, body: &Bytes) -> TakenIn {
+    if row.has_foreign_write() {
+        return TakenIn::NotYet;
+    }
+    let Some(theirs) = resolve::held(site, record, row) else { return TakenIn::Nowhere };
+    let found = resolve::found(site, record, row.version.as_ref(), body);
+    let lost = found.current();
+    if theirs.version.history.covers_dot(lost.dot) || theirs.version.current().hash == lost.hash {
+        return TakenIn::Known;
+    }
+    let won = *theirs.version.current();
+    // No later than the winner: its stamp stays the greatest of all that its history covers (V3).
+    let sibling = Sibling { stamp: won.stamp, ..*lost };
+    let loser = Loser { sibling, value: Stored::Inline(body.clone()), winner: won.dot };
+    let held = Held { version: Version::settled(found.history, won), value: theirs.value };
+    TakenIn::Over(Candidate { expect: row.expect(), held, losers: vec![loser], conditional: None })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::row::StoreTime;
+    use crate::version::{Actor, Dot, NodeId, Stamp, VersionVector};
+
+    #[test]
+    fn bytes_in_a_partial_copy_lose_and_are_kept() {
+        let record = RecordId { dataset: Arc::from("d"), key: "k".into() };
+        let body = Bytes::from_static(b"{\"a\":2}");
+        assert!(matches!(
+            kept_beside(SiteId(0), &record, &Row::default(), &body),
+            TakenIn::Nowhere
+        ));
+        let value = Stored::Inline(Bytes::from_static(b"{\"a\":1,\"b\":1}"));
+        let dot = Dot { actor: Actor { node: NodeId(1), incarnation: 1 }, counter: 1 };
+        let sibling = resolve::sibling(dot, Stamp { wall_ms: 5, logical: 0 }, &value);
+        let version = Version::write(&VersionVector::new(), sibling);
+        let row = Row {
+            version: Some(version.clone()),
+            value: Some(value.clone()),
+            row_seq: 1,
+            known_row_seq: 1,
+            ..Row::default()
+        };
+        let TakenIn::Over(candidate) = kept_beside(SiteId(0), &record, &row, &body) else {
+            panic!("kept")
+        };
+        assert_eq!(candidate.held.value, value);
+        assert_eq!(candidate.held.version.current(), version.current());
+        assert_eq!(candidate.losers[0].value, Stored::Inline(body.clone()));
+        assert_eq!(candidate.losers[0].winner, dot);
+        assert!(candidate.losers[0].sibling.stamp <= candidate.held.version.stamp());
+        // Found again, they are known, and the copy is put over them.
+        let after = Row { version: Some(candidate.held.version), ..row.clone() };
+        assert!(matches!(kept_beside(SiteId(0), &record, &after, &body), TakenIn::Known));
+        let foreign = Row { row_seq: 2, foreign_at: StoreTime(1), ..row };
+        assert!(matches!(kept_beside(SiteId(0), &record, &foreign, &body), TakenIn::NotYet));
+    }
 
     #[test]
     fn brakes() {

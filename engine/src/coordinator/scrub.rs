@@ -72,7 +72,7 @@ impl<E: Env> Coordinator<E> {
 
     /// The records whose copies are read in this turn, with the version that each should be of.
     fn next_to_scrub(&self, dataset: &Dataset, store: StoreId) -> Vec<(RecordId, Version)> {
-        let keep = dataset.projection(store).expect("a projection is scrubbed").keep;
+        let keep = &dataset.projection(store).expect("a projection is scrubbed").keep;
         let mut state = self.state();
         let super::State { ledger, slots, scrubs, .. } = &mut *state;
         let scrub = scrubs.entry((dataset.name.clone(), store)).or_default();
@@ -83,7 +83,8 @@ impl<E: Env> Coordinator<E> {
             let current = version.current();
             match projection::form(store, keep, current, &self.policy.limits) {
                 Form::Absent => None,
-                Form::Whole => Some(current.bytes),
+                // Its fields are not larger than the whole.
+                Form::Whole | Form::Partial(_) => Some(current.bytes),
                 Form::Reference => Some(0),
             }
         };
@@ -156,6 +157,7 @@ fn is_changed(version: &Version, metadata: Option<&str>, body: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::projection::Body;
     use crate::record::Stored;
     use crate::version::{Actor, Dot, NodeId, Sibling, Stamp, VersionVector};
     use bytes::Bytes;
@@ -170,13 +172,13 @@ mod tests {
             Version::write(&VersionVector::new(), sibling)
         };
         let (version, older) = (written(2, b"as written"), written(1, b"before"));
-        let own = projection::describe(&version, false);
+        let own = projection::describe(&version, &Body::Whole);
         assert!(!is_changed(&version, Some(&own), b"as written"));
         assert!(is_changed(&version, Some(&own), b"by hand"));
         assert!(!is_changed(&version, None, b"by hand"), "the listing shows that");
-        let of_older = projection::describe(&older, false);
+        let of_older = projection::describe(&older, &Body::Whole);
         assert!(!is_changed(&version, Some(&of_older), b"by hand"), "the listing shows that");
-        let reference = projection::describe(&version, true);
+        let reference = projection::describe(&version, &Body::Reference);
         let inline = Stored::Inline(Bytes::from_static(b"as written"));
         let refers = projection::reference_body(&inline, version.current(), "d/k");
         assert!(!is_changed(&version, Some(&reference), &refers));

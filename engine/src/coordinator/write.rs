@@ -9,10 +9,11 @@
 use super::{Coordinator, Settled, State, Waiter};
 use crate::env::{Clock, Env, Outcome};
 use crate::journal::{Intent, JournalError};
-use crate::policy::{Dataset, Durability, Kind, Oversize};
+use crate::policy::{Dataset, Durability, Kind, Oversize, Table};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
 use crate::row::{Expect, RowAnswer, RowOp, Seq};
+use crate::structured::Schema;
 use crate::version::{Dot, NodeId, SiteId, Version, VersionVector};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -234,8 +235,8 @@ struct Looked {
 impl<E: Env> Coordinator<E> {
     /// Writes one record.
     pub async fn write(&self, write: Write) -> WriteOutcome {
-        let checked = self.check(&write);
-        let outcome = match checked {
+        let mut write = write;
+        let outcome = match self.check(&mut write) {
             Ok((dataset, record)) => self.write_checked(dataset, record, write).await,
             Err(refusal) => WriteOutcome::Refused(refusal),
         };
@@ -255,13 +256,19 @@ impl<E: Env> Coordinator<E> {
         outcome
     }
 
-    fn check(&self, write: &Write) -> Result<(&Dataset, RecordId), WriteRefusal> {
+    /// Holds key and value against every store's limits and the dataset's kind, and gives the value
+    /// the one spelling that its kind has for it.
+    fn check(&self, write: &mut Write) -> Result<(&Dataset, RecordId), WriteRefusal> {
         let Some(dataset) = self.policy.datasets.get(write.dataset.as_str()) else {
             let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
             return Err(WriteRefusal::UnknownDataset { asked: write.dataset.clone(), known });
         };
         let record = dataset.record(&write.key).map_err(WriteRefusal::Key)?;
-        if let Some(value) = &write.value {
+        if let Some(table) = &dataset.table {
+            check_row_key(table, &write.key)?;
+        }
+        if let Some(value) = &mut write.value {
+            *value = accepted(dataset, &write.key, value)?;
             let limits = &self.policy.limits;
             let bytes_max = match (dataset.oversize, &dataset.r2) {
                 (Oversize::Reference, Some(_)) => limits.value_bytes_max,
@@ -272,7 +279,6 @@ impl<E: Env> Coordinator<E> {
             if value.len() > bytes_max {
                 return Err(WriteRefusal::TooLarge { bytes: value.len(), bytes_max });
             }
-            check_kind(dataset.kind, value)?;
         }
         Ok((dataset, record))
     }
@@ -604,17 +610,43 @@ fn check_match(looked: Option<&Looked>, etag: Option<&str>) -> Result<Expect, Wr
     }
 }
 
-pub(super) fn check_kind(kind: Kind, value: &[u8]) -> Result<(), WriteRefusal> {
-    let problem = match kind {
-        Kind::Binary => return Ok(()),
+/// The value as the dataset keeps it, if it is of the dataset's kind.
+pub(super) fn accepted(dataset: &Dataset, key: &str, value: &Bytes) -> Result<Bytes, WriteRefusal> {
+    let problem = match dataset.kind {
+        Kind::Binary => return Ok(value.clone()),
+        Kind::Structured => match schema(dataset).map(|schema| schema.accept(key, value)) {
+            Some(Ok(value)) => return Ok(Bytes::from(value)),
+            Some(Err(violation)) => violation.0,
+            None => UNBOUND.to_owned(),
+        },
         Kind::Text => match std::str::from_utf8(value) {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(value.clone()),
             Err(error) => format!("the dataset keeps text, and the value is no UTF-8: {error}"),
         },
         Kind::Json => match serde_json::from_slice::<serde::de::IgnoredAny>(value) {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(value.clone()),
             Err(error) => format!("the dataset keeps JSON, and the value is none: {error}"),
         },
+    };
+    Err(WriteRefusal::WrongKind { problem })
+}
+
+const UNBOUND: &str = "the columns of the dataset's table are not known; restart the server";
+
+fn schema(dataset: &Dataset) -> Option<&Schema> {
+    dataset.table.as_ref()?.schema.as_deref()
+}
+
+/// A key that no row of the table can have names no record.
+fn check_row_key(table: &Table, key: &str) -> Result<(), WriteRefusal> {
+    let problem = match &table.schema {
+        Some(schema) if schema.key_cell(key).is_some() => return Ok(()),
+        Some(schema) => format!(
+            "{key:?} is no key of table {:?}, whose column {:?} holds integers",
+            table.name,
+            schema.key().name
+        ),
+        None => UNBOUND.to_owned(),
     };
     Err(WriteRefusal::WrongKind { problem })
 }

@@ -10,13 +10,14 @@
 
 use super::{
     Dataset, Durability, Keep, Kind, Oversize, Policy, Projection, RECONCILE_EVERY, ReadLevel,
-    Strategy,
+    Strategy, Table,
 };
 use crate::env::Peer;
+use crate::fields::Fields;
 use crate::record::StoreId;
 use crate::version::{NodeId, SiteId};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -29,6 +30,10 @@ pub const PREFIX_BYTES_MAX: usize = 256;
 /// What Tidelock keeps for itself in every store begins so.
 pub const RESERVED_PREFIX: &str = "_tidelock/";
 const NAME_BYTES_MAX: usize = 64;
+/// Fields of one projection.
+const FIELDS_MAX: usize = 64;
+/// Tidelock's own tables, SQLite's and Cloudflare's.
+const RESERVED_TABLES: [&str; 3] = ["tidelock_", "sqlite_", "_cf_"];
 /// Each look lists everything, which the services bill.
 const RECONCILE_EVERY_MIN: Duration = Duration::from_secs(1);
 const RECONCILE_EVERY_MAX: Duration = Duration::from_secs(30 * 86_400);
@@ -144,7 +149,7 @@ struct RawPeer {
 struct RawDataset {
     name: Spanned<String>,
     kind: Spanned<String>,
-    d1: Option<RawAuthority>,
+    d1: Option<Spanned<RawAuthority>>,
     kv: Option<Spanned<RawProjection>>,
     r2: Option<Spanned<RawProjection>>,
     strategy: Option<Spanned<RawStrategy>>,
@@ -157,13 +162,50 @@ struct RawDataset {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawAuthority {}
+struct RawAuthority {
+    table: Option<Spanned<String>>,
+    key: Option<Spanned<String>>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawProjection {
     prefix: Option<Spanned<String>>,
-    keep: Option<Spanned<String>>,
+    keep: Option<Spanned<RawKeep>>,
+}
+
+enum RawKeep {
+    Word(String),
+    Fields(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for RawKeep {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> serde::de::Visitor<'de> for Either {
+            type Value = RawKeep;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"full\", \"reference\" or a list of fields")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawKeep, E> {
+                Ok(RawKeep::Word(text.to_owned()))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> Result<RawKeep, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = list.next_element()? {
+                    names.push(name);
+                }
+                Ok(RawKeep::Fields(names))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 #[derive(Deserialize)]
@@ -184,6 +226,13 @@ struct RawReconcile {
 #[serde(deny_unknown_fields)]
 struct RawConflict {
     default: Option<Spanned<String>>,
+}
+
+/// What a projection is of.
+struct Kept<'a> {
+    name: &'a str,
+    kind: Option<Kind>,
+    table: Option<&'a Table>,
 }
 
 struct Reader<'a> {
@@ -279,6 +328,7 @@ impl Reader<'_> {
         let datasets: Vec<Dataset> = raw.dataset.iter().map(|raw| self.dataset(raw)).collect();
         self.check_names(raw);
         self.check_prefixes(raw, &datasets);
+        self.check_tables(raw, &datasets);
         let site = SiteId(raw.site.unwrap_or(0));
         let peers = self.peers(raw, Peer { node, site });
         if !peers.iter().any(|known| known.peer.site == site) {
@@ -335,8 +385,14 @@ impl Reader<'_> {
             let accepted = "1 to 64 of a-z, 0-9, \"_\" and \"-\"";
             self.refuse(raw.name.span(), "dataset.name", problem, accepted);
         }
-        let kinds = [("json", Kind::Json), ("text", Kind::Text), ("binary", Kind::Binary)];
-        let kind = self.word(&raw.kind, "dataset.kind", &kinds, &["structured"]);
+        let kinds = [
+            ("json", Kind::Json),
+            ("text", Kind::Text),
+            ("binary", Kind::Binary),
+            ("structured", Kind::Structured),
+        ];
+        let kind = self.word(&raw.kind, "dataset.kind", &kinds, &[]);
+        let table = self.table(raw, kind);
         if raw.d1.is_none() {
             let problem = format!(
                 "{name:?} is not kept in D1. A dataset is kept in D1, its authority; R2 or peers \
@@ -344,10 +400,11 @@ impl Reader<'_> {
             );
             self.refuse(raw.name.span(), "dataset.d1", problem, "d1 = {}");
         }
-        let kv = raw.kv.as_ref().map(|raw| self.projection(raw, name, "dataset.kv"));
-        let r2 = raw.r2.as_ref().map(|raw| self.projection(raw, name, "dataset.r2"));
+        let of = Kept { name, kind, table: table.as_ref() };
+        let kv = raw.kv.as_ref().map(|raw| self.projection(raw, &of, "dataset.kv"));
+        let r2 = raw.r2.as_ref().map(|raw| self.projection(raw, &of, "dataset.r2"));
         let strategy = self.strategy(raw);
-        let oversize = self.oversize(raw, r2.as_ref());
+        let oversize = self.oversize(raw, kind, r2.as_ref());
         let reads = [("any", ReadLevel::Any), ("latest", ReadLevel::Latest)];
         let read = raw
             .read
@@ -362,6 +419,7 @@ impl Reader<'_> {
         Dataset {
             name: Arc::from(name.as_str()),
             kind: kind.unwrap_or(Kind::Binary),
+            table,
             kv,
             r2,
             strategy,
@@ -398,15 +456,88 @@ impl Reader<'_> {
         }
     }
 
-    fn projection(&mut self, raw: &Spanned<RawProjection>, name: &str, field: &str) -> Projection {
+    /// The table of a structured dataset.
+    fn table(&mut self, raw: &RawDataset, kind: Option<Kind>) -> Option<Table> {
+        const EXAMPLE: &str = "d1 = { table = \"products\", key = \"sku\" }";
+        let spanned = raw.d1.as_ref()?;
+        let authority = spanned.get_ref();
+        if kind != Some(Kind::Structured) {
+            for (field, said) in [("table", &authority.table), ("key", &authority.key)] {
+                if let (Some(said), true) = (said, kind.is_some()) {
+                    let problem = "only a structured dataset has a table of its own".to_owned();
+                    let field = format!("dataset.d1.{field}");
+                    self.refuse(said.span(), &field, problem, "d1 = {}, or kind = \"structured\"");
+                }
+            }
+            return None;
+        }
+        let (Some(table), Some(key)) = (&authority.table, &authority.key) else {
+            let problem = "a structured dataset needs its table and the column of its key";
+            self.refuse(spanned.span(), "dataset.d1", problem.to_owned(), EXAMPLE);
+            return None;
+        };
+        for (name, field) in [(table, "dataset.d1.table"), (key, "dataset.d1.key")] {
+            if name.get_ref().is_empty() || name.get_ref().contains('\0') {
+                let problem = format!("{:?} is no name in D1", name.get_ref());
+                self.refuse(name.span(), field, problem, EXAMPLE);
+            }
+        }
+        let lower = table.get_ref().to_ascii_lowercase();
+        if let Some(owner) = RESERVED_TABLES.iter().find(|owner| lower.starts_with(**owner)) {
+            let problem = format!("the names of tables that begin with {owner:?} are reserved");
+            self.refuse(table.span(), "dataset.d1.table", problem, "a table of your own");
+        }
+        Some(Table { name: table.get_ref().clone(), key: key.get_ref().clone(), schema: None })
+    }
+
+    fn keep(&mut self, keep: &Spanned<RawKeep>, of: &Kept<'_>, field: &str) -> Option<Keep> {
+        let names = match keep.get_ref() {
+            RawKeep::Word(word) => {
+                return match word.as_str() {
+                    "full" => Some(Keep::Full),
+                    "reference" => Some(Keep::Reference),
+                    _ => {
+                        let problem = format!("{word:?} is not known here");
+                        let accepted = "\"full\", \"reference\", or a list of fields";
+                        self.refuse(keep.span(), field, problem, accepted);
+                        None
+                    }
+                };
+            }
+            RawKeep::Fields(names) => names,
+        };
+        let mut refuse = |problem: &str, accepted: &str| {
+            self.refuse(keep.span(), field, problem.to_owned(), accepted);
+        };
+        if let Some(Kind::Text | Kind::Binary) = of.kind {
+            refuse("values of this kind have no fields", "\"full\" or \"reference\"");
+        }
+        let distinct: BTreeSet<&String> = names.iter().collect();
+        if names.is_empty() || names.len() > FIELDS_MAX {
+            let accepted = format!("1 to {FIELDS_MAX} fields, \"full\", or \"reference\"");
+            refuse(&format!("the list has {} fields", names.len()), &accepted);
+        } else if distinct.len() < names.len() {
+            refuse("a field is listed twice", "each field once");
+        }
+        if let Some(table) = of.table
+            && !names.contains(&table.key)
+        {
+            let problem = format!("the copy would lose the key: {:?} is not listed", table.key);
+            refuse(&problem, &format!("a list with {:?} in it", table.key));
+        }
+        Some(Keep::Fields(Fields::new(names.clone())))
+    }
+
+    fn projection(
+        &mut self,
+        raw: &Spanned<RawProjection>,
+        of: &Kept<'_>,
+        field: &str,
+    ) -> Projection {
         let raw = raw.get_ref();
-        let keeps = [("full", Keep::Full), ("reference", Keep::Reference)];
-        let keep = raw
-            .keep
-            .as_ref()
-            .and_then(|word| self.word(word, &format!("{field}.keep"), &keeps, &[]));
+        let keep = raw.keep.as_ref().and_then(|keep| self.keep(keep, of, &format!("{field}.keep")));
         let prefix = match &raw.prefix {
-            None => format!("{name}/"),
+            None => format!("{}/", of.name),
             Some(prefix) => {
                 let (text, field) = (prefix.get_ref(), format!("{field}.prefix"));
                 if text.len() > PREFIX_BYTES_MAX {
@@ -454,17 +585,27 @@ impl Reader<'_> {
         strategy
     }
 
-    fn oversize(&mut self, raw: &RawDataset, r2: Option<&Projection>) -> Oversize {
+    fn oversize(
+        &mut self,
+        raw: &RawDataset,
+        kind: Option<Kind>,
+        r2: Option<&Projection>,
+    ) -> Oversize {
+        let structured = kind == Some(Kind::Structured);
         let whole = r2.is_some_and(|r2| r2.keep == Keep::Full);
         let words = [("reference", Oversize::Reference), ("refuse", Oversize::Refuse)];
         let Some(word) = &raw.oversize else {
-            return if whole { Oversize::Reference } else { Oversize::Refuse };
+            return if whole && !structured { Oversize::Reference } else { Oversize::Refuse };
         };
         let field = "dataset.oversize";
         let chosen = self.word(word, field, &words, &[]).unwrap_or(Oversize::Refuse);
         let needs = "a value over D1's limit is kept whole in R2 alone";
         match (chosen, r2) {
             (Oversize::Refuse, _) => {}
+            (Oversize::Reference, _) if structured => {
+                let problem = "a row stands whole in its table, or not at all".to_owned();
+                self.refuse(word.span(), field, problem, "oversize = \"refuse\"");
+            }
             (Oversize::Reference, None) => {
                 let problem = format!("{needs}, and the dataset is not kept in R2");
                 self.refuse(word.span(), field, problem, "r2 = {}, or oversize = \"refuse\"");
@@ -473,7 +614,7 @@ impl Reader<'_> {
             (Oversize::Reference, Some(_)) => {
                 let span = raw.r2.as_ref().and_then(|r2| r2.get_ref().keep.as_ref());
                 let span = span.map_or(word.span(), Spanned::span);
-                let problem = format!("{needs}, and R2 is to keep references");
+                let problem = format!("{needs}, and R2 is not to keep it whole");
                 let accepted = "keep = \"full\" in r2, or oversize = \"refuse\"";
                 self.refuse(span, "dataset.r2.keep", problem, accepted);
             }
@@ -520,6 +661,21 @@ impl Reader<'_> {
             if seen.insert(name.get_ref(), ()).is_some() {
                 let problem = format!("{:?} is the name of an earlier dataset", name.get_ref());
                 self.refuse(name.span(), "dataset.name", problem, "a name of its own");
+            }
+        }
+    }
+
+    /// Two datasets over one table would each take the other's writes for foreign ones.
+    fn check_tables(&mut self, raw: &RawConfig, datasets: &[Dataset]) {
+        let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+        for (raw, dataset) in raw.dataset.iter().zip(datasets) {
+            let Some(table) = &dataset.table else { continue };
+            // SQLite does not tell names apart by case.
+            let owner = taken.insert(table.name.to_ascii_lowercase(), &dataset.name);
+            if let (Some(owner), Some(d1)) = (owner, &raw.get_ref().d1) {
+                let span = d1.get_ref().table.as_ref().map_or(d1.span(), Spanned::span);
+                let problem = format!("table {:?} is that of dataset {owner:?}", table.name);
+                self.refuse(span, "dataset.d1.table", problem, "a table of its own");
             }
         }
     }

@@ -1,10 +1,11 @@
 //! The real world behind the engine's door: the machine's clocks, its randomness, the tokio
 //! runtime, stores and journal on this disk, and other coordinators over HTTP.
 
-use super::embedded::{Embedded, EmbeddedD1, EmbeddedKv, EmbeddedR2, OpenError};
+use super::embedded::{BindError, Embedded, EmbeddedD1, EmbeddedKv, EmbeddedR2, OpenError};
 use super::journal::DiskJournal;
 use super::peers::{HttpPeers, PeerNetwork};
 use crate::env::{Clock, Env, Storage};
+use crate::policy::Policy;
 use crate::row::StoreTime;
 use std::future::Future;
 use std::path::Path;
@@ -40,6 +41,19 @@ impl ProductionEnv {
             storage: DiskStorage { stores, journal },
             runtime: Handle::current(),
         })))
+    }
+}
+
+impl ProductionEnv {
+    /// Reads the columns of a policy's structured datasets from D1, and sets their tables under
+    /// watch. An error names dataset, table or field, and says what to do.
+    pub async fn bind(&self, mut policy: Policy) -> Result<Policy, BindError> {
+        let schemas = self.0.storage.stores.d1.bind(&policy).await?;
+        for (name, schema) in schemas {
+            let dataset = policy.datasets.get_mut(&name).expect("it is the policy's own");
+            dataset.table.as_mut().expect("a schema is that of a table").schema = Some(schema);
+        }
+        Ok(policy)
     }
 }
 

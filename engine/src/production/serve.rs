@@ -100,7 +100,12 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
 
     let journal = DiskJournal::open(data, lock).map_err(start)?;
     let env = ProductionEnv::open(data, journal, peers.clone()).map_err(start)?;
-    let node = Node::start(env, config.node, config.policy, Pace::default()).await;
+    let policy = env.bind(config.policy).await.map_err(|error| {
+        let own = data.join(folder::CONFIG_FILE);
+        let file = args.config.as_deref().unwrap_or(&own).display();
+        ServeError::Config(format!("the configuration {file} does not fit D1: {error}"))
+    })?;
+    let node = Node::start(env, config.node, policy, Pace::default()).await;
     let node = node.map_err(start)?;
 
     let url = format!("http://{}", reachable(address));

@@ -57,10 +57,9 @@ fn mistakes_of_a_dataset() {
         check(&text, &[(2, "dataset.name", "a-z")]);
     }
     check(&format!("{GOOD}{GOOD}"), &[(6, "dataset.name", "of its own")]);
-    for kind in ["structured", "xml"] {
-        let text = GOOD.replace("json", kind);
-        check(&text, &[(3, "dataset.kind", "\"json\", \"text\", \"binary\"")]);
-    }
+    let text = GOOD.replace("json", "xml");
+    let kinds = "\"json\", \"text\", \"binary\", \"structured\"";
+    check(&text, &[(3, "dataset.kind", kinds)]);
     check(&GOOD.replace("d1 = {}\n", ""), &[(2, "dataset.d1", "d1 = {}")]);
     let with = |line: &str| format!("{GOOD}{line}\n");
     check(&with("read = \"all\""), &[(5, "dataset.read", "\"latest\"")]);
@@ -80,6 +79,59 @@ fn mistakes_of_a_dataset() {
         &[(6, "dataset.r2.keep", "full")],
     );
     check(&with("kv = { keep = \"some\" }"), &[(5, "dataset.kv.keep", "\"reference\"")]);
+}
+
+const TABLE: &str = "[[dataset]]\nname = \"p\"\nkind = \"structured\"\n\
+                     d1 = { table = \"products\", key = \"sku\" }\n";
+
+#[test]
+fn a_structured_dataset_has_a_table() {
+    let text = format!("{TABLE}r2 = {{}}\nkv = {{ keep = [\"price\", \"sku\"] }}\n");
+    let dataset = &parse("t.toml", &text).unwrap().policy.datasets["p"];
+    assert_eq!(dataset.kind, Kind::Structured);
+    let table = dataset.table.as_ref().unwrap();
+    assert_eq!((&*table.name, &*table.key, &table.schema), ("products", "sku", &None));
+    assert_eq!(dataset.oversize, Oversize::Refuse, "a row is whole in its table");
+    let Keep::Fields(fields) = &dataset.kv.as_ref().unwrap().keep else { panic!("fields") };
+    assert_eq!(fields.names(), ["price", "sku"]);
+}
+
+#[test]
+fn mistakes_of_a_table() {
+    let d1 = |d1: &str| TABLE.replace("{ table = \"products\", key = \"sku\" }", d1);
+    for part in ["{}", "{ table = \"t\" }", "{ key = \"k\" }"] {
+        check(&d1(part), &[(4, "dataset.d1", "d1 = { table = \"products\"")]);
+    }
+    check(&d1("{ table = \"\", key = \"k\" }"), &[(4, "dataset.d1.table", "table = ")]);
+    for name in ["tidelock_rows", "SQLite_master", "_cf_KV"] {
+        let text = d1(&format!("{{ table = {name:?}, key = \"k\" }}"));
+        check(&text, &[(4, "dataset.d1.table", "your own")]);
+    }
+    check(&d1("{ tabel = \"t\" }"), &[(4, "tabel", "`table`")]);
+    let twice = TABLE.replace("\"p\"", "\"q\"").replace("products", "PRODUCTS");
+    check(&format!("{TABLE}{twice}"), &[(8, "dataset.d1.table", "of its own")]);
+    let json = TABLE.replace("structured", "json");
+    check(&json, &[(4, "dataset.d1.table", "structured"), (4, "dataset.d1.key", "structured")]);
+    let text = format!("{TABLE}r2 = {{}}\noversize = \"reference\"\n");
+    check(&text, &[(6, "dataset.oversize", "refuse")]);
+}
+
+#[test]
+fn mistakes_of_chosen_fields() {
+    let keep = |dataset: &str, keep: &str| format!("{dataset}kv = {{ keep = {keep} }}\n");
+    assert!(parse("t.toml", &keep(GOOD, "[\"a\", \"b\"]")).is_ok());
+    let field = "dataset.kv.keep";
+    check(&keep(TABLE, "[\"price\"]"), &[(5, field, "a list with \"sku\" in it")]);
+    check(&keep(GOOD, "[]"), &[(5, field, "1 to 64 fields")]);
+    check(&keep(GOOD, "[\"a\", \"a\"]"), &[(5, field, "each field once")]);
+    check(&keep(GOOD, "[1]"), &[(5, "kv", "a string")]);
+    check(&keep(GOOD, "7"), &[(5, "kv", "a list of fields")]);
+    for kind in ["text", "binary"] {
+        let text = keep(&GOOD.replace("json", kind), "[\"a\"]");
+        check(&text, &[(5, field, "\"full\" or \"reference\"")]);
+    }
+    let text = format!("{GOOD}r2 = {{ keep = [\"a\"] }}\noversize = \"reference\"\n");
+    check(&text, &[(5, "dataset.r2.keep", "full")]);
 }
 
 #[test]
@@ -152,6 +204,6 @@ error: \"xml\" is not known here
 3 | kind = \"xml\"
   |        ^^^^^
   = field: dataset.kind
-  = accepted: \"json\", \"text\", \"binary\"";
+  = accepted: \"json\", \"text\", \"binary\", \"structured\"";
     assert_eq!(errors[0].to_string(), expected);
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! tidelock_records   dataset, key, value          readable and writable with the sqlite3 tool
-//! tidelock_rows      version, sequences, marks    triggers on the first keep the sequence
+//! (a table of the user's own, for a structured dataset: see `table.rs`)
+//! tidelock_rows      version, sequences, marks    triggers on the tables above keep the sequence
 //! tidelock_leaves    sums over the rows           what a ledger is held against, leaf by leaf
 //! tidelock_losers    what lost against a value    written in the winner's transaction (rule V6)
 //! ```
@@ -13,24 +14,81 @@
 //! that went past it leaves them apart.
 
 use super::database::{Database, Failure, OpenError};
+use super::table::{BindProblem, UserTable};
 use super::{StoreClock, outcome};
 use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailable};
+use crate::policy::{Policy, Table};
 use crate::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
 use crate::row::{self, BatchAnswer, Change, Epoch, Lease, Poll, PollPage, Row, RowAnswer};
 use crate::row::{RowOp, Seq, StoreTime};
+use crate::structured::Schema;
 use crate::tree::{Digest, Leaf, Sums};
 use crate::version::{ContentHash, Version};
 use bytes::Bytes;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Looks at the users' tables in one poll, while somebody goes on changing them.
+const LOOKS_MAX: usize = 8;
 
 /// The embedded D1.
 pub struct EmbeddedD1 {
     database: Database,
     clock: StoreClock,
+    /// Locked by the database's own thread, and by who binds.
+    tables: Arc<Mutex<Tables>>,
+}
+
+/// Why a dataset's table cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindError(pub String);
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// The users' own tables.
+#[derive(Debug, Default)]
+struct Tables {
+    by_dataset: BTreeMap<Arc<str>, UserTable>,
+    /// The database's schema cookie when they were looked at.
+    seen: Option<i64>,
+}
+
+impl Tables {
+    fn are_as_seen(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        Ok(self.by_dataset.is_empty() || self.seen == Some(schema_version(connection)?))
+    }
+
+    /// Looks at the tables again when anybody has changed the database's schema.
+    fn refresh(&mut self, connection: &Connection) -> Result<(), Failure> {
+        if self.are_as_seen(connection)? {
+            return Ok(());
+        }
+        let before = schema_version(connection)?;
+        for table in self.by_dataset.values_mut() {
+            table.look_again(connection)?;
+        }
+        // What was put right in this transaction may be rolled back: then it is looked at again.
+        self.seen = (schema_version(connection)? == before).then_some(before);
+        Ok(())
+    }
+}
+
+fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))
+}
+
+fn locked(tables: &Mutex<Tables>) -> MutexGuard<'_, Tables> {
+    tables.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for EmbeddedD1 {
@@ -46,7 +104,56 @@ impl EmbeddedD1 {
             add_leaves(connection)?;
             connection.execute_batch(include_str!("d1.sql"))
         })?;
-        Ok(EmbeddedD1 { database, clock })
+        Ok(EmbeddedD1 { database, clock, tables: Arc::default() })
+    }
+
+    /// Takes the tables of a policy's structured datasets, and gives their columns. All of them or
+    /// none: an error names the dataset, the table and what to do.
+    pub async fn bind(
+        &self,
+        policy: &Policy,
+    ) -> Result<BTreeMap<Arc<str>, Arc<Schema>>, BindError> {
+        let wanted: Vec<_> = policy
+            .datasets
+            .values()
+            .map(|dataset| {
+                let fields: Vec<String> = dataset.fields().cloned().collect();
+                (dataset.name.clone(), dataset.table.clone().map(|table| (table, fields)))
+            })
+            .collect();
+        let bind = move |connection: &Connection| {
+            let mut tables = Vec::new();
+            for (dataset, table) in &wanted {
+                let bound = match table {
+                    Some((table, fields)) => take_table(connection, dataset, table, fields)
+                        .map(|table| tables.push((dataset.clone(), table))),
+                    None => no_table(connection, dataset),
+                };
+                bound.map_err(|problem| match problem {
+                    BindProblem::Sql(error) => Failure::Sql(error),
+                    BindProblem::Refused(problem) => {
+                        let detail = format!("dataset {:?}: {problem}", &**dataset);
+                        Failure::Refused(Refusal::new(RefusalKind::Constraint, detail))
+                    }
+                })?;
+            }
+            Ok(tables)
+        };
+        let bound = self.database.write(0, bind).await;
+        let bound =
+            bound.map_err(|failure| BindError(Unavailable::from(failure).0.into_owned()))?;
+        let mut tables = locked(&self.tables);
+        tables.by_dataset = bound.into_iter().collect();
+        tables.seen = None;
+        let schema =
+            |(name, table): (&Arc<str>, &UserTable)| (name.clone(), table.schema().clone());
+        Ok(tables.by_dataset.iter().map(schema).collect())
+    }
+
+    #[cfg(test)]
+    pub(super) fn tables_for_tests(&self) -> BTreeMap<Arc<str>, Arc<Schema>> {
+        let tables = locked(&self.tables);
+        tables.by_dataset.iter().map(|(name, t)| (name.clone(), t.schema().clone())).collect()
     }
 
     /// How many transactions that wrote were committed since it was opened.
@@ -60,26 +167,46 @@ impl RowStore for EmbeddedD1 {
         if let Err(refusal) = ops.iter().try_for_each(check) {
             return Outcome::Refused(refusal);
         }
-        let clock = self.clock.clone();
+        let (clock, tables) = (self.clock.clone(), self.tables.clone());
         let bytes = ops.iter().map(RowOp::held_bytes).sum();
         let all = move |connection: &Connection| {
             let now = clock();
-            let answers =
-                ops.iter().map(|op| one(connection, op, now)).collect::<Result<_, Failure>>()?;
+            let mut tables = locked(&tables);
+            tables.refresh(connection)?;
+            let each = |op| one(connection, &tables, op, now);
+            let answers = ops.iter().map(each).collect::<Result<_, Failure>>()?;
             Ok(BatchAnswer { now, answers })
         };
         outcome(self.database.write(bytes, all).await)
     }
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
-        let clock = self.clock.clone();
-        self.database.read(move |connection: &Connection| page(connection, poll, clock())).await
+        for _ in 0..LOOKS_MAX {
+            let (clock, tables) = (self.clock.clone(), self.tables.clone());
+            let read = move |connection: &Connection| {
+                // Without its triggers a table shows no foreign writes.
+                if !locked(&tables).are_as_seen(connection)? {
+                    return Ok(None);
+                }
+                page(connection, poll, clock()).map(Some)
+            };
+            if let Some(page) = self.database.read(read).await? {
+                return Ok(page);
+            }
+            let tables = self.tables.clone();
+            let refresh = move |connection: &Connection| locked(&tables).refresh(connection);
+            self.database.write(0, refresh).await?;
+        }
+        Err(Unavailable("the database's schema does not stand still; try again".into()))
     }
 
     async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
+        let tables = self.tables.clone();
         let read = move |connection: &Connection| {
+            let tables = locked(&tables);
             let history = |record: &RecordId| {
-                let (row, losers) = (load(connection, record)?, losers(connection, record)?);
+                let table = tables.by_dataset.get(&record.dataset);
+                let (row, losers) = (load(connection, table, record)?, losers(connection, record)?);
                 Ok(RowHistory { row, losers })
             };
             records.iter().map(history).collect()
@@ -144,9 +271,46 @@ fn check(op: &RowOp) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn one(connection: &Connection, op: &RowOp, now: StoreTime) -> Result<RowAnswer, Failure> {
+fn take_table(
+    connection: &Connection,
+    dataset: &Arc<str>,
+    table: &Table,
+    fields: &[String],
+) -> Result<UserTable, BindProblem> {
+    let bound = UserTable::bind(connection, dataset, &table.name, &table.key)?;
+    for field in fields {
+        bound.schema().check_field(field).map_err(|violation| {
+            BindProblem::Refused(format!(
+                "a copy is to keep a field that is not there: {violation}"
+            ))
+        })?;
+    }
+    Ok(bound)
+}
+
+/// A dataset that is no table now must not have been one: its rows would be left behind unseen.
+fn no_table(connection: &Connection, dataset: &str) -> Result<(), BindProblem> {
+    let sql = "SELECT name FROM tidelock_tables WHERE dataset = ?1";
+    let was: Option<String> =
+        connection.prepare_cached(sql)?.query_row([dataset], |row| row.get(0)).optional()?;
+    match was {
+        None => Ok(()),
+        Some(table) => Err(BindProblem::Refused(format!(
+            "it was structured over table {table:?} before, and its versions describe those rows; \
+             keep kind = \"structured\", or choose another name for the dataset"
+        ))),
+    }
+}
+
+fn one(
+    connection: &Connection,
+    tables: &Tables,
+    op: &RowOp,
+    now: StoreTime,
+) -> Result<RowAnswer, Failure> {
     let record = op.record();
-    let before = load(connection, record)?;
+    let table = tables.by_dataset.get(&record.dataset);
+    let before = load(connection, table, record)?;
     let next: i64 = connection
         .prepare_cached("SELECT coalesce(max(seq), 0) + 1 FROM tidelock_rows")?
         .query_row([], |row| row.get(0))?;
@@ -165,7 +329,7 @@ fn one(connection: &Connection, op: &RowOp, now: StoreTime) -> Result<RowAnswer,
         | RowOp::Clear { .. }
         | RowOp::Release { .. } => false,
     };
-    store(connection, record, &after, own_bytes)?;
+    store(connection, table, record, &after, own_bytes)?;
     let (before, now) = (before.and_then(|row| row.digest(&record.key)), after.digest(&record.key));
     if before != now {
         count(connection, record, before, now)?;
@@ -173,7 +337,11 @@ fn one(connection: &Connection, op: &RowOp, now: StoreTime) -> Result<RowAnswer,
     Ok(answer)
 }
 
-fn load(connection: &Connection, record: &RecordId) -> Result<Option<Row>, Failure> {
+fn load(
+    connection: &Connection,
+    table: Option<&UserTable>,
+    record: &RecordId,
+) -> Result<Option<Row>, Failure> {
     // The cast gives text and numbers that somebody wrote by hand their bytes.
     let sql = "SELECT t.version, t.reference, t.row_seq, t.known_row_seq, t.foreign_at, t.seq, \
                       t.epoch, t.owed, r.dataset IS NOT NULL, CAST(r.value AS BLOB) \
@@ -187,10 +355,15 @@ fn load(connection: &Connection, record: &RecordId) -> Result<Option<Row>, Failu
     let owed: Option<String> = found.get(7)?;
     let present: bool = found.get(8)?;
     let value = match (present, found.get::<_, Option<Vec<u8>>>(9)?, reference) {
+        _ if table.is_some() => Stored::Tombstone,
         (false, _, _) => Stored::Tombstone,
         (true, Some(bytes), _) => Stored::Inline(Bytes::from(bytes)),
         (true, None, Some(text)) => reference_of(record, text)?,
         (true, None, None) => Stored::Inline(Bytes::new()),
+    };
+    let value = match table {
+        Some(table) => table.value(connection, record)?.map_or(Stored::Tombstone, Stored::Inline),
+        None => value,
     };
     Ok(Some(Row {
         version: version.map(|text| parse_version(record, text)).transpose()?,
@@ -206,6 +379,7 @@ fn load(connection: &Connection, record: &RecordId) -> Result<Option<Row>, Failu
 
 fn store(
     connection: &Connection,
+    table: Option<&UserTable>,
     record: &RecordId,
     row: &Row,
     bytes_too: bool,
@@ -215,7 +389,17 @@ fn store(
     if let Some(Stored::Reference { hash, bytes }) = &row.value {
         reference = Some(text(&Reference { hash: *hash, bytes: *bytes }));
     }
-    if bytes_too {
+    let mut as_written = true;
+    if let (Some(table), true) = (table, bytes_too) {
+        as_written = match &row.value {
+            Some(Stored::Inline(bytes)) => table.put(connection, record, bytes)?,
+            Some(Stored::Tombstone) | None => table.delete(connection, record)?,
+            Some(Stored::Reference { .. }) => {
+                let detail = "a row stands whole in its table, or not at all";
+                return Err(Refusal::new(RefusalKind::TooLarge, detail).into());
+            }
+        };
+    } else if bytes_too {
         let value = match &row.value {
             Some(Stored::Inline(bytes)) => Some(&bytes[..]),
             Some(Stored::Reference { .. } | Stored::Tombstone) | None => None,
@@ -254,6 +438,10 @@ fn store(
         (!row.owed.is_empty()).then(|| text(&row.owed)),
         row::first_end(&row.owed).map(|ends| integer(ends.0)),
     ])?;
+    if !as_written {
+        // The row became something else by our write: a foreign write, over ours.
+        UserTable::bump(connection, record)?;
+    }
     Ok(())
 }
 
@@ -449,8 +637,10 @@ fn lapsed(
 }
 
 fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<RecordId> {
-    let (dataset, key): (String, String) = (row.get(0)?, row.get(1)?);
-    Ok(RecordId { dataset: dataset.into(), key: key.into() })
+    // SQLite does not check its text: what is no UTF-8 here is the key of no record.
+    let text = |at| Ok::<_, rusqlite::Error>(String::from_utf8_lossy(row.get_ref(at)?.as_bytes()?));
+    let (dataset, key) = (text(0)?, text(1)?);
+    Ok(RecordId { dataset: dataset.into(), key: key.into_owned().into() })
 }
 
 #[derive(Serialize, Deserialize)]

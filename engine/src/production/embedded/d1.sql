@@ -56,6 +56,14 @@ INSERT INTO tidelock_leaves(dataset, leaf, count, lane0, lane1, lane2, lane3)
     FROM tidelock_rows
     WHERE lane0 IS NOT NULL AND NOT EXISTS (SELECT 1 FROM tidelock_leaves)
     GROUP BY dataset, leaf;
+-- Which table of the user's own a dataset is.
+CREATE TABLE IF NOT EXISTS tidelock_tables(
+    dataset TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    -- Names and types of the columns that make a value.
+    shape TEXT NOT NULL
+);
 
 -- Values that lost a conflict.
 CREATE TABLE IF NOT EXISTS tidelock_losers(

@@ -11,8 +11,9 @@ pub mod d1;
 mod database;
 pub mod kv;
 pub mod r2;
+mod table;
 
-pub use d1::EmbeddedD1;
+pub use d1::{BindError, EmbeddedD1};
 pub use database::OpenError;
 pub use kv::EmbeddedKv;
 pub use r2::EmbeddedR2;

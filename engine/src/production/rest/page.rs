@@ -227,10 +227,13 @@ fn datasets(page: &mut String, report: &Report) {
             dataset.kind
         );
         for kept in &dataset.stores {
-            let reference = if kept.keep == "reference" { ", reference" } else { "" };
+            let part = match kept.keep {
+                "full" => String::new(),
+                keep => format!(", {keep}"),
+            };
             let _ = write!(
                 page,
-                r#"<span class="tag">{} {}{reference}</span>"#,
+                r#"<span class="tag">{} {}{part}</span>"#,
                 kept.store.name().to_uppercase(),
                 kept.strategy
             );

@@ -30,6 +30,8 @@ const SESSION: HeaderName = HeaderName::from_static("x-session");
 const FROM: HeaderName = HeaderName::from_static("x-tidelock-from");
 /// `true`: the store asked for holds a reference, and the value was fetched through it.
 const REFERENCE: HeaderName = HeaderName::from_static("x-tidelock-reference");
+/// `true`: the store asked for holds chosen fields of the value, and these are those.
+const PARTIAL: HeaderName = HeaderName::from_static("x-tidelock-partial");
 /// The operation id of a write.
 const OPERATION: HeaderName = HeaderName::from_static("x-operation");
 
@@ -103,6 +105,9 @@ pub(super) async fn get<E: Env>(
     put_header(headers, FROM, read.from.map_or("journal", StoreId::name));
     if store.is_some_and(|store| is_reference(app.node.policy(), &dataset, store, value.len())) {
         put_header(headers, REFERENCE, "true");
+    }
+    if read.partial {
+        put_header(headers, PARTIAL, "true");
     }
     // A value is data, never a page of this server: a browser with a session must not run it.
     put_header(headers, header::CONTENT_TYPE, "application/octet-stream");

@@ -186,9 +186,10 @@ fn dataset_report(dataset: &Dataset) -> DatasetReport {
         let keep = match (store, dataset.projection(store)) {
             (StoreId::D1, _) => "full",
             (StoreId::Kv | StoreId::R2, None) => return None,
-            (StoreId::Kv | StoreId::R2, Some(projection)) => match projection.keep {
+            (StoreId::Kv | StoreId::R2, Some(projection)) => match &projection.keep {
                 Keep::Full => "full",
                 Keep::Reference => "reference",
+                Keep::Fields(_) => "fields",
             },
         };
         Some(Placement { store, keep, strategy: strategy(store) })
@@ -199,6 +200,7 @@ fn dataset_report(dataset: &Dataset) -> DatasetReport {
             ValueKind::Json => "json",
             ValueKind::Text => "text",
             ValueKind::Binary => "binary",
+            ValueKind::Structured => "structured",
         },
         stores: kept.collect(),
         promise: dataset.promise(),
