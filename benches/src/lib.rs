@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tidelock_engine::env::{
-    Clock, Env, Journal, KvEntry, KvStore, Listed, Network, Object, ObjectStore, Outcome, Peer,
+    Clock, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore, Outcome, Peer,
     PeerMessage, PeerReply, PutIf, RowHistory, RowStore, Storage, Unavailable,
 };
 use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
@@ -171,6 +171,11 @@ impl Storage for Memory {
 }
 
 impl KvStore for Memory {
+    fn echoes_for(&self) -> Duration {
+        // One database: it shows what stands there.
+        Duration::ZERO
+    }
+
     async fn get(&self, key: &str) -> Result<Option<KvEntry>, Unavailable> {
         Ok(self.inner.stores().kv.central(key).cloned())
     }
@@ -188,10 +193,10 @@ impl KvStore for Memory {
     async fn list(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        from: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<Listed>, Unavailable> {
-        Ok(self.inner.stores().kv.list(prefix, after, limit))
+    ) -> Result<KeyPage, Unavailable> {
+        Ok(self.inner.stores().kv.list(prefix, from, limit))
     }
 }
 
@@ -256,10 +261,10 @@ impl ObjectStore for MemoryR2 {
     async fn list(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        from: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<Listed>, Unavailable> {
-        Ok(self.0.stores().r2.list(prefix, after, limit))
+    ) -> Result<KeyPage, Unavailable> {
+        Ok(self.0.stores().r2.list(prefix, from, limit))
     }
 }
 

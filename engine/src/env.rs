@@ -289,6 +289,8 @@ pub struct KvEntry {
 /// Workers KV: eventual, last write wins, no compare-and-set; reads may be 60 s old, "not found"
 /// included. <https://developers.cloudflare.com/kv/concepts/how-kv-works/>
 pub trait KvStore: Send + Sync + 'static {
+    /// How long a read or a listing may show what stood there before.
+    fn echoes_for(&self) -> Duration;
     /// The value, as this place sees it.
     fn get(&self, key: &str) -> impl Future<Output = Result<Option<KvEntry>, Unavailable>> + Send;
     /// Puts value and metadata. Refused once the store side's clock has reached `deadline`.
@@ -300,14 +302,24 @@ pub trait KvStore: Send + Sync + 'static {
     ) -> impl Future<Output = Outcome<()>> + Send;
     /// Deletes. Refused once the store side's clock has reached `deadline`.
     fn delete(&self, key: &str, deadline: StoreTime) -> impl Future<Output = Outcome<()>> + Send;
-    /// Keys after `after` that begin with `prefix`, in order, `limit` of them with their metadata;
-    /// fewer only at the end.
+    /// Keys that begin with `prefix`, in order, with their metadata: at most `limit` of them, after
+    /// `from`, which is a former page's `next` or any key.
     fn list(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        from: Option<&str>,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Listed>, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<KeyPage, Unavailable>> + Send;
+}
+
+/// A page of a listing. It may hold fewer keys than were asked for, or none, though more follow
+/// (<https://developers.cloudflare.com/kv/api/list-keys/#pagination>, and R2's `truncated`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyPage {
+    /// In order.
+    pub keys: Vec<Listed>,
+    /// The next page begins after this; `None`: this was the last.
+    pub next: Option<String>,
 }
 
 /// One line of a listing.
@@ -324,7 +336,11 @@ pub trait RowStore: Send + Sync + 'static {
     /// Applies the operations in order, all in one transaction: on `Applied`, each has its
     /// answer; on `Refused`, none happened.
     fn batch(&self, ops: Vec<RowOp>) -> impl Future<Output = Outcome<BatchAnswer>> + Send;
-    /// The change feed, and the marks that wait for a holder.
+    /// The change feed, and the marks that wait for a holder. A replica may answer, and be behind
+    /// the primary; yet a process's first poll is the primary's, and no later one is older than
+    /// what the process has been answered before: a D1 session that begins with `first-primary`
+    /// (<https://developers.cloudflare.com/d1/best-practices/read-replication/>). The ledger's
+    /// completeness rests on that (rule V1).
     fn poll(&self, poll: Poll) -> impl Future<Output = Result<PollPage, Unavailable>> + Send;
     /// Rows, each with the values that lost a conflict there, all in one transaction; in the order
     /// in which they were asked for.
@@ -397,21 +413,22 @@ pub trait ObjectStore: Send + Sync + 'static {
     ) -> impl Future<Output = Outcome<String>> + Send;
     /// Deletes. Refused once the store side's clock has reached `deadline`.
     fn delete(&self, key: &str, deadline: StoreTime) -> impl Future<Output = Outcome<()>> + Send;
-    /// Keys after `after` that begin with `prefix`, in order, `limit` of them with their metadata;
-    /// fewer only at the end.
+    /// Keys that begin with `prefix`, in order, with their metadata: at most `limit` of them, after
+    /// `from`, which is a former page's `next` or any key.
     fn list(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        from: Option<&str>,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Listed>, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<KeyPage, Unavailable>> + Send;
 }
 
 /// This coordinator's durable memory of what it owes.
 pub trait Journal: Send + Sync + 'static {
     /// Everything that was committed and not dropped, in commit order.
     fn replay(&self) -> impl Future<Output = Result<Replay, JournalError>> + Send;
-    /// Durable when it returns `Ok`. After an error nobody knows what is on the disk: the journal
-    /// is poisoned until it is replayed (rule V2).
+    /// Durable when it returns `Ok`. After [`JournalError::Full`] nothing of it was written, and
+    /// the journal goes on. After any other error nobody knows what is on the disk: the journal is
+    /// poisoned until it is replayed (rule V2).
     fn commit(&self, batch: JournalBatch) -> impl Future<Output = Result<(), JournalError>> + Send;
 }

@@ -58,7 +58,7 @@ pub struct Replay {
 /// Why the journal cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JournalError {
-    /// The disk has no room.
+    /// The disk has no room. Of a commit: nothing of it was written.
     Full(String),
     /// Reading or writing failed.
     Io(String),
@@ -70,7 +70,7 @@ impl fmt::Display for JournalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             JournalError::Full(detail) => {
-                write!(f, "the journal's disk is full ({detail}); free space and start again")
+                write!(f, "the journal's disk is full ({detail}); free space, then try again")
             }
             JournalError::Io(detail) => {
                 write!(f, "the journal cannot be read or written ({detail}); check the disk")

@@ -5,6 +5,7 @@
 
 use crate::{Call, End, Fault, Kind, Moment, Place};
 use rand::{Rng, RngExt};
+use std::ops::RangeInclusive;
 use tidelock_engine::record::StoreId;
 
 /// What a plan is made for.
@@ -20,44 +21,84 @@ pub struct PlanShape {
     pub from_ms: u64,
     /// None after this, restarts included.
     pub until_ms: u64,
-    /// Of the catalogue, how many of a thousand kinds a plan has on average.
+    /// Of the common kinds, how many of a thousand a plan has on average.
     pub kinds_permille: u16,
+    /// Of the rarer kinds; of those that take a disk away, half of that.
+    pub rare_permille: u16,
     /// Windows for each kind, at most.
     pub windows_max: u32,
 }
 
-/// Draws a plan from a stream of its own.
+impl PlanShape {
+    /// True when such a fault can be felt in this world.
+    pub fn can_have(&self, kind: Kind) -> bool {
+        kind != Kind::NetDuplicate || self.nodes > 1
+    }
+
+    fn permille(&self, kind: Kind) -> u16 {
+        match kind {
+            _ if kind.is_common() => self.kinds_permille,
+            _ if kind.changes_disk() => self.rare_permille / 2,
+            _ => self.rare_permille,
+        }
+    }
+}
+
+/// Draws a plan from a stream of its own. The common kinds come first: a new kind among the rarer
+/// ones shifts none of them.
 pub fn plan(shape: &PlanShape, rng: &mut impl Rng) -> Vec<Fault> {
     let mut faults = Vec::new();
-    for kind in Kind::ALL {
-        if rng.random_range(0..1000) >= shape.kinds_permille {
-            continue;
-        }
-        for _ in 0..rng.random_range(1..=shape.windows_max) {
-            let id = u32::try_from(faults.len()).expect("a plan has few faults");
-            faults.push(draw(shape, kind, id, rng));
+    for common in [true, false] {
+        for kind in Kind::ALL.iter().copied().filter(|kind| kind.is_common() == common) {
+            if rng.random_range(0..1000) >= shape.permille(kind) {
+                continue;
+            }
+            for _ in 0..rng.random_range(1..=shape.windows_max) {
+                let id = u32::try_from(faults.len()).expect("a plan has few faults");
+                faults.push(draw(shape, kind, id, rng));
+            }
         }
     }
     faults
 }
 
+/// How long a window of a kind lasts.
+fn length_ms(kind: Kind) -> RangeInclusive<u64> {
+    match kind {
+        _ if kind.is_damage() => 1..=1,
+        Kind::NetPartition | Kind::NetPartitionOneWay => 500..=12_000,
+        // Longer than every time-out, and than a lease.
+        Kind::ProcessPause | Kind::D1Stall => 3_500..=12_000,
+        Kind::KvStaleRead | Kind::KvListLag => 500..=30_000,
+        Kind::ClockJump | Kind::ClockDrift | Kind::ClockSkew => 2_000..=30_000,
+        _ if kind.is_crash() || kind.changes_disk() => 500..=20_000,
+        Kind::D1ReplicaLag | Kind::NetSwizzled => 2_000..=20_000,
+        _ => 500..=10_000,
+    }
+}
+
 fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
-    let longest_ms = match kind {
-        Kind::NetPartition | Kind::NetPartitionOneWay => 12_000,
-        Kind::KvStaleRead => 30_000,
-        Kind::ProcessCrash => 20_000,
-        _ => 10_000,
-    };
-    // A crashed process is told to restart, and a late call lands, inside the plan's window too.
     let span_ms = match kind {
         Kind::NetDelay => rng.random_range(20..1_500),
+        Kind::NetFlapping => rng.random_range(100..1_500),
         Kind::NetLateArrival => rng.random_range(500..6_000),
-        Kind::ProcessCrash => rng.random_range(10..4_000),
+        Kind::ProcessCrashInRecovery | Kind::ProcessCrashLoop => rng.random_range(10..1_500),
+        _ if kind.is_crash() || kind.changes_disk() => rng.random_range(10..4_000),
+        Kind::KvListLag => rng.random_range(5_000..=60_000),
+        Kind::D1ReplicaLag => rng.random_range(500..10_000),
+        Kind::DiskSlow => rng.random_range(50..1_500),
+        Kind::ClockJump => rng.random_range(1_000..120_000),
+        Kind::ClockSkew => rng.random_range(3_600_000..30_000_000),
         _ => 0,
     };
-    let room_ms = shape.until_ms - shape.from_ms - span_ms;
+    // A crashed process is told to restart, and a late call lands, inside the plan's window too.
+    let outlasts = kind.is_crash()
+        || kind.changes_disk()
+        || matches!(kind, Kind::NetDelay | Kind::NetLateArrival);
+    let room_ms = shape.until_ms - shape.from_ms - if outlasts { span_ms } else { 0 };
+    let (shortest_ms, longest_ms) = length_ms(kind).into_inner();
     let length_ms =
-        if kind.is_damage() { 1 } else { rng.random_range(500..=longest_ms.min(room_ms)) };
+        if kind.is_damage() { 1 } else { rng.random_range(shortest_ms..=longest_ms.min(room_ms)) };
     let from_ms = shape.from_ms + rng.random_range(0..=room_ms - length_ms);
     let until_ms = from_ms + length_ms;
     let mut permille = match rng.random_range(0..3) {
@@ -66,9 +107,13 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         _ => 1000,
     };
     let place = match kind {
-        Kind::NetPartition | Kind::NetPartitionOneWay => {
+        Kind::NetPartition | Kind::NetPartitionOneWay | Kind::NetFlapping => {
             permille = 1000;
             link(shape, rng)
+        }
+        Kind::NetSwizzled => {
+            permille = 1000;
+            Place::Everywhere
         }
         Kind::NetLoss => {
             // Losing everything is a partition; this is the kind where retries sometimes pass.
@@ -87,7 +132,7 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
             permille = permille.min(600);
             Place::Everywhere
         }
-        Kind::ProcessCrash => {
+        Kind::ProcessCrash | Kind::ProcessCrashInRecovery | Kind::ProcessCrashLoop => {
             let call = match rng.random_range(0..8) {
                 0 | 1 => Call::JournalCommit,
                 2 | 3 => Call::D1Batch,
@@ -100,20 +145,36 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
             let node = rng.random_range(0..shape.nodes);
             Place::Call { node, call, ordinal: rng.random_range(1..=12), moment }
         }
+        Kind::DiskTornTail => Place::Call {
+            node: rng.random_range(0..shape.nodes),
+            call: Call::JournalCommit,
+            ordinal: rng.random_range(1..=12),
+            moment: Moment::Before,
+        },
+        Kind::ProcessPause => Place::Node(rng.random_range(0..shape.nodes)),
         Kind::KvErrorBefore
         | Kind::KvErrorAfter
         | Kind::KvStaleRead
+        | Kind::KvMissingValue
+        | Kind::KvListLag
+        | Kind::KvListTruncated
         | Kind::KvRateLimit
         | Kind::KvLostEntry
         | Kind::KvForeignWrite
         | Kind::KvChangedValue => store(shape, StoreId::Kv, rng),
-        Kind::D1ErrorBefore | Kind::D1ErrorAfter | Kind::D1Overloaded => {
-            store(shape, StoreId::D1, rng)
-        }
+        Kind::D1ErrorBefore
+        | Kind::D1ErrorAfter
+        | Kind::D1Overloaded
+        | Kind::D1Stall
+        | Kind::D1ReplicaLag
+        | Kind::D1ForeignWrite
+        | Kind::D1ForeignDelete => store(shape, StoreId::D1, rng),
         Kind::R2ErrorBefore
         | Kind::R2ErrorAfter
         | Kind::R2Precondition
         | Kind::R2RateLimit
+        | Kind::R2TruncatedBody
+        | Kind::R2DamagedBody
         | Kind::R2LostObject
         | Kind::R2ForeignWrite
         | Kind::R2ChangedObject => store(shape, StoreId::R2, rng),
@@ -121,6 +182,19 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
             // Each failure ends a coordinator's life: one that never commits is just away.
             permille = permille.min(500);
             Place::Disk(rng.random_range(0..shape.nodes))
+        }
+        Kind::DiskSlow
+        | Kind::DiskFull
+        | Kind::DiskLost
+        | Kind::DiskRestored
+        | Kind::DiskBitRot => Place::Disk(rng.random_range(0..shape.nodes)),
+        Kind::ClockJump | Kind::ClockDrift | Kind::ClockSkew => {
+            // Of a drift, this is the rate.
+            permille = permille.min(200);
+            Place::Clock { node: rng.random_range(0..shape.nodes), back: rng.random_bool(0.5) }
+        }
+        Kind::LoadBurst | Kind::LoadHotKey | Kind::LoadOversize | Kind::LoadRetryStorm => {
+            Place::Everywhere
         }
     };
     Fault { id, kind, place, from_ms, until_ms, permille, span_ms }
@@ -167,6 +241,7 @@ mod tests {
             from_ms: 1_000,
             until_ms: 48_000,
             kinds_permille: 400,
+            rare_permille: 200,
             windows_max: 2,
         }
     }
@@ -179,7 +254,10 @@ mod tests {
             for fault in faults {
                 assert!(fault.from_ms >= 1_000 && fault.from_ms < fault.until_ms, "{fault:?}");
                 assert!(fault.until_ms <= 48_000, "{fault:?}");
-                if matches!(fault.kind, Kind::ProcessCrash | Kind::NetLateArrival) {
+                if fault.kind.is_crash()
+                    || fault.kind.changes_disk()
+                    || fault.kind == Kind::NetLateArrival
+                {
                     assert!(fault.until_ms + fault.span_ms <= 48_000, "{fault:?}");
                 }
                 met.insert(fault.kind);

@@ -45,8 +45,26 @@ impl Plan {
     }
 }
 
+/// A campaign of so many seeds must feel every kind of fault that it may have.
+pub const ALL_FELT_FROM_SEEDS: u64 = 2_000;
+
+/// The kinds that a campaign should have felt and did not, if it was long enough to tell.
+pub fn never_felt(plan: &Plan, result: &Campaign) -> Vec<Kind> {
+    if result.seeds < ALL_FELT_FROM_SEEDS {
+        return Vec::new();
+    }
+    let shape = plan.profile.plan_shape();
+    let expected = |kind: &Kind| {
+        (plan.only.is_empty() || plan.only.contains(kind))
+            && !plan.without.contains(kind)
+            && shape.can_have(*kind)
+    };
+    let felt = |kind: &Kind| result.faults.get(kind.name()).is_some_and(|count| count.felt > 0);
+    Kind::ALL.iter().copied().filter(|kind| expected(kind) && !felt(kind)).collect()
+}
+
 /// Situations that a campaign counts even when it never reaches them.
-const SITUATIONS: [&str; 23] = [
+const SITUATIONS: [&str; 24] = [
     "a-copy-answered-a-session",
     "another-coordinator-answered-a-session",
     "a-copy-was-put-again",
@@ -66,6 +84,7 @@ const SITUATIONS: [&str; 23] = [
     "put-refused-after-its-lease",
     "put-without-an-answer",
     "replay-found-intents",
+    "replay-met-torn-tail",
     "request-landed-after-its-caller-gave-up",
     "row-refers-to-a-blob",
     "store-said-429",
@@ -90,6 +109,7 @@ struct Sums {
     refused: u64,
     unknown: u64,
     lost: u64,
+    excused: u64,
     conflicts: u64,
     delivered: u64,
     faults: BTreeMap<Kind, (u64, u64)>,
@@ -107,6 +127,7 @@ impl Total {
         sums.refused += outcome.refused;
         sums.unknown += outcome.unknown;
         sums.lost += outcome.lost;
+        sums.excused += outcome.excused;
         sums.conflicts += outcome.conflicts;
         sums.delivered += outcome.delivered;
         for (kind, felt) in &outcome.faults {
@@ -216,7 +237,7 @@ fn report(plan: &Plan, mut total: Total, took: Duration, cpu: Duration) -> Campa
         refused_writes: sums.refused,
         unknown_writes: sums.unknown,
         lost_writes: sums.lost,
-        excused_writes: 0,
+        excused_writes: sums.excused,
         conflicts: sums.conflicts,
         delivered_messages: sums.delivered,
         recovery_ms: Recovery {

@@ -27,19 +27,31 @@ pub enum Invariant {
     /// -
     Session,
     /// -
+    Causality,
+    /// -
+    NoResurrection,
+    /// -
+    NoCorruption,
+    /// -
+    IdempotentReplay,
+    /// -
     #[serde(rename = "recovery-5s")]
     Recovery,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Invariant; 7] = [
+    pub const ALL: [Invariant; 11] = [
         Invariant::ZeroLoss,
         Invariant::NoPhantom,
         Invariant::Convergence,
         Invariant::UniqueDots,
         Invariant::MonotonicRepair,
         Invariant::Session,
+        Invariant::Causality,
+        Invariant::NoResurrection,
+        Invariant::NoCorruption,
+        Invariant::IdempotentReplay,
         Invariant::Recovery,
     ];
 
@@ -52,6 +64,10 @@ impl Invariant {
             Invariant::UniqueDots => "unique-dots",
             Invariant::MonotonicRepair => "monotonic-repair",
             Invariant::Session => "session",
+            Invariant::Causality => "causality",
+            Invariant::NoResurrection => "no-resurrection",
+            Invariant::NoCorruption => "no-corruption",
+            Invariant::IdempotentReplay => "idempotent-replay",
             Invariant::Recovery => "recovery-5s",
         }
     }
@@ -75,6 +91,17 @@ impl Invariant {
             Invariant::MonotonicRepair => "No store's version of a record ever goes back.",
             Invariant::Session => {
                 "A session reads its own writes, and nothing older than what it has read before."
+            }
+            Invariant::Causality => {
+                "Concurrent versions are never put in an order without keeping the one that lost, \
+                 and no version is shown without all that its writer had seen."
+            }
+            Invariant::NoResurrection => "What a delete had seen is never current again.",
+            Invariant::NoCorruption => {
+                "Every byte that is served or stands in a store traces to a write."
+            }
+            Invariant::IdempotentReplay => {
+                "Replaying what a journal once held changes nothing at the authority."
             }
             Invariant::Recovery => {
                 "Within five seconds of the last fault's end everything is equal, confirmed and \
@@ -193,6 +220,8 @@ struct Observed {
     deleted: bool,
     /// Dots that were current and are no more.
     left: BTreeSet<Dot>,
+    /// What the deletes that were current had seen.
+    buried: VersionVector,
     projections: [Projection; 2],
 }
 
@@ -248,6 +277,8 @@ struct Tally {
     waits: Vec<(u64, u64)>,
     /// Datasets of which a store keeps references only.
     references: BTreeMap<StoreId, BTreeSet<String>>,
+    /// A store that never answers again: nothing is expected of it.
+    outside: BTreeSet<StoreId>,
 }
 
 /// See the module.
@@ -273,6 +304,16 @@ pub struct Checker {
     seen: BTreeMap<(u16, RecordId), VersionVector>,
     /// The operations of foreign writes to projections.
     in_projections: BTreeSet<u32>,
+    /// Acknowledged while no store had confirmed them: promised to survive crashes alone.
+    local: BTreeSet<Dot>,
+    /// Lost with a coordinator's disk, while the authority did not hold them.
+    lost_with_disk: BTreeSet<Dot>,
+    /// Both, and nowhere at the end.
+    excused: BTreeSet<Dot>,
+    /// Coordinators that never come back: nobody waits for what they owe.
+    outside: BTreeSet<NodeId>,
+    /// What stands in their journals at the end.
+    in_journals: BTreeSet<Dot>,
     violations: Vec<Violation>,
     checked: BTreeMap<Invariant, u64>,
 }
@@ -300,6 +341,17 @@ impl Checker {
 
     fn row_entry(&mut self, site: SiteId, record: &RecordId) -> &mut Observed {
         self.rows[usize::from(site.0)].entry(record.clone()).or_default()
+    }
+
+    /// Leaves out what never heals.
+    pub fn leave_out(&mut self, nodes: BTreeSet<NodeId>, stores: BTreeSet<StoreId>) {
+        self.outside = nodes;
+        self.tally.outside = stores;
+    }
+
+    /// These stand in the journal of a coordinator that never comes back.
+    pub fn stands_in_a_journal(&mut self, dots: impl Iterator<Item = Dot>) {
+        self.in_journals.extend(dots);
     }
 
     /// Holds a condition.
@@ -375,7 +427,8 @@ impl Checker {
                         asked.record
                     )
                 });
-                for site in self.sites() {
+                let awaited = !self.outside.contains(&dot.actor.node) && !self.is_excusable(dot);
+                for site in self.sites().filter(|_| awaited) {
                     let row = self.row(site, &asked.record);
                     if !row.is_some_and(|row| covers(&row.history, dot)) {
                         self.unconfirmed.insert((dot, site), (asked.record.clone(), at_ms));
@@ -394,6 +447,32 @@ impl Checker {
             }
             Told::Unknown | Told::Waiting => {}
         }
+    }
+
+    /// An acknowledgement promised that this write survives crashes, and nothing more.
+    pub fn survives_crashes_alone(&mut self, dot: Dot) {
+        self.local.insert(dot);
+    }
+
+    /// A coordinator's disk no longer has an intent that it had.
+    pub fn lost_with_disk(&mut self, intent: &Intent) {
+        let dot = intent.dot();
+        let holds = |row: &Observed| covers(&row.history, dot);
+        if !self.sites().any(|site| self.row(site, &intent.record).is_some_and(holds)) {
+            self.lost_with_disk.insert(dot);
+            if self.local.contains(&dot) {
+                self.unconfirmed.retain(|(waits, _), _| *waits != dot);
+            }
+        }
+    }
+
+    fn is_excusable(&self, dot: Dot) -> bool {
+        self.local.contains(&dot) && self.lost_with_disk.contains(&dot)
+    }
+
+    /// Acknowledged writes that were lost and may be: their promise did not cover it.
+    pub fn excused(&self) -> u64 {
+        self.excused.len() as u64
     }
 
     /// A write that was asked for went straight into the authority. What it replaces there of
@@ -422,8 +501,12 @@ impl Checker {
     pub fn served(&mut self, at_ms: u64, record: &RecordId, bytes: &[u8]) {
         let hash = ContentHash::of(bytes);
         let writer = self.by_hash.get(&hash).and_then(|id| self.asked.get(id).map(|a| (*id, a)));
+        self.hold(Invariant::NoCorruption, at_ms, writer.is_some(), || {
+            format!("a read of {record} gave bytes that nobody wrote")
+        });
+        let writer = self.by_hash.get(&hash).and_then(|id| self.asked.get(id).map(|a| (*id, a)));
         let problem = match writer {
-            None => Some("bytes that nobody wrote".to_owned()),
+            None => None,
             Some((id, asked)) if asked.record != *record => {
                 Some(format!("w{id} of {}", asked.record))
             }
@@ -434,6 +517,20 @@ impl Checker {
         };
         self.hold(Invariant::NoPhantom, at_ms, problem.is_none(), || {
             format!("a read of {record} gave {}", problem.unwrap_or_default())
+        });
+    }
+
+    /// A read gave a version with this history: no dot of it that no journal ever had.
+    pub fn gave(&mut self, at_ms: u64, record: &RecordId, history: &VersionVector) {
+        let unheard_of = history.iter().find_map(|(actor, counter)| {
+            let dot = Dot { actor: *actor, counter: *counter };
+            let heard_of = actor.node == NodeId::FOREIGN
+                || self.issued.get(&dot).is_some_and(|issued| issued.record == *record);
+            (!heard_of).then_some(dot)
+        });
+        self.hold(Invariant::Causality, at_ms, unheard_of.is_none(), || {
+            let dot = unheard_of.map(|dot| dot.to_string()).unwrap_or_default();
+            format!("a read of {record} gave a version that includes {dot}, which no journal had")
         });
     }
 
@@ -475,7 +572,14 @@ impl Checker {
     }
 
     /// The authority's row of a record changed.
-    pub fn row_changed(&mut self, at_ms: u64, site: SiteId, record: &RecordId, row: &Row) {
+    pub fn row_changed(
+        &mut self,
+        at_ms: u64,
+        site: SiteId,
+        record: &RecordId,
+        row: &Row,
+        losers: &[Loser],
+    ) {
         let Some(version) = &row.version else { return };
         if !row.has_foreign_write()
             && !self.foreign.is_empty()
@@ -493,6 +597,8 @@ impl Checker {
             std::mem::replace(&mut observed.projections[at(store)].owed, owed) && !owed
         });
         if observed.current.is_none() || observed.history != version.history {
+            let before = (observed.history.clone(), observed.current);
+            self.causality_holds(at_ms, record, before, version, losers);
             self.version_changed(at_ms, site, record, version);
         }
         for store in PROJECTIONS.into_iter().filter(|store| cleared[at(*store)]) {
@@ -504,9 +610,68 @@ impl Checker {
         }
     }
 
+    /// The authority's version becomes another one: whatever it newly includes was known to the
+    /// writer of what is shown, or to that of a loser that is kept.
+    fn causality_holds(
+        &mut self,
+        at_ms: u64,
+        record: &RecordId,
+        before: (VersionVector, Option<Dot>),
+        version: &Version,
+        losers: &[Loser],
+    ) {
+        let current = version.current().dot;
+        let shown = self.issued.get(&current).map(|issued| &issued.history);
+        let unseen = shown.and_then(|seen| {
+            let dots = seen.iter().map(|(actor, counter)| Dot { actor: *actor, counter: *counter });
+            dots.into_iter().find(|dot| !covers(&version.history, *dot))
+        });
+        let kept: Vec<(Dot, Option<&VersionVector>)> = losers
+            .iter()
+            .map(|loser| loser.sibling.dot)
+            .map(|dot| (dot, self.issued.get(&dot).map(|issued| &issued.history)))
+            .chain([(current, shown)])
+            .collect();
+        // A foreign write to the authority replaced whatever stood there, though it may have lost.
+        let mut shown_or_kept =
+            losers.iter().map(|loser| loser.sibling).chain([*version.current()]);
+        let replaces_all = shown_or_kept.any(|sibling| {
+            sibling.dot.actor.node == NodeId::FOREIGN && !self.is_found(sibling.hash)
+        });
+        let accounted = |dot: Dot| {
+            let knew = |history: &Option<&VersionVector>| history.is_some_and(|h| covers(h, dot));
+            replaces_all || kept.iter().any(|(kept, history)| *kept == dot || knew(history))
+        };
+        let (before, former) = before;
+        let newly = version.history.iter().flat_map(|(actor, counter)| {
+            let from = before.counter(*actor).min(*counter);
+            let dot = |counter| Dot { actor: *actor, counter };
+            let issued = self.issued.range(dot(from + 1)..=dot((*counter).max(from + 1)));
+            issued.filter(|(_, issued)| issued.record == *record).map(|(dot, _)| *dot)
+        });
+        let newly = newly.filter(|dot| covers(&version.history, *dot));
+        let dropped = newly.chain(former).find(|dot| !accounted(*dot));
+        self.hold(Invariant::Causality, at_ms, unseen.is_none(), || {
+            let dot = unseen.map(|dot| dot.to_string()).unwrap_or_default();
+            format!("{record} shows {current} without {dot}, which its writer had seen")
+        });
+        self.hold(Invariant::Causality, at_ms, dropped.is_none(), || {
+            let dot = dropped.map(|dot| dot.to_string()).unwrap_or_default();
+            format!("{record} became {current} over {dot}, which it had not seen and nobody keeps")
+        });
+    }
+
+    /// True when bytes are those of a foreign write to a projection.
+    fn is_found(&self, hash: ContentHash) -> bool {
+        let id = self.by_hash.get(&hash);
+        id.is_some_and(|id| self.in_projections.contains(id))
+    }
+
     fn version_changed(&mut self, at_ms: u64, site: SiteId, record: &RecordId, version: &Version) {
         let sibling = *version.current();
         let dot = sibling.dot;
+        let saw = || self.issued.get(&dot).map_or(&version.history, |issued| &issued.history);
+        let buries = sibling.deleted.then(|| saw().clone());
         let observed = self.row_entry(site, record);
         let before = std::mem::replace(&mut observed.history, version.history.clone());
         observed.history_text = version.history.to_text();
@@ -520,10 +685,21 @@ impl Checker {
             observed.left.insert(former);
         }
         let again = observed.left.contains(&dot);
+        let risen = !sibling.deleted && covers(&observed.buried, dot);
+        if let Some(saw) = buries {
+            observed.buried = observed.buried.join(&saw);
+        }
         let grew =
             before.iter().all(|(actor, counter)| version.history.counter(*actor) >= *counter);
         self.hold(Invariant::MonotonicRepair, at_ms, grew, || {
             format!("the authority's {record} went from {before} to {}", version.history)
+        });
+        self.hold(Invariant::NoResurrection, at_ms, !risen, || {
+            format!("{dot} of {record} was deleted, and is current again")
+        });
+        let traced = sibling.deleted || self.wrote(record, sibling.hash);
+        self.hold(Invariant::NoCorruption, at_ms, traced, || {
+            format!("the authority's {record} is {dot}, of bytes that nobody wrote to it")
         });
         self.hold(Invariant::NoPhantom, at_ms, !again, || {
             format!("{dot} of {record} was decided against, and is current again")
@@ -598,6 +774,11 @@ impl Checker {
         store: StoreId,
         copy: Option<Copy>,
     ) {
+        let whole = copy.as_ref().filter(|copy| copy.says.as_ref().is_some_and(|s| !s.reference));
+        let traced = whole.is_none_or(|copy| self.wrote(record, copy.body));
+        self.hold(Invariant::NoCorruption, at_ms, traced, || {
+            format!("bytes that nobody wrote to {record} were put to {store}")
+        });
         let rows = &mut self.rows[usize::from(site.0)];
         let observed = rows.entry(record.clone()).or_default();
         let projection = &mut observed.projections[at(store)];
@@ -623,6 +804,17 @@ impl Checker {
                 overwritten.unwrap_or_default()
             )
         });
+    }
+
+    /// True when somebody wrote bytes of this hash to a record.
+    fn wrote(&self, record: &RecordId, hash: ContentHash) -> bool {
+        let asked = self.by_hash.get(&hash).and_then(|id| self.asked.get(id));
+        asked.is_some_and(|asked| asked.record == *record)
+    }
+
+    /// What a journal held that is not to be replayed: a disk lost it before the authority had it.
+    pub fn is_gone(&self, dot: Dot) -> bool {
+        self.lost_with_disk.contains(&dot)
     }
 
     /// A copy was changed behind every coordinator's back.
@@ -744,13 +936,23 @@ impl Checker {
     ) {
         let marked: Vec<String> = rows
             .iter()
-            .flat_map(|(record, row)| {
-                row.owed.keys().map(move |store| format!("{record} at {store}"))
-            })
+            .flat_map(|(record, row)| row.owed.keys().map(move |store| (record, *store)))
+            .filter(|(_, store)| !self.tally.outside.contains(store))
+            .map(|(record, store)| format!("{record} at {store}"))
             .take(5)
             .collect();
         self.hold(Invariant::Convergence, at_ms, marked.is_empty(), || {
             format!("still marked as owed: {}", marked.join(", "))
+        });
+        let wrong = rows.iter().find(|(_, row)| match (&row.version, &row.value) {
+            (Some(version), Some(Stored::Inline(bytes))) if !row.has_foreign_write() => {
+                ContentHash::of(bytes) != version.current().hash
+            }
+            _ => false,
+        });
+        self.hold(Invariant::NoCorruption, at_ms, wrong.is_none(), || {
+            let record = wrong.map(|(record, _)| record.to_string()).unwrap_or_default();
+            format!("the authority's {record} holds other bytes than its version names")
         });
         let readable = |value: &Stored, hash: ContentHash| match value {
             Stored::Tombstone => hash == ContentHash::of(&[]),
@@ -763,6 +965,8 @@ impl Checker {
         for (id, asked) in &self.asked {
             let Told::Acknowledged(dot) = asked.told else { continue };
             match present.get(&asked.record).map_or(Fate::Lost, |present| present.fate(dot)) {
+                Fate::Lost if self.in_journals.contains(&dot) => kept += 1,
+                Fate::Lost if self.is_excusable(dot) => drop(self.excused.insert(dot)),
                 Fate::Lost => lost.push((*id, asked.record.clone(), dot)),
                 Fate::Current | Fate::Superseded { .. } | Fate::Loser => kept += 1,
             }
@@ -889,6 +1093,9 @@ impl Tally {
     }
 
     fn equal(&self, record: &RecordId, observed: &Observed, store: StoreId) -> bool {
+        if self.outside.contains(&store) {
+            return true;
+        }
         let copy = observed.projections[at(store)].copy.as_ref();
         match (observed.current, observed.deleted, copy) {
             (None, _, None) | (Some(_), true, None) => true,

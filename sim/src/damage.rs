@@ -1,7 +1,8 @@
-//! Damage: what happens to the copies behind every coordinator's back.
+//! Damage: what happens to copies and rows behind every coordinator's back.
 //!
-//! Invariant: it touches copies alone, never the authority and never the blobs that its rows refer
-//! to. The checker is told of each, since only a look over the store can find it.
+//! Invariant: it never touches the blobs that rows refer to, and writes to the authority only as
+//! its triggers see it. The checker is told of each, since only a look over a projection can find
+//! what was done there.
 
 use crate::checker::{Copy, Damage};
 use crate::world::{State, World};
@@ -10,7 +11,8 @@ use rand::RngExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_engine::env::KvEntry;
-use tidelock_engine::record::StoreId;
+use tidelock_engine::record::{RecordId, StoreId, Stored};
+use tidelock_engine::row::Row;
 use tidelock_engine::version::SiteId;
 use tidelock_faults::{End, Fault, Kind, Place};
 
@@ -30,18 +32,30 @@ pub fn begin(world: &Arc<World>) {
     }
 }
 
-fn strike(world: &World, fault: &Fault) {
-    let mut state = world.state();
-    let site = match &fault.place {
-        Place::StoreAt { site, .. } => SiteId(*site),
+fn site_of(fault: &Fault) -> SiteId {
+    match fault.place {
+        Place::StoreAt { site, .. } => SiteId(site),
         _ => SiteId(0),
-    };
+    }
+}
+
+fn strike(world: &World, fault: &Fault) {
+    if matches!(fault.kind, Kind::D1ForeignWrite | Kind::D1ForeignDelete) {
+        return strike_row(world, fault);
+    }
+    let mut state = world.state();
+    let site = site_of(fault);
     let (store, key) = match &fault.place {
         Place::Copy { store, key } => (*store, Some(key.clone())),
         Place::Store(store) | Place::StoreAt { store, .. } => {
             (*store, choose(world, &mut state, fault, site, *store))
         }
-        Place::Link { .. } | Place::Everywhere | Place::Disk(_) | Place::Call { .. } => return,
+        Place::Link { .. }
+        | Place::Everywhere
+        | Place::Disk(_)
+        | Place::Node(_)
+        | Place::Clock { .. }
+        | Place::Call { .. } => return,
     };
     let found = key.and_then(|key| world.record_of(&key).map(|record| (key, record)));
     let Some((key, record)) = found else { return };
@@ -78,6 +92,29 @@ fn strike(world: &World, fault: &Fault) {
     state.checker.damaged(site, &record, store, copy, damage);
 }
 
+/// Somebody writes or deletes a row that is there; or, sometimes, writes one that never was.
+fn strike_row(world: &World, fault: &Fault) {
+    let mut state = world.state();
+    let state = &mut *state;
+    let site = site_of(fault);
+    let live = |row: &Row| matches!(&row.value, Some(value) if *value != Stored::Tombstone);
+    let rows = state.at(site).d1.rows().iter().filter(|(_, row)| live(row));
+    let records: Vec<RecordId> = rows.map(|(record, _)| record.clone()).collect();
+    let choices = world.choices(state, fault.id);
+    let write = fault.kind == Kind::D1ForeignWrite;
+    let record = if write && choices.random_range(0..4) == 0 {
+        let dataset = world.scenario.datasets.last();
+        dataset.map(|kept| world.record(&kept.name, &format!("foreign-{}", fault.id)))
+    } else {
+        (!records.is_empty()).then(|| records[choices.random_range(0..records.len())].clone())
+    };
+    let Some(record) = record else { return };
+    let id = FOREIGN_ID + fault.id;
+    let value = write.then(|| crate::workload::value(id, FOREIGN_BYTES));
+    state.felt(fault.kind);
+    crate::run::write_foreign(world, state, id, 0, site, record, value);
+}
+
 /// A copy that is there; or, for a foreign write, sometimes a key that was never there.
 fn choose(
     world: &World,
@@ -89,8 +126,8 @@ fn choose(
     let keys: Vec<String> = world
         .prefixes()
         .flat_map(|prefix| match store {
-            StoreId::Kv => state.at(site).kv.list(prefix, None, usize::MAX),
-            StoreId::R2 => state.at(site).r2.list(prefix, None, usize::MAX),
+            StoreId::Kv => state.at(site).kv.list(prefix, None, usize::MAX).keys,
+            StoreId::R2 => state.at(site).r2.list(prefix, None, usize::MAX).keys,
             StoreId::D1 => Vec::new(),
         })
         .map(|listed| listed.key)

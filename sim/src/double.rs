@@ -34,6 +34,16 @@ pub enum Double {
     TokensForgotten,
     /// A site tells others that nothing has happened there.
     FeedHidden,
+    /// A read's context includes a write that was never made.
+    ReadsClaimMore,
+    /// A read's bytes are damaged on their way to the client.
+    ReadsDamaged,
+    /// KV keeps other bytes than were put, beside the metadata of what was.
+    KvDamagesBytes,
+    /// D1 forgets a part of the history that it installs.
+    D1ForgetsHistory,
+    /// The journal replays each intent under a name of its own.
+    ReplayRenames,
     /// After the faults the stores take ten more seconds to answer anything.
     SlowToHeal,
 }

@@ -2,6 +2,7 @@
 
 use crate::checker::Copy;
 use crate::double::Double;
+use crate::misread;
 use crate::network::Lost;
 use crate::streams::Purpose;
 use crate::world::{EPOCH_MS, State, World};
@@ -12,16 +13,16 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidelock_engine::env::{
-    Clock, Doubt, DoubtKind, Env, Journal, KvEntry, KvStore, Listed, Network, Object, ObjectStore,
+    Clock, Doubt, DoubtKind, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore,
     Outcome, Peer, PeerMessage, PeerReply, PutIf, Refusal, RefusalKind, RowHistory, RowStore,
     Storage, Unavailable,
 };
-use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
-use tidelock_engine::record::{RecordId, StoreId, Stored};
+use tidelock_engine::journal::{Intent, JournalBatch, JournalError, Replay};
+use tidelock_engine::record::{KV_CACHED, RecordId, StoreId, Stored};
 use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowAnswer, RowOp, StoreTime};
 use tidelock_engine::tree::{Leaf, Sums};
-use tidelock_engine::version::{NodeId, SiteId};
-use tidelock_faults::{Call, Kind};
+use tidelock_engine::version::{NodeId, SiteId, Version, VersionVector};
+use tidelock_faults::{Call, Kind, Moment};
 
 /// One life of one coordinator.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub struct SimEnv {
     node: NodeId,
     site: SiteId,
     random: Arc<Mutex<ChaCha8Rng>>,
+    /// How far this process's session with D1 is; `None`: it begins at the primary.
+    answered: Arc<Mutex<Option<StoreTime>>>,
     r2: SimR2,
 }
 
@@ -48,7 +51,8 @@ impl SimEnv {
         let random = world.streams.open(Purpose::Engine, u64::from(node.0) << 32 | life);
         let site = world.scenario.site_of(node);
         let r2 = SimR2 { world: world.clone(), node, site };
-        SimEnv { world, node, site, random: Arc::new(Mutex::new(random)), r2 }
+        let (random, answered) = (Arc::new(Mutex::new(random)), Arc::default());
+        SimEnv { world, node, site, random, answered, r2 }
     }
 }
 
@@ -80,9 +84,8 @@ impl Env for SimEnv {
 
 impl Clock for SimEnv {
     fn wall(&self) -> Duration {
-        let skew = self.world.scenario.clock_skew_ms[usize::from(self.node.0)];
         let now_ms = EPOCH_MS + self.world.now_ms();
-        Duration::from_millis(now_ms.saturating_add_signed(skew))
+        Duration::from_millis(now_ms.saturating_add_signed(self.world.clock_error_ms(self.node)))
     }
 
     fn monotonic(&self) -> Duration {
@@ -172,7 +175,13 @@ impl SimEnv {
                 note_refusal(state, &checked, Kind::KvRateLimit);
                 checked.map(|()| (key, entry)).map_err(Outcome::Refused)
             },
-            move |world, state, (key, entry)| {
+            move |world, state, (key, mut entry)| {
+                if world.is(Double::KvDamagesBytes)
+                    && let Some(entry) = &mut entry
+                {
+                    entry.value =
+                        Bytes::from(entry.value.iter().rev().copied().collect::<Vec<_>>());
+                }
                 if !world.is(Double::KvDropsPuts) {
                     let copy = entry
                         .as_ref()
@@ -188,6 +197,12 @@ impl SimEnv {
 }
 
 impl SimEnv {
+    /// D1 has answered with what it held then: this process's session with it is as far.
+    fn was_answered(&self, as_of: StoreTime) {
+        let mut answered = self.answered.lock().expect("no code panics while it holds this");
+        *answered = (*answered).max(Some(as_of));
+    }
+
     /// Tells the checker which of this coordinator's own writes go out (rule V2).
     fn note_leaving(&self, ops: &[RowOp]) {
         let now_ms = self.world.now_ms();
@@ -214,6 +229,10 @@ fn note_refusal(state: &mut State, checked: &Result<(), Refusal>, rate_limit: Ki
 }
 
 impl KvStore for SimEnv {
+    fn echoes_for(&self) -> Duration {
+        KV_CACHED
+    }
+
     async fn get(&self, key: &str) -> Result<Option<KvEntry>, Unavailable> {
         let (key, node, site) = (key.to_owned(), self.node, self.site);
         let answer = self.world.call(
@@ -226,6 +245,9 @@ impl KvStore for SimEnv {
                 let (entry, stale) = state.at(site).kv.get(world.store_time(), node, &key, cached);
                 if stale {
                     state.felt(Kind::KvStaleRead);
+                }
+                if entry.is_some() && world.strikes(state, site, Kind::KvMissingValue).is_some() {
+                    return Ok(None);
                 }
                 Ok(entry)
             },
@@ -244,16 +266,18 @@ impl KvStore for SimEnv {
     async fn list(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        from: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<Listed>, Unavailable> {
-        let (prefix, after, site) = (prefix.to_owned(), after.map(str::to_owned), self.site);
+    ) -> Result<KeyPage, Unavailable> {
+        let (prefix, from, site) = (prefix.to_owned(), from.map(str::to_owned), self.site);
         let answer = self.world.call(
             self.node,
             StoreId::Kv,
             Call::KvGet,
             |_, _| Ok(()),
-            move |_, state, ()| Ok(state.at(site).kv.list(&prefix, after.as_deref(), limit)),
+            move |world, state, ()| {
+                Ok(misread::list_kv(world, state, site, &prefix, from.as_deref(), limit))
+            },
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }
@@ -270,19 +294,26 @@ impl RowStore for SimEnv {
             |_, _| Ok(()),
             move |world, state, ()| land_batch(world, state, site, ops),
         );
-        settle(answer.await)
+        let outcome = settle(answer.await);
+        if let Outcome::Applied(answer) = &outcome {
+            self.was_answered(answer.now);
+        }
+        outcome
     }
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
         let site = self.site;
+        let answered = *self.answered.lock().expect("no code panics while it holds this");
         let answer = self.world.call(
             self.node,
             StoreId::D1,
             Call::D1Poll,
             |_, _| Ok(()),
-            move |world, state, ()| Ok(state.at(site).d1.poll(world.store_time(), poll)),
+            move |world, state, ()| Ok(misread::poll_d1(world, state, site, answered, poll)),
         );
-        answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
+        let (as_of, page) = answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))?;
+        self.was_answered(as_of);
+        Ok(page)
     }
 
     async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
@@ -440,6 +471,12 @@ fn spoil_rows(
         if world.is(Double::D1DropsLosers) {
             state.at(site).d1.losers_mut().remove(record);
         }
+        if world.is(Double::D1ForgetsHistory)
+            && let Some(row) = state.at(site).d1.rows_mut().get_mut(record)
+            && let Some(version) = &mut row.version
+        {
+            *version = Version::write(&VersionVector::new(), *version.current());
+        }
     }
     if world.is(Double::D1ClearsAlways)
         && let Outcome::Applied(answer) = outcome
@@ -452,11 +489,25 @@ fn spoil_rows(
     }
 }
 
+/// What a wrong journal makes of an intent: another write, over the same one.
+fn renamed(mut intent: Intent) -> Intent {
+    let mut sibling = *intent.version.current();
+    sibling.dot.actor.incarnation ^= 1;
+    intent.version = Version::write(&intent.version.history, sibling);
+    intent
+}
+
 impl Journal for SimEnv {
     async fn replay(&self) -> Result<Replay, JournalError> {
-        let intents = self.world.state().disks[usize::from(self.node.0)].intents();
+        self.world.crash_point(self.node, Call::JournalReplay, Moment::Before).await;
+        let intents = self.world.state().disks[usize::from(self.node.0)].replay()?;
+        self.world.crash_point(self.node, Call::JournalReplay, Moment::After).await;
         if !intents.is_empty() {
             self.world.state().sometimes.insert("replay-found-intents");
+        }
+        if self.world.is(Double::ReplayRenames) {
+            let renamed = intents.into_iter().map(renamed);
+            return Ok(Replay { intents: renamed.collect() });
         }
         Ok(Replay { intents })
     }
@@ -474,7 +525,7 @@ impl ObjectStore for SimR2 {
             StoreId::R2,
             Call::R2Get,
             |_, _| Ok(()),
-            move |_, state, ()| Ok(state.at(site).r2.get(&key).cloned()),
+            move |world, state, ()| misread::get_r2(world, state, site, &key),
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }
@@ -554,16 +605,16 @@ impl ObjectStore for SimR2 {
     async fn list(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        from: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<Listed>, Unavailable> {
-        let (prefix, after, site) = (prefix.to_owned(), after.map(str::to_owned), self.site);
+    ) -> Result<KeyPage, Unavailable> {
+        let (prefix, from, site) = (prefix.to_owned(), from.map(str::to_owned), self.site);
         let answer = self.world.call(
             self.node,
             StoreId::R2,
             Call::R2Get,
             |_, _| Ok(()),
-            move |_, state, ()| Ok(state.at(site).r2.list(&prefix, after.as_deref(), limit)),
+            move |_, state, ()| Ok(state.at(site).r2.list(&prefix, from.as_deref(), limit)),
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }

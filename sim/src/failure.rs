@@ -49,12 +49,16 @@ fn lanes(scenario: &Scenario) -> Vec<reports::Lane> {
     };
     let sessions = (0..scenario.sessions)
         .map(|session| lane(End::Session(session), format!("session {session}"), "session"));
+    let load = scenario.faults.iter().any(|fault| fault.kind.is_load());
+    let load = load.then(|| {
+        lane(End::Session(scenario.sessions), "clients of load faults".to_owned(), "session")
+    });
     let nodes = (0..scenario.nodes)
         .map(|node| lane(End::Node(node), format!("coordinator {node}"), "coordinator"));
     let stores = StoreId::ALL
         .into_iter()
         .map(|store| lane(End::Store(store), store.name().to_uppercase(), "store"));
-    sessions.chain(nodes).chain(stores).collect()
+    sessions.chain(load).chain(nodes).chain(stores).collect()
 }
 
 fn span(fault: &Fault, outcome: &Outcome) -> reports::FaultSpan {
@@ -69,6 +73,11 @@ fn span(fault: &Fault, outcome: &Outcome) -> reports::FaultSpan {
         }
         Place::Copy { store, key } => (vec![store.to_string()], format!("{key} in {store}")),
         Place::Disk(node) => (vec![End::Node(*node).to_string()], format!("disk of n{node}")),
+        Place::Node(node) => (vec![End::Node(*node).to_string()], format!("process of n{node}")),
+        Place::Clock { node, back } => (
+            vec![End::Node(*node).to_string()],
+            format!("clock of n{node}, {}", if *back { "behind" } else { "ahead" }),
+        ),
         Place::Call { node, call, ordinal, moment } => (
             vec![End::Node(*node).to_string()],
             format!("{moment:?} call {ordinal} of {call:?}, down for {} ms", fault.span_ms),

@@ -13,11 +13,19 @@ pub mod checker;
 pub mod contract;
 #[cfg(madsim)]
 pub mod damage;
+#[cfg(madsim)]
+pub mod disk;
 pub mod double;
 #[cfg(madsim)]
 pub mod env;
 #[cfg(madsim)]
 pub mod failure;
+#[cfg(madsim)]
+pub mod lives;
+#[cfg(madsim)]
+pub mod load;
+#[cfg(madsim)]
+mod misread;
 #[cfg(madsim)]
 pub mod network;
 #[cfg(madsim)]

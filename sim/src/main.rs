@@ -63,7 +63,7 @@ enum Verb {
 
 #[derive(Args)]
 struct RunArgs {
-    /// The kind of worlds: quick or standard.
+    /// The kind of worlds: quick, standard, liveness or scale.
     #[arg(long, default_value = "quick")]
     profile: Profile,
     /// The seeds from A up to, not including, B.
@@ -226,7 +226,16 @@ fn run_campaign(args: &RunArgs) -> Result<bool, String> {
     if let Some(file) = &args.json {
         write_json(file, &result)?;
     }
-    Ok(result.violations.is_empty())
+    let never_felt = campaign::never_felt(&plan, &result);
+    if !never_felt.is_empty() {
+        let names: Vec<&str> = never_felt.iter().map(|kind| kind.name()).collect();
+        eprintln!(
+            "failed: no run felt {}; an engine that never meets a fault is not shown to survive \
+             it. Leave such a kind out with --without, or make it strike",
+            names.join(", ")
+        );
+    }
+    Ok(result.violations.is_empty() && never_felt.is_empty())
 }
 
 fn write_pages(plan: &campaign::Plan, result: &Campaign, folder: &Path) -> Result<(), String> {

@@ -14,8 +14,10 @@ use crate::double::Double;
 use crate::env::SimEnv;
 use crate::streams::Purpose;
 use crate::world::{State, World};
+use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -26,7 +28,7 @@ use tidelock_engine::record::StoreId;
 use tidelock_engine::row::LAND_MS_MAX;
 use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{Call, End, Fault, Kind, Moment, Place};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// A store call or peer message without an answer after this is given up.
 pub const CALL_MS_MAX: u64 = 2_000;
@@ -58,29 +60,55 @@ struct Lateness {
 /// What a call ended in, for its caller.
 type Ended<T> = Result<T, Lost>;
 
-/// Where the answer to a message is put. Only the message's own journey puts it there, so nobody
-/// needs to be woken for it.
-struct AnswerTo<T>(Arc<Mutex<Option<Ended<T>>>>);
+/// Where the answer to a message is put. A message that its caller carries needs to wake nobody:
+/// only its own journey puts the answer there.
+struct AnswerTo<T> {
+    slot: Arc<Mutex<Option<Ended<T>>>>,
+    wake: Option<Arc<Notify>>,
+}
 
 impl<T> AnswerTo<T> {
     fn send(self, answer: Ended<T>) {
-        *self.0.lock().expect("no code panics while it holds an answer") = Some(answer);
+        *self.slot.lock().expect("no code panics while it holds an answer") = Some(answer);
+        if let Some(wake) = self.wake {
+            wake.notify_one();
+        }
     }
 }
 
-/// A message on its way, carried by whoever waits for its answer.
+/// A message on its way.
 struct UnderWay<T> {
     world: Arc<World>,
     journey: Option<Journey>,
     answer: Arc<Mutex<Option<Ended<T>>>>,
 }
 
-type Journey = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Who carries a message.
+enum Journey {
+    /// Whoever waits for its answer.
+    Carried(Carried),
+    /// It goes on outside every process, since its sender may stand still meanwhile.
+    Outside(Carried),
+}
+
+type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<T> UnderWay<T> {
-    fn new(world: &Arc<World>, journey: impl FnOnce(AnswerTo<T>) -> Journey) -> Self {
+    fn new(
+        world: &Arc<World>,
+        sender: NodeId,
+        journey: impl FnOnce(AnswerTo<T>) -> Carried,
+    ) -> Self {
         let answer = Arc::new(Mutex::new(None));
-        let journey = journey(AnswerTo(answer.clone()));
+        let wake = world.may_pause(sender).then(Arc::<Notify>::default);
+        let journey = journey(AnswerTo { slot: answer.clone(), wake: wake.clone() });
+        let journey = match wake {
+            None => Journey::Carried(journey),
+            Some(wake) => {
+                world.spawn(journey);
+                Journey::Outside(Box::pin(async move { wake.notified().await }))
+            }
+        };
         UnderWay { world: world.clone(), journey: Some(journey), answer }
     }
 }
@@ -90,7 +118,9 @@ impl<T> Future for UnderWay<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let arrived = match &mut self.journey {
-            Some(journey) => journey.as_mut().poll(context).is_ready(),
+            Some(Journey::Carried(journey) | Journey::Outside(journey)) => {
+                journey.as_mut().poll(context).is_ready()
+            }
             None => true,
         };
         if arrived {
@@ -106,7 +136,7 @@ impl<T> Future for UnderWay<T> {
 
 impl<T> Drop for UnderWay<T> {
     fn drop(&mut self) {
-        if let Some(journey) = self.journey.take() {
+        if let Some(Journey::Carried(journey)) = self.journey.take() {
             self.world.spawn(journey);
         }
     }
@@ -169,38 +199,20 @@ impl World {
             End::Store(store) => nodes + store as usize,
             End::Session(session) => nodes + stores + usize::from(session),
         };
-        place(from) * (nodes + stores + usize::from(self.scenario.sessions)) + place(to)
+        place(from) * (nodes + stores + usize::from(self.scenario.sessions) + 1) + place(to)
     }
 
     fn transit(&self, state: &mut State, from: End, to: End) -> Transit {
         let jitter = state.links[self.link(from, to)]
             .get_or_insert_with(|| self.streams.open(Purpose::Link, link_number(from, to)))
             .next_u32();
-        for kind in [Kind::NetPartition, Kind::NetPartitionOneWay] {
-            let cut = self.faults(kind).any(|fault| match &fault.place {
-                Place::Link { from: a, to: b } => {
-                    (*a, *b) == (from, to) || (kind == Kind::NetPartition && (*a, *b) == (to, from))
-                }
-                Place::Everywhere
-                | Place::Store(_)
-                | Place::StoreAt { .. }
-                | Place::Copy { .. }
-                | Place::Disk(_)
-                | Place::Call { .. } => false,
-            });
-            if cut {
-                state.felt(kind);
-                return Transit::Lost;
-            }
+        if let Some(kind) = self.cut_by(from, to) {
+            state.felt(kind);
+            return Transit::Lost;
         }
         let here = |fault: &&Fault| match &fault.place {
-            Place::Link { from: a, to: b } => (*a, *b) == (from, to) || (*a, *b) == (to, from),
             Place::Everywhere => true,
-            Place::Store(_)
-            | Place::StoreAt { .. }
-            | Place::Copy { .. }
-            | Place::Disk(_)
-            | Place::Call { .. } => false,
+            place => is_on(place, from, to) || is_on(place, to, from),
         };
         let loss = self.faults(Kind::NetLoss).filter(here).find(|f| self.dice(state, f));
         if loss.is_some() {
@@ -215,6 +227,30 @@ impl World {
             after += Duration::from_millis(u64::from(jitter >> 8) % (fault.span_ms + 1));
         }
         Transit::Arrives { after }
+    }
+
+    /// What cuts a link now.
+    fn cut_by(&self, from: End, to: End) -> Option<Kind> {
+        let along = |fault: &Fault| is_on(&fault.place, from, to);
+        let across = |fault: &Fault| along(fault) || is_on(&fault.place, to, from);
+        if self.faults(Kind::NetPartition).any(across) {
+            return Some(Kind::NetPartition);
+        }
+        if self.faults(Kind::NetPartitionOneWay).any(along) {
+            return Some(Kind::NetPartitionOneWay);
+        }
+        let there = |fault: &Fault| {
+            let past_ms = self.now_ms() - fault.from_ms;
+            (past_ms / fault.span_ms.max(1)).is_multiple_of(2)
+        };
+        if self.faults(Kind::NetFlapping).any(|fault| across(fault) && there(fault)) {
+            return Some(Kind::NetFlapping);
+        }
+        let swizzled = |cut: &Cut| {
+            let cut_off = End::Node(cut.node);
+            (from == cut_off || to == cut_off) && cut.during_ms.contains(&self.now_ms())
+        };
+        self.swizzled.iter().any(swizzled).then_some(Kind::NetSwizzled)
     }
 
     /// A message travels; false: it is lost on its way, at once.
@@ -246,7 +282,7 @@ impl World {
         self.crash_point(node, call, Moment::Before).await;
         let (accept, land) = (Some(accept), Some(land));
         let world = self.clone();
-        let answer = UnderWay::new(self, |to| {
+        let answer = UnderWay::new(self, node, |to| {
             let asked = Asked { accept, land, landing: None, answer: None, to: Some(to) };
             Box::pin(world.serve(node, store, call, Box::new(asked)))
         });
@@ -277,11 +313,12 @@ impl World {
                     None
                 }
                 Transit::Arrives { after } => {
-                    let late = match self.late_call(&mut state, node, call) {
+                    let mut late = match self.late_call(&mut state, node, call) {
                         Some(lateness) => lateness,
                         None if is_write(call) => self.late_write(&mut state, site),
                         None => Lateness::default(),
                     };
+                    late.arrives += self.stalled_for(&mut state, node, store, after + late.arrives);
                     let stray = after + late.arrives + late.lands >= limit;
                     state.strays += u32::from(stray);
                     Some((after + late.arrives, late.lands, stray))
@@ -356,6 +393,31 @@ impl World {
     ) -> Ended<()> {
         request.land(self, state);
         self.fails_after(state, site, store, call).map_or(Ok(()), Err)
+    }
+
+    /// How much longer a store that has stalled lets a request wait that arrives after `after`.
+    fn stalled_for(
+        &self,
+        state: &mut State,
+        node: NodeId,
+        store: StoreId,
+        after: Duration,
+    ) -> Duration {
+        if store != StoreId::D1 {
+            return Duration::ZERO;
+        }
+        let site = self.scenario.site_of(node);
+        let here = |fault: &&Fault| match fault.place {
+            Place::StoreAt { site: at, .. } => at == site.0,
+            _ => true,
+        };
+        let faults = self.all_faults(Kind::D1Stall);
+        let arrives_ms = if faults.is_empty() { 0 } else { self.now_ms() + millis(after) };
+        let ends_ms = faults.iter().filter(here).filter(|f| f.holds_at(arrives_ms));
+        let ends_ms = ends_ms.map(|fault| fault.until_ms).max();
+        let Some(ends_ms) = ends_ms else { return Duration::ZERO };
+        state.felt(Kind::D1Stall);
+        Duration::from_millis(ends_ms - arrives_ms)
     }
 
     /// Late arrivals that name this call: it arrives, or lands, late by exactly their spans.
@@ -487,7 +549,8 @@ impl World {
     ) -> Result<PeerReply, Lost> {
         self.crash_point(from, Call::Peer, Moment::Before).await;
         let world = self.clone();
-        let answer = UnderWay::new(self, |answer| Box::pin(world.tell(from, to, message, answer)));
+        let answer =
+            UnderWay::new(self, from, |answer| Box::pin(world.tell(from, to, message, answer)));
         let answer = answer.await;
         self.crash_point(from, Call::Peer, Moment::After).await;
         answer
@@ -515,6 +578,23 @@ impl World {
             return;
         };
         self.sleep(after).await;
+        let mut after = after;
+        if let Some(wait) = self.resumes_in(to) {
+            // The message waits at the receiver until that goes on.
+            let left = limit.saturating_sub(after);
+            if wait >= left {
+                self.sleep(left).await;
+                answer.send(Err(Lost::Timeout));
+                self.sleep(wait - left).await;
+                let receiver = self.state().processes[usize::from(to.0)].coordinator.clone();
+                if let Some(receiver) = receiver {
+                    self.spawn_on(to, async move { drop(receiver.receive(message).await) });
+                }
+                return;
+            }
+            self.sleep(wait).await;
+            after += wait;
+        }
         let receiver = {
             let mut state = self.state();
             state.delivered += 1;
@@ -613,6 +693,40 @@ impl World {
             Err(true)
         }
     }
+}
+
+/// True when a fault's place is the way from one end to another.
+fn is_on(place: &Place, from: End, to: End) -> bool {
+    matches!(place, Place::Link { from: a, to: b } if (*a, *b) == (from, to))
+}
+
+/// A coordinator that is cut off from everything for a while.
+pub(crate) struct Cut {
+    node: u16,
+    during_ms: Range<u64>,
+}
+
+/// When each coordinator is cut off by a swizzled partition: one by one, in the window's first
+/// half; they are healed one by one, in another order, in its second.
+pub(crate) fn swizzle(fault: &Fault, nodes: u16, rng: &mut impl Rng) -> Vec<Cut> {
+    let mut cut: Vec<u16> = (0..nodes).collect();
+    cut.shuffle(rng);
+    let mut healed = cut.clone();
+    healed.shuffle(rng);
+    let step_ms = (fault.until_ms - fault.from_ms) / 2 / u64::from(nodes);
+    let half_ms = step_ms * u64::from(nodes);
+    let nth = |order: &[u16], node: u16| order.iter().position(|n| *n == node).unwrap_or(0) as u64;
+    (0..nodes)
+        .map(|node| {
+            let from_ms = fault.from_ms + nth(&cut, node) * step_ms;
+            let until_ms = fault.from_ms + half_ms + (nth(&healed, node) + 1) * step_ms;
+            Cut { node, during_ms: from_ms..until_ms }
+        })
+        .collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).expect("runs are short")
 }
 
 fn is_write(call: Call) -> bool {

@@ -10,12 +10,13 @@
 //! nothing of the process, reaches it.
 
 use crate::checker::{Fate, Invariant, Told, Violation};
+use crate::disk::Landing;
 use crate::double::Double;
 use crate::env::SimEnv;
-use crate::scenario::Scenario;
+use crate::scenario::{Profile, Scenario};
 use crate::trace::Event;
 use crate::workload::{Act, Operation};
-use crate::world::{Felt, Stores, World};
+use crate::world::{Felt, State, Stores, World};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,9 +24,10 @@ use std::time::Duration;
 use tidelock_engine::coordinator::{
     Condition, Coordinator, Counters, Read, Receipt, Session, Write, WriteOutcome,
 };
+use tidelock_engine::journal::JournalError;
 use tidelock_engine::policy::{Pace, ReadLevel};
 use tidelock_engine::record::{RecordId, StoreId, Stored, blob_key};
-use tidelock_engine::version::{ContentHash, NodeId, SiteId, VersionVector};
+use tidelock_engine::version::{ContentHash, Dot, NodeId, SiteId, VersionVector};
 use tidelock_faults::{End, Kind};
 
 /// Recovery must be over within this.
@@ -68,6 +70,8 @@ pub struct Outcome {
     pub unknown: u64,
     /// Acknowledged, and nowhere.
     pub lost: u64,
+    /// Acknowledged without a promise to survive a disk's loss, and lost with a disk.
+    pub excused: u64,
     /// Values kept as losers.
     pub conflicts: u64,
     /// Messages that arrived.
@@ -104,10 +108,73 @@ pub fn run(scenario: &Scenario, double: Option<Double>, keep: bool) -> Outcome {
     let scenario = scenario.clone();
     runtime.block_on(async move {
         let world = World::new(scenario, double, keep);
-        let outcome = drive(&world, keep).await;
+        let mut outcome = drive(&world, keep).await;
+        if scenario_replays(&world, &outcome) {
+            replay_again(&world, &mut outcome).await;
+        }
         take_apart(&world).await;
         outcome
     })
+}
+
+/// Every fourth run that broke nothing ends with one more start of a coordinator.
+fn scenario_replays(world: &World, outcome: &Outcome) -> bool {
+    outcome.violations.is_empty() && world.scenario.seed.is_multiple_of(4)
+}
+
+/// A coordinator starts once more, from a journal that holds a part of all that it ever held, up to
+/// the end: at the authority that must change nothing.
+async fn replay_again(world: &Arc<World>, outcome: &mut Outcome) {
+    let nodes = u64::from(world.scenario.nodes);
+    let number = (world.scenario.seed / 4 % nodes) as u16;
+    let node = NodeId(number);
+    if world.scenario.is_outside(End::Node(number)) {
+        return;
+    }
+    let held = |world: &World| {
+        let state = world.state();
+        let rows = state.sites.iter().enumerate().flat_map(|(site, stores)| {
+            stores.d1.rows().iter().map(move |(record, row)| {
+                let held = (row.version.clone(), row.value.clone(), row.row_seq);
+                ((site, record.clone()), held)
+            })
+        });
+        rows.collect::<BTreeMap<_, _>>()
+    };
+    let before = held(world);
+    world.crash(node, Duration::from_millis(50), Landing::Whole);
+    let replayed = world.resurrect_intents(node);
+    let give_up_ms = world.now_ms() + RECOVERY_GIVEN_UP_MS;
+    loop {
+        madsim::time::sleep(Duration::from_millis(250)).await;
+        let state = world.state();
+        let coordinator = state.processes[usize::from(number)].coordinator.clone();
+        drop(state);
+        let status = coordinator.map(|coordinator| coordinator.status());
+        let done = status.is_some_and(|status| status.ledger_complete && status.intents == 0);
+        if done || world.now_ms() > give_up_ms {
+            break;
+        }
+    }
+    // Whatever was sent has landed.
+    madsim::time::sleep(Duration::from_millis(500)).await;
+    let after = held(world);
+    let mut records = before.keys().chain(after.keys());
+    let changed = records.find(|record| before.get(record) != after.get(record));
+    let now_ms = world.now_ms();
+    let mut state = world.state();
+    match changed {
+        None => state.checker.passed(Invariant::IdempotentReplay),
+        Some((_, record)) => {
+            let message = format!(
+                "coordinator {number} replayed {replayed} intents that were settled, and the \
+                 authority's {record} changed"
+            );
+            state.checker.report(Invariant::IdempotentReplay, now_ms, message);
+        }
+    }
+    outcome.violations = state.checker.violations().to_vec();
+    outcome.checked = state.checker.checked().clone();
 }
 
 /// A stopped coordinator's tasks hold it, and it holds what wakes them: they end only if told to.
@@ -137,10 +204,17 @@ pub async fn process(world: Arc<World>, node: NodeId) {
             process.lives
         };
         let env = SimEnv::new(world.clone(), node, life);
-        let pace = Pace { lane_width: 3, ..Pace::default() };
+        let lane_width = if world.scenario.profile == Profile::Scale { 16 } else { 3 };
+        let pace = Pace { lane_width, ..Pace::default() };
         let policy = world.policy().clone();
-        let started = Coordinator::start(env, node, policy, pace).await;
-        let coordinator = started.expect("the simulated journal always replays");
+        let coordinator = match Coordinator::start(env, node, policy, pace).await {
+            Ok(coordinator) => coordinator,
+            Err(error) => {
+                assert!(matches!(error, JournalError::Damaged(_)), "{error}: no fault does that");
+                world.move_journal_away(node).await;
+                continue;
+            }
+        };
         world.state().processes[usize::from(node.0)].coordinator = Some(coordinator.clone());
         let Some(failure) = coordinator.failed().await else { return };
         let mut state = world.state();
@@ -156,6 +230,9 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
         world.create_process(node, move |world| process(world, node));
     }
     crate::damage::begin(world);
+    crate::lives::begin(world);
+    crate::load::begin(world);
+    world.begin_disk_faults();
     let sessions: Vec<_> = (0..world.scenario.sessions)
         .map(|session| madsim::task::spawn(session_loop(world.clone(), session)))
         .collect();
@@ -182,7 +259,8 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
 /// taken in from it.
 fn is_mending(world: &World) -> bool {
     let state = world.state();
-    let owes = |stores: &Stores| stores.d1.rows().values().any(|row| !row.owed.is_empty());
+    let inside = |store: &StoreId| !world.scenario.is_outside(End::Store(*store));
+    let owes = |stores: &Stores| stores.d1.rows().values().any(|row| row.owed.keys().any(inside));
     state.checker.is_damaged() || state.checker.is_apart() || state.sites.iter().any(owes)
 }
 
@@ -232,9 +310,10 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
             return;
         }
         Act::Foreign { .. } => {
-            let value = operation.value().expect("a foreign write has bytes");
+            let value = operation.value();
             let site = world.scenario.site_of(node);
-            write_foreign(world, operation.id, session, site, record, value);
+            let mut state = world.state();
+            write_foreign(world, &mut state, operation.id, session, site, record, value);
             return;
         }
         Act::Put { .. } | Act::Delete => Condition::None,
@@ -256,29 +335,30 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
     }
 }
 
-/// Somebody writes to a site's D1 past every coordinator.
-fn write_foreign(
-    world: &Arc<World>,
+/// Somebody writes to a site's D1 past every coordinator; without a value, deletes.
+pub(crate) fn write_foreign(
+    world: &World,
+    state: &mut State,
     id: u32,
     session: u16,
     site: SiteId,
     record: RecordId,
-    value: Bytes,
+    value: Option<Bytes>,
 ) {
     let now_ms = world.now_ms();
-    let mut state = world.state();
-    state.checker.asks(id, now_ms, session, record.clone(), Some(&value));
+    state.checker.asks(id, now_ms, session, record.clone(), value.as_deref());
     state.checker.wrote_past_us(id, now_ms, site);
     let (here, there) = (End::Session(session), End::Store(StoreId::D1));
-    world.note(&mut state, here, "foreign-write", Some(there), id.into(), || {
-        format!("w{id}: put {record}")
+    world.note(state, here, "foreign-write", Some(there), id.into(), || {
+        format!("w{id}: {} {record}", if value.is_some() { "put" } else { "delete" })
     });
-    state.at(site).d1.write_foreign(world.store_time(), &record, Stored::Inline(value));
-    world.row_changed(&mut state, site, &record);
+    let value = value.map_or(Stored::Tombstone, Stored::Inline);
+    state.at(site).d1.write_foreign(world.store_time(), &record, value);
+    world.row_changed(state, site, &record);
 }
 
 /// Writes, at other coordinators too if the first refuses; tells the checker what it was told.
-async fn write(
+pub(crate) async fn write(
     world: &Arc<World>,
     id: u32,
     session: u16,
@@ -316,7 +396,13 @@ async fn write(
         let asked = world
             .ask(session, node, move |coordinator| async move { coordinator.write(write).await });
         told = match asked.await {
-            Ok(WriteOutcome::Applied(given)) => Told::Acknowledged(receipt.insert(given).dot),
+            Ok(WriteOutcome::Applied(given)) => {
+                let given = receipt.insert(given);
+                if survives_crashes_alone(world, &condition, given) {
+                    world.state().checker.survives_crashes_alone(given.dot);
+                }
+                Told::Acknowledged(given.dot)
+            }
             Ok(WriteOutcome::Refused(refusal)) if refusal.is_retryable() => Told::Refused,
             Ok(WriteOutcome::Refused(_)) => {
                 told = Told::Refused;
@@ -343,6 +429,18 @@ async fn write(
         Told::Refused | Told::Unknown | Told::Waiting => format!("w{id} of {record}"),
     });
     receipt
+}
+
+/// True when an acknowledgement promised that the write survives crashes, and not the loss of its
+/// coordinator's disk: no store had confirmed it.
+fn survives_crashes_alone(world: &World, condition: &Condition, receipt: &Receipt) -> bool {
+    let decided = match condition {
+        // The authority has answered.
+        Condition::Match(_) | Condition::Absent => true,
+        Condition::None | Condition::Context(_) => false,
+    };
+    let dataset = &world.policy().datasets[&receipt.record.dataset];
+    !decided && dataset.write_through().all(|store| receipt.pending.contains(&store))
 }
 
 /// Reads with the session's token, at other coordinators too if the first cannot answer.
@@ -376,6 +474,7 @@ async fn read_in_session(
             state.sometimes.insert("a-copy-answered-a-session");
         }
         let context = read.context.unwrap_or_default();
+        state.checker.gave(now_ms, record, &context);
         state.checker.saw(now_ms, session, record, &context);
         if attempt > 0 {
             state.sometimes.insert("another-coordinator-answered-a-session");
@@ -395,14 +494,35 @@ async fn read(
     let asked = world.ask(session, node, move |coordinator| async move {
         coordinator.read(&dataset, &key, Some(level)).await
     });
-    let read = asked.await.ok()?.ok()?;
+    let mut read = asked.await.ok()?.ok()?;
     let now_ms = world.now_ms();
     let mut state = world.state();
+    spoil_read(world, &mut read);
+    if let Some(context) = &read.context {
+        state.checker.gave(now_ms, record, context);
+    }
     world.note(&mut state, End::Session(session), "read", None, now_ms, || record.to_string());
     if let Some(value) = &read.value {
         state.checker.served(now_ms, record, value);
     }
     Some(read)
+}
+
+/// What a wrong way from a coordinator to its client makes of a read.
+fn spoil_read(world: &World, read: &mut Read) {
+    if world.is(Double::ReadsClaimMore)
+        && let Some(context) = &mut read.context
+    {
+        let first = context.iter().next().map(|(actor, counter)| (*actor, *counter));
+        if let Some((actor, counter)) = first {
+            context.include(Dot { actor, counter: counter + 1_000 });
+        }
+    }
+    if world.is(Double::ReadsDamaged)
+        && let Some(value) = &mut read.value
+    {
+        *value = Bytes::from(value.iter().rev().copied().collect::<Vec<u8>>());
+    }
 }
 
 /// What the stopwatch showed.
@@ -435,6 +555,7 @@ async fn recover(world: &Arc<World>) -> Option<Recovered> {
     }
     let give_up_ms = world.now_ms() + RECOVERY_GIVEN_UP_MS;
     let fresh: Vec<_> = (0..world.scenario.nodes)
+        .filter(|node| !world.scenario.is_outside(End::Node(*node)))
         .map(|node| madsim::task::spawn(fresh_write(world.clone(), NodeId(node), give_up_ms)))
         .collect();
     let mut usable_ms = healed_ms;
@@ -445,8 +566,11 @@ async fn recover(world: &Arc<World>) -> Option<Recovered> {
         }
     }
     loop {
-        let admits = world.state().processes.iter().all(|process| {
-            process.coordinator.as_ref().is_some_and(|coordinator| coordinator.admits_all())
+        let store_is_gone = StoreId::ALL.iter().any(|s| world.scenario.is_outside(End::Store(*s)));
+        let admits = world.state().processes.iter().enumerate().all(|(node, process)| {
+            let open = |coordinator: &Arc<Coordinator<SimEnv>>| coordinator.admits_all();
+            world.scenario.is_outside(End::Node(node as u16))
+                || process.coordinator.as_ref().is_some_and(|c| store_is_gone || open(c))
         });
         if admits {
             return Some(Recovered { healed_ms, usable_ms: Some(usable_ms - healed_ms) });
@@ -496,7 +620,9 @@ async fn fresh_write(world: Arc<World>, node: NodeId, give_up_ms: u64) -> Option
             madsim::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    for other in (0..world.scenario.nodes).map(NodeId).filter(|other| *other != node) {
+    let inside = |other: &NodeId| !world.scenario.is_outside(End::Node(other.0));
+    let others = (0..world.scenario.nodes).map(NodeId).filter(|other| *other != node);
+    for other in others.filter(inside) {
         loop {
             let found = read(&world, session, other, &record, ReadLevel::Latest).await;
             if found.is_some_and(|read| read.value.is_some()) {
@@ -531,6 +657,12 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
             state.checker.report(Invariant::Recovery, now_ms, message);
         }
     }
+    for (node, disk) in state.disks.iter().enumerate() {
+        if world.scenario.is_outside(End::Node(node as u16)) {
+            // What a coordinator that never comes back had promised is in its journal still.
+            state.checker.stands_in_a_journal(disk.dots());
+        }
+    }
     state.checker.finish(now_ms);
     for (number, stores) in state.sites.iter().enumerate() {
         let site = SiteId(u16::try_from(number).expect("a scenario has few sites"));
@@ -546,6 +678,7 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         virtual_ms: now_ms,
         healed_ms,
         recovery_ms,
+        excused: state.checker.excused(),
         conflicts: stores.d1.losers().values().map(|losers| losers.len() as u64).sum(),
         delivered: state.delivered,
         faults: state.faults.clone(),
@@ -613,6 +746,7 @@ fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
         (counters.rate_limited, "store-said-429"),
         (counters.copies_put_again, "a-copy-was-put-again"),
         (counters.read_repairs, "a-read-repaired-a-copy"),
+        (counters.copies_damaged, "a-damaged-copy-was-noticed"),
         (counters.clock_drift_ms_max, "clock-drift-noticed"),
     ];
     sometimes.extend(reached.into_iter().filter(|(count, _)| *count > 0).map(|(_, name)| name));

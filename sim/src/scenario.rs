@@ -7,8 +7,9 @@
 use crate::stores::KV_CACHED_MS;
 use crate::streams::{Purpose, Streams};
 use crate::workload::{self, Act, Operation};
-use rand::RngExt;
+use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -16,10 +17,13 @@ use std::time::Duration;
 use tidelock_engine::policy::{Dataset, Durability, Keep, Limits, Policy, Projection, Strategy};
 use tidelock_engine::record::StoreId;
 use tidelock_engine::version::{NodeId, SiteId};
-use tidelock_faults::{Fault, Kind, Place, PlanShape, plan};
+use tidelock_faults::{Call, End, Fault, Kind, Moment, Place, PlanShape, plan};
 
 /// Between two looks over the projections, in generated worlds.
 pub const RECONCILE_EVERY_MS: u64 = 10_000;
+
+/// A fault until then never ends: no run is so long.
+pub const NEVER_MS: u64 = 3_600_000;
 
 /// The kinds of worlds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,11 +36,16 @@ pub enum Profile {
     /// Two sites with stores of their own, two coordinators each; clocks hours apart; more and
     /// stronger faults.
     Hostile,
+    /// As `standard`, and one coordinator, or KV, or R2, never heals: the others must.
+    Liveness,
+    /// Thousands of records and few faults.
+    Scale,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Profile; 3] = [Profile::Quick, Profile::Standard, Profile::Hostile];
+    pub const ALL: [Profile; 5] =
+        [Profile::Quick, Profile::Standard, Profile::Hostile, Profile::Liveness, Profile::Scale];
 
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
@@ -44,6 +53,79 @@ impl Profile {
             Profile::Quick => "quick",
             Profile::Standard => "standard",
             Profile::Hostile => "hostile",
+            Profile::Liveness => "liveness",
+            Profile::Scale => "scale",
+        }
+    }
+}
+
+/// How large a profile's worlds are.
+struct Size {
+    nodes: u16,
+    sites: u16,
+    sessions: u16,
+    operations: u32,
+    length_ms: u64,
+    /// At the end, without new faults and operations.
+    quiet_ms: u64,
+}
+
+impl Profile {
+    fn size(self) -> Size {
+        match self {
+            Profile::Quick => Size {
+                nodes: 1,
+                sites: 1,
+                sessions: 2,
+                operations: 60,
+                length_ms: 20_000,
+                quiet_ms: 8_000,
+            },
+            Profile::Standard | Profile::Liveness => Size {
+                nodes: 3,
+                sites: 1,
+                sessions: 3,
+                operations: 200,
+                length_ms: 60_000,
+                quiet_ms: 12_000,
+            },
+            Profile::Hostile => Size {
+                nodes: 4,
+                sites: 2,
+                sessions: 4,
+                operations: 160,
+                length_ms: 60_000,
+                quiet_ms: 12_000,
+            },
+            Profile::Scale => Size {
+                nodes: 3,
+                sites: 1,
+                sessions: 40,
+                operations: 7_000,
+                length_ms: 75_000,
+                quiet_ms: 15_000,
+            },
+        }
+    }
+
+    /// What a profile's fault plans are made for.
+    pub fn plan_shape(self) -> PlanShape {
+        let Size { nodes, sites, sessions, length_ms, quiet_ms, .. } = self.size();
+        let (kinds_permille, rare_permille, windows_max) = match self {
+            Profile::Quick | Profile::Standard => (350, 120, 2),
+            Profile::Hostile => (500, 200, 3),
+            Profile::Liveness => (250, 80, 2),
+            Profile::Scale => (60, 40, 2),
+        };
+        PlanShape {
+            nodes,
+            sites,
+            sessions,
+            from_ms: 1_000,
+            until_ms: length_ms - quiet_ms,
+            kinds_permille,
+            rare_permille,
+            windows_max,
         }
     }
 }
@@ -137,6 +219,9 @@ pub struct Scenario {
     pub operations: Vec<Operation>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// Coordinators and stores that never heal.
+    #[serde(default)]
+    pub outside: Vec<End>,
 }
 
 fn one() -> u16 {
@@ -152,11 +237,7 @@ impl Scenario {
     /// The scenario of a profile and a seed.
     pub fn generate(profile: Profile, seed: u64) -> Self {
         let streams = Streams::new(seed);
-        let (nodes, sites, sessions, operations, length_ms, quiet_ms) = match profile {
-            Profile::Quick => (1, 1, 2, 60, 20_000, 8_000),
-            Profile::Standard => (3, 1, 3, 200, 60_000, 12_000),
-            Profile::Hostile => (4, 2, 4, 160, 60_000, 12_000),
-        };
+        let Size { nodes, sites, sessions, operations, length_ms, quiet_ms } = profile.size();
         let mut world = streams.open(Purpose::Topology, 0);
         let mut datasets = vec![Kept {
             name: "notes".to_owned(),
@@ -176,22 +257,14 @@ impl Scenario {
         });
         let shared = nodes > sites;
         let skew_ms = match profile {
-            Profile::Quick | Profile::Standard => 200,
+            Profile::Quick | Profile::Standard | Profile::Liveness | Profile::Scale => 200,
             Profile::Hostile => 3 * 3_600_000,
         };
         let clock_skew_ms = (0..nodes).map(|_| world.random_range(-skew_ms..=skew_ms)).collect();
         if let Some(files) = datasets.last_mut() {
             files.peer_keeps = shared && world.random_bool(0.25);
         }
-        let shape = PlanShape {
-            nodes,
-            sites,
-            sessions,
-            from_ms: 1_000,
-            until_ms: length_ms - quiet_ms,
-            kinds_permille: if profile == Profile::Hostile { 500 } else { 350 },
-            windows_max: if profile == Profile::Hostile { 3 } else { 2 },
-        };
+        let shape = profile.plan_shape();
         let faults = plan(&shape, &mut streams.open(Purpose::Plan, 0));
         let authority_value_bytes_max = 512;
         let operations = workload::generate(
@@ -202,10 +275,12 @@ impl Scenario {
                 until_ms: length_ms - quiet_ms,
                 datasets: datasets.iter().map(|kept| kept.name.clone()).collect(),
                 oversize_bytes: authority_value_bytes_max + 1,
+                records: if profile == Profile::Scale { 5_000 } else { 40 },
+                hot_permille: if profile == Profile::Scale { 20 } else { 350 },
             },
             &mut streams.open(Purpose::Workload, 0),
         );
-        Scenario {
+        let mut scenario = Scenario {
             profile,
             seed,
             nodes,
@@ -218,7 +293,79 @@ impl Scenario {
             reconcile_every_ms: Some(RECONCILE_EVERY_MS),
             operations,
             faults,
+            outside: Vec::new(),
+        };
+        if profile == Profile::Liveness {
+            scenario.never_heals(&mut streams.open(Purpose::Topology, 1));
         }
+        scenario
+    }
+
+    /// One coordinator, or one store beside the authority, is gone for good.
+    fn never_heals(&mut self, rng: &mut impl Rng) {
+        let from_ms = rng.random_range(3_000..20_000);
+        let node = rng.random_range(0..self.nodes);
+        let gone = match rng.random_range(0..4) {
+            0 => End::Store(StoreId::Kv),
+            1 => End::Store(StoreId::R2),
+            _ => End::Node(node),
+        };
+        if gone == End::Store(StoreId::R2) {
+            // What the authority cannot take whole has nowhere to go.
+            let bytes_max = self.authority_value_bytes_max;
+            self.operations
+                .retain(|operation| operation.value().is_none_or(|v| v.len() <= bytes_max));
+            self.faults.retain(|fault| fault.kind != Kind::LoadOversize);
+        }
+        if let End::Store(store) = gone {
+            // Nobody can see what is done there.
+            let unseen =
+                |fault: &Fault| fault.kind.is_damage() && fault.place == Place::Store(store);
+            self.faults.retain(|fault| !unseen(fault));
+        }
+        let mut ids = self.faults.iter().map(|fault| fault.id + 1).max().unwrap_or(0)..;
+        let mut add = |kind: Kind, place: Place, until_ms: u64, span_ms: u64| {
+            let id = ids.next().expect("a plan has few faults");
+            self.faults.push(Fault { id, kind, place, from_ms, until_ms, permille: 1000, span_ms });
+        };
+        let cut_off = rng.random_bool(0.5);
+        match gone {
+            End::Node(node) if cut_off => {
+                let others = (0..self.nodes).filter(|other| *other != node).map(End::Node);
+                for to in others.chain(StoreId::ALL.map(End::Store)) {
+                    let from = End::Node(node);
+                    add(Kind::NetPartition, Place::Link { from, to }, NEVER_MS, 0);
+                }
+            }
+            End::Node(node) => {
+                let (call, ordinal, moment) = (Call::D1Poll, 1, Moment::Before);
+                let place = Place::Call { node, call, ordinal, moment };
+                add(Kind::ProcessCrash, place, from_ms + 10_000, NEVER_MS);
+            }
+            End::Store(StoreId::R2) => {
+                add(Kind::R2ErrorBefore, Place::Store(StoreId::R2), NEVER_MS, 0);
+            }
+            End::Store(store) => add(Kind::KvErrorBefore, Place::Store(store), NEVER_MS, 0),
+            End::Session(_) => {}
+        }
+        self.outside.push(gone);
+    }
+
+    /// True for what never heals.
+    pub fn is_outside(&self, end: End) -> bool {
+        self.outside.contains(&end)
+    }
+
+    /// The coordinators that never heal.
+    pub fn nodes_outside(&self) -> BTreeSet<NodeId> {
+        let node = |end: &End| if let End::Node(node) = end { Some(NodeId(*node)) } else { None };
+        self.outside.iter().filter_map(node).collect()
+    }
+
+    /// The stores that never heal.
+    pub fn stores_outside(&self) -> BTreeSet<StoreId> {
+        let store = |end: &End| if let End::Store(store) = end { Some(*store) } else { None };
+        self.outside.iter().filter_map(store).collect()
     }
 
     /// A world in which nothing happens yet, to be written by hand: one dataset, `notes`, that
@@ -245,6 +392,7 @@ impl Scenario {
             reconcile_every_ms: None,
             operations: Vec::new(),
             faults: Vec::new(),
+            outside: Vec::new(),
         }
     }
 
@@ -282,7 +430,8 @@ impl Scenario {
 
     /// When the last planned fault ends.
     pub fn faults_end_ms(&self) -> u64 {
-        self.faults.iter().map(|fault| fault.until_ms).max().unwrap_or(0)
+        let ends = self.faults.iter().map(|fault| fault.until_ms);
+        ends.filter(|until_ms| *until_ms < NEVER_MS).max().unwrap_or(0)
     }
 
     /// Damage behind the coordinators' backs is found and mended within this, once nothing else is

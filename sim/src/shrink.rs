@@ -164,7 +164,10 @@ fn fewer_sessions(scenario: &Scenario) -> Scenario {
 fn names(fault: &Fault, end: End) -> bool {
     match &fault.place {
         Place::Link { from, to } => *from == end || *to == end,
-        Place::Disk(node) | Place::Call { node, .. } => End::Node(*node) == end,
+        Place::Disk(node)
+        | Place::Node(node)
+        | Place::Call { node, .. }
+        | Place::Clock { node, .. } => End::Node(*node) == end,
         Place::Store(_) | Place::StoreAt { .. } | Place::Copy { .. } | Place::Everywhere => false,
     }
 }

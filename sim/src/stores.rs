@@ -7,10 +7,10 @@
 //! (strong; conditional puts).
 
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tidelock_engine::env::{
-    KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind, RowHistory,
+    KeyPage, KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind, RowHistory,
 };
 use tidelock_engine::record::{
     D1_ROW_BYTES_MAX, KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser,
@@ -45,6 +45,8 @@ struct Slot<T> {
 pub struct Kv {
     entries: BTreeMap<String, Slot<KvEntry>>,
     caches: BTreeMap<(NodeId, String), Cached>,
+    /// What each write replaced, oldest first, where a listing may lag.
+    replaced: Option<VecDeque<(StoreTime, String, Option<KvEntry>)>>,
 }
 
 /// A write that was refused on its merits, or may go on.
@@ -90,8 +92,20 @@ impl Kv {
         check_rate(&self.entries, now, key, rate_limited)
     }
 
+    /// Remembers for a minute what writes replace, so that a listing can lag.
+    pub fn remember(&mut self) {
+        self.replaced = Some(VecDeque::new());
+    }
+
     /// A write lands.
     pub fn land(&mut self, now: StoreTime, key: String, entry: Option<KvEntry>) {
+        if let Some(replaced) = &mut self.replaced {
+            let former = self.entries.get(&key).and_then(|slot| slot.held.clone());
+            replaced.push_back((now, key.clone(), former));
+            while replaced.front().is_some_and(|(at, ..)| at.0 + KV_CACHED_MS < now.0) {
+                replaced.pop_front();
+            }
+        }
         self.entries.insert(key, Slot { held: entry, written: now });
     }
 
@@ -117,8 +131,28 @@ impl Kv {
     }
 
     /// A page of the central store's keys.
-    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Listed> {
+    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> KeyPage {
         page(&self.entries, prefix, after, limit, |entry| entry.metadata.clone())
+    }
+
+    /// A page as it would have been earlier, at most a minute ago.
+    pub fn list_as_of(
+        &self,
+        then: StoreTime,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> KeyPage {
+        let mut entries: BTreeMap<String, Slot<KvEntry>> = BTreeMap::new();
+        for (key, slot) in &self.entries {
+            entries.insert(key.clone(), Slot { held: slot.held.clone(), written: slot.written });
+        }
+        let replaced = self.replaced.iter().flatten().rev();
+        for (_, key, former) in replaced.take_while(|(at, ..)| *at > then) {
+            let slot = Slot { held: former.clone(), written: then };
+            entries.insert(key.clone(), slot);
+        }
+        page(&entries, prefix, after, limit, |entry| entry.metadata.clone())
     }
 
     /// What the central store holds.
@@ -161,19 +195,21 @@ fn page<T>(
     after: Option<&str>,
     limit: usize,
     metadata: impl Fn(&T) -> Option<String>,
-) -> Vec<Listed> {
+) -> KeyPage {
     use std::ops::Bound;
     let from = match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
         _ => Bound::Included(prefix),
     };
-    entries
+    let keys: Vec<Listed> = entries
         .range::<str, _>((from, Bound::Unbounded))
         .take_while(|(key, _)| key.starts_with(prefix))
         .filter_map(|(key, slot)| Some((key, slot.held.as_ref()?)))
         .take(limit)
         .map(|(key, value)| Listed { key: key.clone(), metadata: metadata(value) })
-        .collect()
+        .collect();
+    let next = (keys.len() == limit).then(|| keys.last().map(|last| last.key.clone())).flatten();
+    KeyPage { keys, next }
 }
 
 /// R2.
@@ -234,7 +270,7 @@ impl R2 {
     }
 
     /// A page of keys.
-    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Listed> {
+    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> KeyPage {
         page(&self.objects, prefix, after, limit, |object| object.metadata.clone())
     }
 }
@@ -259,9 +295,16 @@ pub struct D1 {
     /// Rows with a mark.
     owed: BTreeSet<RecordId>,
     seq: Seq,
+    /// The row that each change replaced, oldest first, where a replica may lag.
+    replaced: Option<Vec<(StoreTime, RecordId, Option<Row>)>>,
 }
 
 impl D1 {
+    /// Remembers the rows that changes replace, so that a replica can lag.
+    pub fn remember(&mut self) {
+        self.replaced = Some(Vec::new());
+    }
+
     /// Applies a batch, all of it in one transaction. Gives the records whose rows changed.
     pub fn batch(
         &mut self,
@@ -299,6 +342,9 @@ impl D1 {
                     let tree = self.trees.entry(record.dataset.clone()).or_default();
                     tree.update(Leaf::of(&record.key), before, after.digest(&record.key));
                 }
+                if let Some(replaced) = &mut self.replaced {
+                    replaced.push((now, record.clone(), row.as_deref().cloned()));
+                }
                 match row {
                     Some(row) => *row = after,
                     None => drop(self.rows.insert(record.clone(), after)),
@@ -318,6 +364,25 @@ impl D1 {
             answers.push(answer);
         }
         (Outcome::Applied(BatchAnswer { now, answers }), changed)
+    }
+
+    /// The change feed and the lapsed marks as a replica shows them that is behind the primary.
+    pub fn poll_as_of(&self, then: StoreTime, now: StoreTime, poll: Poll) -> PollPage {
+        let mut replica = D1 { rows: self.rows.clone(), seq: self.seq, ..D1::default() };
+        let replaced = self.replaced.iter().flatten().rev();
+        for (_, record, former) in replaced.take_while(|(at, ..)| *at > then) {
+            match former {
+                Some(row) => drop(replica.rows.insert(record.clone(), row.clone())),
+                None => drop(replica.rows.remove(record)),
+            }
+        }
+        for (record, row) in &replica.rows {
+            replica.feed.insert(row.seq, record.clone());
+            if !row.owed.is_empty() {
+                replica.owed.insert(record.clone());
+            }
+        }
+        replica.poll(now, poll)
     }
 
     /// The change feed and the lapsed marks.
@@ -349,6 +414,9 @@ impl D1 {
         value: tidelock_engine::record::Stored,
     ) {
         self.seq = Seq(self.seq.0 + 1);
+        if let Some(replaced) = &mut self.replaced {
+            replaced.push((now, record.clone(), self.rows.get(record).cloned()));
+        }
         let row = self.rows.entry(record.clone()).or_default();
         self.feed.remove(&row.seq);
         row.value = Some(value);

@@ -25,6 +25,10 @@ pub enum Purpose {
     Disk,
     /// A store's own choices.
     Store,
+    /// The order of a swizzled partition.
+    Swizzle,
+    /// What is replayed once more at the end.
+    Replay,
 }
 
 /// All streams of a seed.

@@ -20,6 +20,10 @@ pub struct Shape {
     pub datasets: Vec<String>,
     /// Length of a value that the authority cannot take whole.
     pub oversize_bytes: usize,
+    /// How many records there are, in each dataset.
+    pub records: u32,
+    /// Of a thousand operations, how many are on the first three.
+    pub hot_permille: u32,
 }
 
 /// One operation of a session.
@@ -107,8 +111,8 @@ pub fn value(id: u32, bytes: usize) -> Bytes {
 pub fn generate(shape: &Shape, rng: &mut impl Rng) -> Vec<Operation> {
     let mut operations: Vec<Operation> = (0..shape.operations)
         .map(|id| {
-            let hot = rng.random_bool(0.35);
-            let key = if hot { rng.random_range(0..3) } else { rng.random_range(3..40) };
+            let hot = rng.random_bool(f64::from(shape.hot_permille) / 1_000.0);
+            let key = if hot { rng.random_range(0..3) } else { rng.random_range(3..shape.records) };
             let bytes = match rng.random_range(0..100) {
                 0..4 => shape.oversize_bytes + rng.random_range(0..200),
                 _ => rng.random_range(8..120),

@@ -5,14 +5,17 @@
 //! travel is in `network.rs`.
 
 use crate::checker::{Checker, Copy};
+use crate::disk::{Disk, Landing};
 use crate::double::Double;
+use crate::lives::Again;
+use crate::network::{Cut, swizzle};
 use crate::scenario::Scenario;
 use crate::stores::{D1, Kv, R2};
 use crate::streams::{Purpose, Streams};
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::time::{Sleep, TimeHandle};
-use rand::{Rng, RngExt};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -20,12 +23,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tidelock_engine::coordinator::Coordinator;
-use tidelock_engine::journal::{Intent, JournalBatch, JournalError};
 use tidelock_engine::policy::Policy;
 use tidelock_engine::record::{RecordId, StoreId};
 use tidelock_engine::row::StoreTime;
-use tidelock_engine::version::{Dot, NodeId, SiteId};
-use tidelock_faults::{Call, End, Fault, Kind, Moment, Place};
+use tidelock_engine::version::{NodeId, SiteId};
+use tidelock_faults::{End, Fault, Kind, Place};
 
 use crate::env::SimEnv;
 
@@ -41,40 +43,6 @@ pub struct Felt {
     pub felt: u64,
 }
 
-/// A coordinator's disk: what is durable, and what was on its way to it.
-#[derive(Debug, Default)]
-pub struct Disk {
-    durable: BTreeMap<u64, Intent>,
-    by_dot: BTreeMap<Dot, u64>,
-    written: u64,
-    pending: Option<JournalBatch>,
-    commits: u64,
-}
-
-impl Disk {
-    /// In commit order.
-    pub fn intents(&self) -> Vec<Intent> {
-        self.durable.values().cloned().collect()
-    }
-
-    fn apply(&mut self, batch: JournalBatch, forgets: bool) {
-        self.commits += 1;
-        for intent in batch.intents {
-            self.written += 1;
-            if forgets && self.written.is_multiple_of(3) {
-                continue;
-            }
-            self.by_dot.insert(intent.dot(), self.written);
-            self.durable.insert(self.written, intent);
-        }
-        for dot in batch.settled {
-            if let Some(at) = self.by_dot.remove(&dot) {
-                self.durable.remove(&at);
-            }
-        }
-    }
-}
-
 /// A coordinator's process.
 #[derive(Default)]
 pub struct Process {
@@ -86,6 +54,8 @@ pub struct Process {
     pub lives: u64,
     /// False between a crash and the restart command.
     pub up: bool,
+    /// How many pauses hold it.
+    pub pauses: u32,
     /// When it was last told to restart.
     pub restarted_ms: u64,
 }
@@ -127,8 +97,10 @@ pub struct State {
     /// By sender and receiver, opened when first used.
     pub(crate) links: Vec<Option<ChaCha8Rng>>,
     choices: BTreeMap<u32, ChaCha8Rng>,
-    disk_choices: Vec<ChaCha8Rng>,
+    pub(crate) disk_choices: Vec<ChaCha8Rng>,
     pub(crate) call_counts: BTreeMap<u32, u32>,
+    /// Of crashes that come again: what they wait for, by fault.
+    pub(crate) again: BTreeMap<u32, Again>,
 }
 
 /// See the module.
@@ -148,6 +120,12 @@ pub struct World {
     policy: Policy,
     /// The scenario's faults by kind.
     faults: Vec<Vec<Fault>>,
+    /// Those that end a process at a call.
+    pub(crate) crashes: Vec<Fault>,
+    /// Those that set a wall clock wrong.
+    pub(crate) clocks: Vec<Fault>,
+    /// Who is cut off when by swizzled partitions.
+    pub(crate) swizzled: Vec<Cut>,
     /// Records by the key of their copies.
     prefixes: Vec<(String, Arc<str>)>,
     /// The run is over: what is still under way goes nowhere.
@@ -167,9 +145,12 @@ impl World {
             faults.entry(fault.kind).or_default().injected += 1;
         }
         let nodes = usize::from(scenario.nodes);
-        let places = nodes + StoreId::ALL.len() + usize::from(scenario.sessions);
-        let state = State {
-            checker: Checker::new(scenario.sites, references),
+        // One more session stands for the clients of load faults.
+        let places = nodes + StoreId::ALL.len() + usize::from(scenario.sessions) + 1;
+        let mut checker = Checker::new(scenario.sites, references);
+        checker.leave_out(scenario.nodes_outside(), scenario.stores_outside());
+        let mut state = State {
+            checker,
             trace: Trace::new(keep_trace),
             sites: (0..scenario.sites).map(|_| Stores::default()).collect(),
             disks: (0..nodes).map(|_| Disk::default()).collect(),
@@ -184,7 +165,15 @@ impl World {
             choices: BTreeMap::new(),
             disk_choices: (0..nodes).map(|n| streams.open(Purpose::Disk, n as u64)).collect(),
             call_counts: BTreeMap::new(),
+            again: BTreeMap::new(),
         };
+        let planned = |kind: Kind| scenario.faults.iter().any(|fault| fault.kind == kind);
+        if planned(Kind::KvListLag) {
+            state.sites.iter_mut().for_each(|stores| stores.kv.remember());
+        }
+        if planned(Kind::D1ReplicaLag) {
+            state.sites.iter_mut().for_each(|stores| stores.d1.remember());
+        }
         let policy = scenario.policy();
         let prefixes =
             policy.datasets.keys().map(|name| (format!("{name}/"), name.clone())).collect();
@@ -192,6 +181,16 @@ impl World {
         for fault in &scenario.faults {
             faults_by_kind[fault.kind as usize].push(fault.clone());
         }
+        let of = |is: fn(Kind) -> bool| {
+            scenario.faults.iter().filter(|fault| is(fault.kind)).cloned().collect::<Vec<_>>()
+        };
+        let (crashes, clocks) = (of(Kind::is_crash), of(Kind::is_clock));
+        let swizzled = of(|kind| kind == Kind::NetSwizzled);
+        let swizzled = swizzled.iter().flat_map(|fault| {
+            let mut rng = streams.open(Purpose::Swizzle, u64::from(fault.id));
+            swizzle(fault, scenario.nodes, &mut rng)
+        });
+        let swizzled = swizzled.collect();
         let time = TimeHandle::current();
         let outside = handle.create_node().name("outside").build();
         Arc::new(World {
@@ -204,6 +203,9 @@ impl World {
             outside,
             policy,
             faults: faults_by_kind,
+            crashes,
+            clocks,
+            swizzled,
             prefixes,
             over: AtomicBool::new(false),
         })
@@ -258,6 +260,11 @@ impl World {
         }
     }
 
+    /// The runtime's handle.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Runs something in a coordinator's process, as it is now.
     pub fn spawn_on(&self, node: NodeId, task: impl Future<Output = ()> + Send + 'static) {
         let id = self.state().processes[usize::from(node.0)].id;
@@ -283,6 +290,11 @@ impl World {
     ) {
         let at_us = u64::try_from(self.now().as_micros()).expect("runs are short");
         state.trace.note(at_us, lane, kind, to, digest, text);
+    }
+
+    /// The faults of a kind, whenever they hold.
+    pub(crate) fn all_faults(&self, kind: Kind) -> &[Fault] {
+        &self.faults[kind as usize]
     }
 
     /// The faults of a kind that hold now.
@@ -318,123 +330,15 @@ impl World {
         state.choices.entry(fault).or_insert_with(open)
     }
 
-    /// Commits to a coordinator's disk. After a failure what was on its way is there, or not.
-    pub async fn commit(
-        self: &Arc<Self>,
-        node: NodeId,
-        batch: JournalBatch,
-    ) -> Result<(), JournalError> {
-        let at = usize::from(node.0);
-        let fsync = {
-            let mut state = self.state();
-            let early = self.is(Double::JournalAnswersEarly);
-            if early {
-                // The wrong double: what waits is lost in a crash, though it was called durable.
-                if let Some(former) = state.disks[at].pending.replace(batch) {
-                    self.land_commit(&mut state, node, former);
-                }
-                return Ok(());
-            }
-            state.disks[at].pending = Some(batch);
-            Duration::from_micros(1_000 + u64::from(state.disk_choices[at].next_u32() % 3_000))
-        };
-        // Before the answer, not before the disk: what was on its way to it got there, or not.
-        self.crash_point(node, Call::JournalCommit, Moment::Before).await;
-        self.sleep(fsync).await;
-        let failed = {
-            let mut state = self.state();
-            let failed = self.fsync_fails(&mut state, node);
-            if let Some(batch) = state.disks[at].pending.take() {
-                let landed = !failed || state.disk_choices[at].random_bool(0.5);
-                if landed {
-                    self.land_commit(&mut state, node, batch);
-                }
-                if failed {
-                    state.sometimes.insert(if landed {
-                        "failed-fsync-kept-the-intents"
-                    } else {
-                        "failed-fsync-lost-the-intents"
-                    });
-                }
-            }
-            failed
-        };
-        self.crash_point(node, Call::JournalCommit, Moment::After).await;
-        if failed { Err(JournalError::Io("fsync: input/output error".to_owned())) } else { Ok(()) }
-    }
-
-    fn fsync_fails(&self, state: &mut State, node: NodeId) -> bool {
-        let here = |fault: &&Fault| fault.place == Place::Disk(node.0);
-        let mut faults = self.faults(Kind::DiskFsyncError).filter(here);
-        let fails = faults.any(|fault| self.dice(state, fault));
-        if fails {
-            state.felt(Kind::DiskFsyncError);
-        }
-        fails
-    }
-
-    fn land_commit(&self, state: &mut State, node: NodeId, batch: JournalBatch) {
-        let now_ms = self.now_ms();
-        for intent in &batch.intents {
-            state.checker.journalled(now_ms, intent);
-            let dot = intent.dot();
-            self.note(state, End::Node(node.0), "durable", None, dot.counter, || {
-                format!("{} as {dot}", intent.record)
-            });
-        }
-        let forgets = self.is(Double::JournalForgets);
-        state.disks[usize::from(node.0)].apply(batch, forgets);
-    }
-
-    /// A coordinator reaches a call; it may be its last.
-    pub(crate) async fn crash_point(self: &Arc<Self>, node: NodeId, call: Call, moment: Moment) {
-        if self.counts_to_crash(node, call, moment) {
-            // The process has ended; nothing after this line runs in it.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    fn counts_to_crash(self: &Arc<Self>, node: NodeId, call: Call, moment: Moment) -> bool {
-        let mut counted = self.faults(Kind::ProcessCrash).filter_map(|fault| match &fault.place {
-            Place::Call { node: at, call: of, ordinal, moment: when }
-                if (*at, *of, *when) == (node.0, call, moment) =>
-            {
-                Some((fault, *ordinal))
-            }
-            _ => None,
-        });
-        let crash = counted.find(|(fault, ordinal)| {
-            let mut state = self.state();
-            let count = state.call_counts.entry(fault.id).or_default();
-            *count += 1;
-            let due = *count == *ordinal;
-            if due {
-                state.felt(Kind::ProcessCrash);
-            }
-            due
-        });
-        let Some((fault, _)) = crash else { return false };
-        self.crash(node, Duration::from_millis(fault.span_ms));
-        true
-    }
-
-    /// Ends a coordinator's process, and starts it again after `down`.
-    pub fn crash(self: &Arc<Self>, node: NodeId, down: Duration) {
+    /// Ends a coordinator's process, and starts it again after `down`. `landing`: what becomes of a
+    /// commit that is under way.
+    pub fn crash(self: &Arc<Self>, node: NodeId, down: Duration, landing: Landing) {
         let at = usize::from(node.0);
         let former = {
             let mut state = self.state();
             self.note(&mut state, End::Node(node.0), "crash", None, 0, String::new);
             state.processes[at].up = false;
-            // What was on its way to the disk got there, or not.
-            if let Some(batch) = state.disks[at].pending.take() {
-                let landed = state.disk_choices[at].random_bool(0.5);
-                if landed && !self.is(Double::JournalAnswersEarly) {
-                    self.land_commit(&mut state, node, batch);
-                    state.sometimes.insert("crash-during-fsync-kept-the-intents");
-                } else {
-                    state.sometimes.insert("crash-during-fsync-lost-the-intents");
-                }
-            }
+            self.end_commit(&mut state, node, landing);
             state.processes[at].coordinator.take()
         };
         self.handle.kill(process_name(node).as_str());
@@ -483,11 +387,20 @@ impl World {
         let now_ms = self.now_ms();
         let state = self.state();
         let planned = self.scenario.faults_end_ms();
-        if now_ms < planned || state.strays > 0 || state.processes.iter().any(|p| !p.up) {
+        if now_ms < planned || state.strays > 0 || self.is_down(&state) {
             return None;
         }
         let restarted = state.processes.iter().map(|process| process.restarted_ms).max();
         Some(planned.max(state.last_stray_ms).max(restarted.unwrap_or(0)))
+    }
+
+    /// True while a coordinator is down that is to come back.
+    fn is_down(&self, state: &State) -> bool {
+        let comes_back = |node: usize| {
+            let node = u16::try_from(node).expect("a scenario has few coordinators");
+            !self.scenario.is_outside(End::Node(node))
+        };
+        state.processes.iter().enumerate().any(|(node, process)| !process.up && comes_back(node))
     }
 
     /// What the copies' keys begin with.
@@ -534,7 +447,9 @@ impl World {
             let owed: Vec<&str> = row.owed.keys().map(|store| store.name()).collect();
             format!("{record} is {} owed [{}]", dot.unwrap_or_default(), owed.join(" "))
         });
-        checker.row_changed(now_ms, site, record, row);
+        let losers = sites[usize::from(site.0)].d1.losers();
+        let losers = losers.get(record).map_or(&[][..], Vec::as_slice);
+        checker.row_changed(now_ms, site, record, row, losers);
     }
 }
 

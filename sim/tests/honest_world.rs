@@ -66,6 +66,13 @@ fn every_kind_of_fault_is_felt() {
 }
 
 #[test]
+fn few_acknowledged_writes_are_excused() {
+    let result = standard();
+    let (excused, acknowledged) = (result.excused_writes, result.acked_writes);
+    assert!(excused * 1_000 <= acknowledged, "{excused} of {acknowledged}");
+}
+
+#[test]
 fn every_situation_is_reached() {
     let unreached: Vec<_> =
         standard().sometimes.iter().filter(|(_, n)| **n == 0).map(|(name, _)| name).collect();

@@ -167,3 +167,47 @@ fn recovery_fires_when_the_stores_take_ten_seconds_more() {
 fn session_fires_when_what_a_session_has_seen_is_forgotten() {
     check(&stale_at_the_other_coordinator(), Double::TokensForgotten, Invariant::Session);
 }
+
+#[test]
+fn causality_fires_when_a_concurrent_loser_is_dropped() {
+    check(&concurrent_writes(), Double::D1DropsLosers, Invariant::Causality);
+}
+
+#[test]
+fn causality_fires_when_a_version_is_shown_without_what_its_writer_had_seen() {
+    let scenario = Scenario::still(2).then(1_000, 0, "k", PUT).then(3_000, 1, "k", PUT);
+    check(&scenario, Double::D1ForgetsHistory, Invariant::Causality);
+}
+
+#[test]
+fn causality_fires_when_a_read_includes_what_no_journal_had() {
+    let scenario = Scenario::still(1).then(1_000, 0, "k", PUT).then(3_000, 0, "k", Act::ReadLatest);
+    check(&scenario, Double::ReadsClaimMore, Invariant::Causality);
+}
+
+#[test]
+fn no_corruption_fires_when_a_store_keeps_other_bytes_than_were_put() {
+    let scenario = Scenario::still(1).then(1_000, 0, "k", PUT);
+    check(&scenario, Double::KvDamagesBytes, Invariant::NoCorruption);
+}
+
+#[test]
+fn no_corruption_fires_when_damaged_bytes_are_served() {
+    let scenario = Scenario::still(1).then(1_000, 0, "k", PUT).then(3_000, 0, "k", Act::ReadLatest);
+    check(&scenario, Double::ReadsDamaged, Invariant::NoCorruption);
+}
+
+/// A sends w0, hears nothing, sends it again and is answered; w0 is deleted; the first one lands.
+#[test]
+fn no_resurrection_fires_when_an_install_lands_over_a_delete() {
+    let late = call(0, Call::D1Batch, 1, Moment::Before);
+    let scenario = Scenario::still(1).then(1_000, 0, "k", PUT).then(6_000, 0, "k", Act::Delete);
+    let scenario = scenario.fault(Kind::NetLateArrival, late, 900..5_000, 8_000);
+    check(&scenario, Double::D1InstallsBlindly, Invariant::NoResurrection);
+}
+
+#[test]
+fn idempotent_replay_fires_when_a_journal_gives_its_intents_other_names() {
+    let scenario = Scenario::still(1).then(1_000, 0, "k", PUT);
+    check(&scenario, Double::ReplayRenames, Invariant::IdempotentReplay);
+}

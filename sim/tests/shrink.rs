@@ -43,7 +43,7 @@ fn check_smallest(shrunk: &Shrunk, double: Double) {
 #[test]
 fn a_lost_loser_needs_two_writes() {
     let (whole, shrunk) = shrunk(Double::D1DropsLosers);
-    assert_eq!(shrunk.violation.invariant, Invariant::ZeroLoss);
+    assert_eq!(shrunk.violation.invariant, Invariant::Causality);
     check_smallest(&shrunk, Double::D1DropsLosers);
     assert!(whole.operations.len() > 100 && !whole.faults.is_empty());
     let (operations, faults) = (shrunk.scenario.operations.len(), shrunk.scenario.faults.len());

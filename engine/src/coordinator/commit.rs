@@ -1,7 +1,9 @@
 //! Group commit: one fsync carries every intent that waits.
 //!
 //! Invariant: nobody is told that an intent is durable, and no lane sees it, before the commit
-//! that carries it returned (rule V2). After a failed commit the coordinator stops.
+//! that carries it returned (rule V2). After a failed commit the coordinator stops. A disk without
+//! room is no failure: nothing was written, so every write that waits is refused and its intent
+//! withdrawn, and the next write finds out whether there is room again.
 
 use super::{Coordinator, State};
 use crate::env::{Clock, Env, Journal, Storage};
@@ -21,6 +23,9 @@ const SETTLED_WAITING_MAX: usize = 64;
 const LINGER_SHARE: u32 = 16;
 /// And never longer than this.
 const LINGER_MAX: Duration = Duration::from_millis(2);
+
+/// A disk without room is not asked again before this; until then writes are refused at once.
+const FULL_PAUSE: Duration = Duration::from_millis(250);
 
 /// What waits for the next commit.
 #[derive(Default)]
@@ -104,10 +109,15 @@ impl<E: Env> Coordinator<E> {
             let begun = self.now();
             let batch = JournalBatch {
                 intents: taken.intents.iter().map(|(intent, _)| (**intent).clone()).collect(),
-                settled: taken.settled,
+                settled: taken.settled.clone(),
             };
             match self.env.storage().journal().commit(batch).await {
                 Ok(()) => self.durable(&taken.intents),
+                Err(JournalError::Full(detail)) => {
+                    self.withdraw(taken, &detail);
+                    self.env.clock().sleep(FULL_PAUSE).await;
+                    continue;
+                }
                 Err(error) => {
                     self.poison(error.clone());
                     for (_, done) in taken.intents {
@@ -142,6 +152,27 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
+    /// The disk has no room. What waits behind the refused intents may be built on them, so all of
+    /// it is withdrawn; nothing durable is, since nothing durable is built on what is not.
+    fn withdraw(&self, taken: Waiting, detail: &str) {
+        tracing::warn!(detail, "the journal's disk is full; writes are refused until it has room");
+        let mut state = self.state();
+        let mut waiting = self.journal.waiting();
+        let refused: Vec<_> = taken.intents.into_iter().chain(waiting.intents.drain(..)).collect();
+        waiting.settled.extend(taken.settled);
+        drop(waiting);
+        state.counters.journal_full += 1;
+        state.journal_full_until = self.now() + FULL_PAUSE;
+        for (intent, _) in &refused {
+            state.withdraw(intent);
+        }
+        drop(state);
+        self.wake.settled.notify_waiters();
+        for (_, done) in refused {
+            let _ = done.send(Err(JournalError::Full(detail.to_owned())));
+        }
+    }
+
     fn poison(&self, error: JournalError) {
         tracing::error!(%error, "the journal failed; starting again from what is durable");
         self.state().failure = Some(error.clone());
@@ -149,5 +180,19 @@ impl<E: Env> Coordinator<E> {
             let _ = done.send(Err(error.clone()));
         }
         self.stop();
+    }
+}
+
+impl State {
+    /// An intent that no disk has is as if it had never been; its dot stays unused.
+    fn withdraw(&mut self, intent: &Arc<Intent>) {
+        let dot = intent.dot();
+        self.operations.remove(&dot);
+        let Some(slot) = self.slots.get_mut(&intent.record) else { return };
+        slot.intents.retain(|pending| pending.intent.dot() != dot);
+        slot.waiters.retain(|waiter| waiter.dot != dot);
+        self.held_intents -= 1;
+        self.held_bytes -= intent.value.held_bytes();
+        self.drop_idle_slot(&intent.record);
     }
 }

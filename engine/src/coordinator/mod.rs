@@ -49,7 +49,7 @@ use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
 use crate::record::{PerStore, RecordId, StoreId};
 use crate::row::{Change, Row, Seq};
-use crate::version::{Actor, Dot, NodeId, SiteId, Version};
+use crate::version::{Actor, Dot, NodeId, SiteId, Version, VersionVector};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -92,14 +92,18 @@ struct State {
     adoption_bytes: usize,
     /// Foreign writes at the authority that a dataset cannot hold, by their row sequence.
     refused: BTreeMap<RecordId, u64>,
-    /// Foreign writes in KV whose bytes may come from a cache; since when their listing shows them.
-    echoes: BTreeMap<RecordId, Duration>,
+    /// Copies in KV whose listing differs, which may be an echo; since when it has shown just that.
+    echoes: BTreeMap<RecordId, (reconcile::Found, Duration)>,
+    /// Copies that a read found to be behind this history, and when it first did.
+    behind: BTreeMap<(RecordId, StoreId), (VersionVector, Duration)>,
     /// Looks over a store that have not come to its end.
     looks: BTreeMap<(Arc<str>, StoreId), reconcile::Look>,
     /// How far the values of each store were read and hashed.
     scrubs: BTreeMap<(Arc<str>, StoreId), scrub::Scrub>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
+    /// The journal's disk had no room; it is not asked again before this.
+    journal_full_until: Duration,
     counters: Counters,
     failure: Option<JournalError>,
 }
@@ -193,7 +197,9 @@ impl<E: Env> Coordinator<E> {
             echoes: BTreeMap::new(),
             looks: BTreeMap::new(),
             scrubs: BTreeMap::new(),
+            behind: BTreeMap::new(),
             next_read_repair: Duration::ZERO,
+            journal_full_until: Duration::ZERO,
             counters: Counters::default(),
             failure: None,
         };

@@ -6,16 +6,18 @@
 //! for a minute, so the authority is asked then.
 //!
 //! Read-repair: a copy that a read found to be missing or old is marked and put again, behind the
-//! reader's back. The authority decides what is put, so an old read never lowers a version; and a
-//! read that a cache may have given says nothing before the cache has forgotten. Bytes that do not
+//! reader's back. The authority decides what is put, so an old read never lowers a version. What a
+//! read shows may be an echo from a cache, or the version may be on its way; so a copy is put again
+//! when a second read, by this coordinator's monotonic clock later than either can last, still
+//! finds it behind the same version. No wall clock has a part in that: it may be hours off. Bytes that do not
 //! match their metadata are not served and not put over: somebody may have written them (rule A3).
 
 use super::Coordinator;
 use crate::breaker::Seen;
-use crate::env::{Clock, Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
+use crate::env::{Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
 use crate::policy::{Dataset, ReadLevel};
 use crate::projection::{self, Body, Named};
-use crate::record::{KV_CACHED, KeyError, RecordId, StoreId, Stored};
+use crate::record::{KeyError, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp, Seq};
 use crate::version::{ContentHash, Dot, VersionVector};
@@ -24,8 +26,10 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
-/// A version so young may still be on its way to its copies.
+/// A version may be on its way to its copies for so long.
 const REPAIR_AFTER: Duration = Duration::from_secs(5);
+/// Copies that reads found to be behind, remembered until a second read.
+const BEHIND_MAX: usize = 1_024;
 /// Between two repairs behind reads: a look over the store mends many at once.
 const READ_REPAIR_APART: Duration = Duration::from_millis(100);
 
@@ -202,27 +206,36 @@ impl<E: Env> Coordinator<E> {
 
     /// Puts a copy again that a read found to be behind, unless what the read gave may be an echo.
     fn repair(&self, record: &RecordId, store: StoreId) {
-        let known = self.state().ledger.known(record).and_then(|known| known.version);
-        let Some(known) = known else { return };
         let echoes_for = match store {
-            StoreId::Kv => KV_CACHED + REPAIR_AFTER,
+            StoreId::Kv => self.env.storage().kv().echoes_for() + REPAIR_AFTER,
             // Whoever installed the version is given time to put it.
             StoreId::D1 | StoreId::R2 => REPAIR_AFTER,
         };
-        let age_ms = self.env.clock().wall().as_millis();
-        let age_ms = age_ms.saturating_sub(u128::from(known.stamp().wall_ms));
-        if age_ms < echoes_for.as_millis() {
-            return;
-        }
         let now = self.now();
-        {
+        let known = {
             let mut state = self.state();
-            if now < state.next_read_repair {
+            let known = state.ledger.known(record).and_then(|known| known.version);
+            let Some(known) = known else { return };
+            let seen = (record.clone(), store);
+            let since = match state.behind.get(&seen) {
+                Some((history, since)) if *history == known.history => *since,
+                _ => {
+                    if state.behind.len() >= BEHIND_MAX {
+                        // Whichever goes is found again by its next readers, or by a look.
+                        state.behind.pop_first();
+                    }
+                    state.behind.insert(seen, (known.history, now));
+                    return;
+                }
+            };
+            if now < since + echoes_for || now < state.next_read_repair {
                 return;
             }
+            state.behind.remove(&seen);
             state.next_read_repair = now + READ_REPAIR_APART;
             state.counters.read_repairs += 1;
-        }
+            known
+        };
         self.put_again(record, store, &known);
     }
 

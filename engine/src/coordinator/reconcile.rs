@@ -20,7 +20,7 @@ use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Outcome, Storage, Una
 use crate::ledger::Noted;
 use crate::policy::{Dataset, Keep};
 use crate::projection::{self, Body, Described, Form, Named};
-use crate::record::{KV_CACHED, Loser, RecordId, StoreId, Stored};
+use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp};
 use crate::version::{Sibling, SiteId, Version};
@@ -38,6 +38,8 @@ pub(super) const PAGE_KEYS: usize = 1_000;
 /// Differences that are kept in memory at once: all that one step can show, so that each stretch of
 /// a pass gets on. A pass deals with them and goes on behind them.
 const DIFFERING_MAX: usize = 2 * PAGE_KEYS;
+/// Pages without a key in a row, before a listing is given up: a store may give some.
+const EMPTY_PAGES_MAX: u32 = 100;
 /// Between the two looks. What is on its way has arrived, or its mark shows it.
 pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1_000);
 /// A pass over fewer records than this is never held by a brake.
@@ -220,7 +222,7 @@ enum Until<'k> {
 
 /// A copy that differs from the authority, as far as this coordinator knows that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
+pub(super) struct Found {
     copy: Listing,
     /// Of the ledger's entry that it was held against; 0: the authority has no such record.
     row_seq: u64,
@@ -236,7 +238,7 @@ struct Copied {
 /// What a comparison needs beside the ledger.
 struct Beside<'s> {
     slots: &'s BTreeMap<RecordId, Slot>,
-    echoes: &'s mut BTreeMap<RecordId, Duration>,
+    echoes: &'s mut BTreeMap<RecordId, (Found, Duration)>,
 }
 
 /// Why a pass changed nothing.
@@ -406,7 +408,7 @@ impl<E: Env> Coordinator<E> {
         self.look(dataset, store, until, &mut second).await?;
         for (record, found) in second.differing {
             if first.differing.get(&record) == Some(&found) {
-                self.mend(dataset, store, &record, found.copy).await;
+                self.mend(dataset, store, &record, found).await;
             }
         }
         Ok(())
@@ -437,6 +439,7 @@ impl<E: Env> Coordinator<E> {
         look: &mut Look,
     ) -> Result<(), Unavailable> {
         let prefix = &dataset.projection(store).expect("a projection is looked over").prefix;
+        let mut empty_pages = 0;
         loop {
             let after = look.at.as_deref();
             let listed = match store {
@@ -446,10 +449,16 @@ impl<E: Env> Coordinator<E> {
             };
             self.record_seen(store, if listed.is_ok() { Seen::Answer } else { Seen::Failure });
             let page = listed?;
-            let last = (page.len() == PAGE_KEYS).then(|| page[PAGE_KEYS - 1].key.clone());
+            empty_pages = if page.keys.is_empty() { empty_pages + 1 } else { 0 };
+            if empty_pages == EMPTY_PAGES_MAX {
+                return Err(Unavailable("page after page of the listing is empty".into()));
+            }
+            // A page may be short, or empty, though more follows.
+            let last_key = page.keys.last().map(|last| last.key.clone());
+            let last = page.next.map(|next| last_key.unwrap_or(next));
             look.pages += 1;
-            look.listed += page.len();
-            self.compare(dataset, store, page, last.as_deref(), until, look);
+            look.listed += page.keys.len();
+            self.compare(dataset, store, page.keys, last.as_deref(), until, look);
             match until {
                 _ if last.is_none() => return Ok(()),
                 Until::Full if look.differ >= DIFFERING_MAX => return Ok(()),
@@ -549,10 +558,10 @@ impl<E: Env> Coordinator<E> {
             look.pending += 1;
             return;
         }
-        if same || copy.is_none() {
-            beside.echoes.remove(record);
-        }
         if same {
+            if store == StoreId::Kv {
+                beside.echoes.remove(record);
+            }
             return;
         }
         // A deleted record whose copy stands there, of ours: mending deletes it.
@@ -568,11 +577,13 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// A copy has differed twice.
-    async fn mend(&self, dataset: &Dataset, store: StoreId, record: &RecordId, copy: Listing) {
+    async fn mend(&self, dataset: &Dataset, store: StoreId, record: &RecordId, found: Found) {
         self.state().counters.copies_differing += 1;
-        match self.mending(record, &copy) {
+        match self.mending(record, &found.copy) {
+            // What the listing shows may have been mended, and written over by somebody, since.
+            Mend::Put(_) if !self.is_no_echo(record, store, &found) => {}
             Mend::Put(version) => self.put_again(record, store, &version),
-            Mend::TakeIn => self.take_in(dataset, record, store, copy).await,
+            Mend::TakeIn => self.take_in(dataset, record, store, found.copy).await,
         }
     }
 
@@ -619,6 +630,16 @@ impl<E: Env> Coordinator<E> {
             return;
         }
         let described = metadata.as_deref().and_then(projection::read);
+        if described.is_none() {
+            // Nothing vouches for these bytes but a second read: one may be damaged on its way.
+            match self.fetch(dataset, record, store).await {
+                Ok(Some((again, _))) if again == body => {}
+                Ok(_) | Err(_) => {
+                    self.state().counters.copies_damaged += 1;
+                    return;
+                }
+            }
+        }
         let changed = described.as_ref().is_some_and(|described| !described.has(&body));
         let described = match described.map(|described| (described.names, described.body)) {
             None => None,
@@ -665,9 +686,10 @@ impl<E: Env> Coordinator<E> {
             let candidate = match taken {
                 TakenIn::Known => {
                     let Some(version) = &found.version else { return };
+                    let shown = Found { copy: seen.clone(), row_seq: found.row_seq };
                     let seen = metadata.as_deref();
                     let no_echo = match (store, changed) {
-                        (StoreId::Kv, false) => self.is_no_echo(record),
+                        (StoreId::Kv, false) => self.is_no_echo(record, store, &shown),
                         // An earlier foreign write had other metadata, if it had any.
                         (StoreId::Kv, true) => {
                             self.is_listed_so(dataset, record, store, seen).await
@@ -714,15 +736,21 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    /// True when bytes read from KV that the authority knows already are those that the listing
-    /// shows, and no echo from an edge cache of what stood there before: the listing has shown a
-    /// foreign write for longer than any cache keeps. Putting over an echo would lose the write
-    /// behind it.
-    fn is_no_echo(&self, record: &RecordId) -> bool {
+    /// True when what a listing shows of a copy is no echo of what stood there before: it has shown
+    /// just that, beside the same row, for longer than any cache or listing lags. Putting over what
+    /// an echo hides would lose somebody's write.
+    fn is_no_echo(&self, record: &RecordId, store: StoreId, found: &Found) -> bool {
+        if store != StoreId::Kv {
+            return true;
+        }
         let now = self.now();
         let mut state = self.state();
-        let since = *state.echoes.entry(record.clone()).or_insert(now);
-        now >= since + KV_CACHED
+        let (shown, since) =
+            state.echoes.entry(record.clone()).or_insert_with(|| (found.clone(), now));
+        if shown != found {
+            (*shown, *since) = (found.clone(), now);
+        }
+        now >= *since + self.env.storage().kv().echoes_for()
     }
 }
 

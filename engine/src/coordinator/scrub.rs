@@ -138,7 +138,7 @@ impl<E: Env> Coordinator<E> {
             StoreId::R2 => storage.r2().list(&key, None, 1).await,
             StoreId::D1 => return false,
         };
-        let listed = listed.ok().and_then(|listed| listed.into_iter().next());
+        let listed = listed.ok().and_then(|listed| listed.keys.into_iter().next());
         listed.is_some_and(|listed| listed.key == key && listed.metadata.as_deref() == metadata)
     }
 }

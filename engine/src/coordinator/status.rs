@@ -27,6 +27,8 @@ pub struct Counters {
     pub commits: u64,
     /// Intents that these carried.
     pub committed_intents: u64,
+    /// Commits refused because the journal's disk had no room.
+    pub journal_full: u64,
     /// Intents found in the journal at the start.
     pub replayed_intents: u64,
     /// Versions installed at the authority.

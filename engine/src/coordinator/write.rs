@@ -138,6 +138,11 @@ pub enum WriteRefusal {
         /// Intents that wait.
         waiting: usize,
     },
+    /// The journal's disk has no room. The same again, when it has.
+    JournalFull {
+        /// The disk's words.
+        detail: String,
+    },
     /// The record's current entry is not known, and the authority does not tell. The same again,
     /// later.
     AuthorityUnreachable {
@@ -161,6 +166,7 @@ impl WriteRefusal {
     pub fn is_retryable(&self) -> bool {
         match self {
             WriteRefusal::QueueFull { .. }
+            | WriteRefusal::JournalFull { .. }
             | WriteRefusal::AuthorityUnreachable { .. }
             | WriteRefusal::ContextAhead { .. }
             | WriteRefusal::Busy
@@ -197,6 +203,9 @@ impl fmt::Display for WriteRefusal {
                 f,
                 "{waiting} writes already wait for the authority; try again when it has caught up"
             ),
+            WriteRefusal::JournalFull { detail } => {
+                write!(f, "the journal's disk is full ({detail}); free space on it, then try again")
+            }
             WriteRefusal::AuthorityUnreachable { detail } => write!(
                 f,
                 "the record's current version is not known here and the authority does not \
@@ -302,6 +311,9 @@ impl<E: Env> Coordinator<E> {
         };
         match begun.durable.await {
             Ok(Ok(())) => {}
+            Ok(Err(JournalError::Full(detail))) => {
+                return WriteOutcome::Refused(WriteRefusal::JournalFull { detail });
+            }
             Ok(Err(error)) => return WriteOutcome::Unknown(WriteDoubt::Journal(error)),
             Err(_) => {
                 let stopped = JournalError::Io("the coordinator stopped".to_owned());
@@ -424,6 +436,10 @@ impl<E: Env> Coordinator<E> {
             || state.held_bytes >= self.pace.intent_bytes_max
         {
             return Err(WriteRefusal::QueueFull { waiting: state.held_intents });
+        }
+        if self.now() < state.journal_full_until {
+            let detail = "no room a moment ago".to_owned();
+            return Err(WriteRefusal::JournalFull { detail });
         }
         let only_over = match &write.condition {
             Condition::None | Condition::Context(_) => None,

@@ -9,8 +9,10 @@
 
 use crate::env;
 use crate::journal::redb::RedbJournal;
-use crate::journal::{JournalBatch, JournalError, Replay};
+use crate::journal::{Intent, JournalBatch, JournalError, Replay};
+use crate::version::Dot;
 use redb::backends::FileBackend;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -198,6 +200,19 @@ fn serve(path: PathBuf, journal: RedbJournal, mut inbox: mpsc::Receiver<Request>
                     Ok(journal) => journal.commit(&batch),
                     Err(error) => Err(JournalError::clone(error)),
                 };
+                let done = match done {
+                    // A transaction is on the disk or not: opened again, the journal tells which,
+                    // and goes on.
+                    Err(JournalError::Full(detail)) => {
+                        drop(journal);
+                        journal = open(&path).map_err(uncertain);
+                        match &journal {
+                            Ok(journal) => became_of(journal, &batch, detail),
+                            Err(error) => Err(error.clone()),
+                        }
+                    }
+                    done => done,
+                };
                 let _ = answer.send(done);
             }
             Request::Replay(answer) => {
@@ -222,14 +237,34 @@ fn serve(path: PathBuf, journal: RedbJournal, mut inbox: mpsc::Receiver<Request>
     }
 }
 
+/// An error that leaves open what is on the disk.
+fn uncertain(error: JournalError) -> JournalError {
+    match error {
+        JournalError::Full(detail) | JournalError::Io(detail) => JournalError::Io(detail),
+        JournalError::Damaged(detail) => JournalError::Damaged(detail),
+    }
+}
+
+/// What became of a commit that the disk had no room for.
+fn became_of(
+    journal: &RedbJournal,
+    batch: &JournalBatch,
+    detail: String,
+) -> Result<(), JournalError> {
+    let replay = journal.replay().map_err(uncertain)?;
+    let held: BTreeSet<Dot> = replay.intents.iter().map(Intent::dot).collect();
+    let written = batch.intents.iter().all(|intent| held.contains(&intent.dot()))
+        && !batch.settled.iter().any(|dot| held.contains(dot));
+    if written { Ok(()) } else { Err(JournalError::Full(detail)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::env::Journal as _;
-    use crate::journal::Intent;
     use crate::record::{RecordId, Stored};
     use crate::resolve::sibling;
-    use crate::version::{Actor, Dot, NodeId, Stamp, Version, VersionVector};
+    use crate::version::{Actor, NodeId, Stamp, Version, VersionVector};
     use std::sync::Arc;
 
     fn intent(counter: u64) -> Intent {
@@ -277,5 +312,18 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, b"").unwrap();
         assert!(matches!(FolderLock::take(&file), Err(FolderError::Io { .. })));
+    }
+
+    /// "Full" is certain: the journal says what is in it.
+    #[test]
+    fn a_commit_that_met_a_full_disk_is_there_or_certainly_not() {
+        let mut journal = RedbJournal::open(redb::backends::InMemoryBackend::new()).unwrap();
+        journal.commit(&JournalBatch { intents: vec![intent(1)], settled: vec![] }).unwrap();
+        let full = || "no room".to_owned();
+        let batch = |counter| JournalBatch { intents: vec![intent(counter)], settled: vec![] };
+        assert_eq!(became_of(&journal, &batch(1), full()), Ok(()));
+        assert_eq!(became_of(&journal, &batch(2), full()), Err(JournalError::Full(full())));
+        let settled = JournalBatch { intents: vec![], settled: vec![intent(1).dot()] };
+        assert_eq!(became_of(&journal, &settled, full()), Err(JournalError::Full(full())));
     }
 }

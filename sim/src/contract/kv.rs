@@ -122,22 +122,20 @@ async fn kv_lists_in_order_and_page_by_page<W: World>(world: &W) {
     let expected: Vec<Listed> =
         keys.iter().map(|key| Listed { key: key.clone(), metadata: Some(key.clone()) }).collect();
     for _ in 0..=STALE_MS_MAX / 1_000 {
-        if world.kv().list(prefix, None, 100).await.expect("answered") == expected {
+        if world.kv().list(prefix, None, 100).await.expect("answered").keys == expected {
             break;
         }
         world.advance(1_000).await;
     }
-    let mut listed = Vec::new();
+    let (mut listed, mut from) = (Vec::new(), None);
     loop {
-        let after = listed.last().map(|line: &Listed| line.key.as_str());
-        let page = world.kv().list(prefix, after, 3).await.expect("answered");
-        assert!(page.len() <= 3, "at most the limit");
-        if page.is_empty() {
+        let page = world.kv().list(prefix, from.as_deref(), 3).await.expect("answered");
+        assert!(page.keys.len() <= 3, "at most the limit");
+        listed.extend(page.keys);
+        from = page.next;
+        if from.is_none() {
             break;
         }
-        listed.extend(page);
     }
     assert_eq!(listed, expected);
-    let from = world.kv().list(prefix, Some("contract/list/aaa"), 100).await.expect("answered");
-    assert_eq!(from, expected[4..], "the place to begin after need not be a key");
 }

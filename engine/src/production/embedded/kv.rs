@@ -2,13 +2,14 @@
 
 use super::database::{Database, Failure, OpenError};
 use super::{KeyRate, StoreClock, before, list, outcome, within};
-use crate::env::{KvEntry, KvStore, Listed, Outcome, Refusal, RefusalKind, Unavailable};
+use crate::env::{KeyPage, KvEntry, KvStore, Outcome, Refusal, RefusalKind, Unavailable};
 use crate::record::{KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX};
 use crate::row::StoreTime;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 // The value comes last, so that a listing reads none of it.
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS kv(
@@ -85,6 +86,11 @@ fn check(key: &str, entry: &KvEntry) -> Result<(), Refusal> {
 }
 
 impl KvStore for EmbeddedKv {
+    fn echoes_for(&self) -> Duration {
+        // One database: it shows what stands there.
+        Duration::ZERO
+    }
+
     async fn get(&self, key: &str) -> Result<Option<KvEntry>, Unavailable> {
         let key = key.to_owned();
         let read = move |connection: &Connection| {
@@ -127,13 +133,13 @@ impl KvStore for EmbeddedKv {
     async fn list(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        from: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<Listed>, Unavailable> {
-        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+    ) -> Result<KeyPage, Unavailable> {
+        let (prefix, from) = (prefix.to_owned(), from.map(str::to_owned));
         let sql = "SELECT key, metadata FROM kv WHERE key >= ?1 AND key > ?2 ORDER BY key";
         let read =
-            move |connection: &Connection| list(connection, sql, &prefix, after.as_deref(), limit);
+            move |connection: &Connection| list(connection, sql, &prefix, from.as_deref(), limit);
         self.database.read(read).await
     }
 }

@@ -128,23 +128,24 @@ fn list(
     connection: &rusqlite::Connection,
     sql: &str,
     prefix: &str,
-    after: Option<&str>,
+    from: Option<&str>,
     limit: usize,
-) -> Result<Vec<crate::env::Listed>, Failure> {
-    // An empty string sorts before every key, and no key is empty.
-    let after = after.unwrap_or_default();
+) -> Result<crate::env::KeyPage, Failure> {
+    // The last key of the former page. An empty string sorts before every key, and no key is empty.
+    let after = from.unwrap_or_default();
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(rusqlite::params![prefix, after])?;
-    let mut listed = Vec::new();
-    while listed.len() < limit {
+    let mut keys: Vec<crate::env::Listed> = Vec::new();
+    while keys.len() < limit {
         let Some(row) = rows.next()? else { break };
         let key: String = row.get(0)?;
         if !key.starts_with(prefix) {
             break;
         }
-        listed.push(crate::env::Listed { key, metadata: row.get(1)? });
+        keys.push(crate::env::Listed { key, metadata: row.get(1)? });
     }
-    Ok(listed)
+    let next = (keys.len() == limit).then(|| keys.last().map(|last| last.key.clone())).flatten();
+    Ok(crate::env::KeyPage { keys, next })
 }
 
 #[cfg(test)]

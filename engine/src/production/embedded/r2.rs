@@ -2,7 +2,7 @@
 
 use super::database::{Database, Failure, OpenError};
 use super::{KeyRate, StoreClock, before, content_tag, list, outcome, within};
-use crate::env::{Listed, Object, ObjectStore, Outcome, PutIf, Refusal, RefusalKind, Unavailable};
+use crate::env::{KeyPage, Object, ObjectStore, Outcome, PutIf, Refusal, RefusalKind, Unavailable};
 use crate::record::{R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX};
 use crate::row::StoreTime;
 use bytes::Bytes;
@@ -146,13 +146,13 @@ impl ObjectStore for EmbeddedR2 {
     async fn list(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        from: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<Listed>, Unavailable> {
-        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+    ) -> Result<KeyPage, Unavailable> {
+        let (prefix, from) = (prefix.to_owned(), from.map(str::to_owned));
         let sql = "SELECT key, metadata FROM objects WHERE key >= ?1 AND key > ?2 ORDER BY key";
         let read =
-            move |connection: &Connection| list(connection, sql, &prefix, after.as_deref(), limit);
+            move |connection: &Connection| list(connection, sql, &prefix, from.as_deref(), limit);
         self.database.read(read).await
     }
 }

@@ -89,6 +89,7 @@ impl Text {
             reads,
             commits,
             committed_intents,
+            journal_full,
             replayed_intents,
             installs,
             installs_moved,
@@ -131,6 +132,7 @@ impl Text {
             ("reads_total", "Reads.", reads),
             ("journal_commits_total", "Journal commits, each one fsync.", commits),
             ("journal_intents_total", "Writes that these carried.", committed_intents),
+            ("journal_full_total", "Commits refused for want of room on the disk.", journal_full),
             (
                 "journal_replayed_total",
                 "Writes found in the journal at the start.",

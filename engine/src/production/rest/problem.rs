@@ -51,6 +51,8 @@ pub enum Kind {
     WrongKind,
     /// Too much is waiting already.
     QueueFull,
+    /// The journal's disk has no room.
+    JournalFull,
     /// A store does not answer.
     StoreUnavailable,
     /// Another conditional write to the record is under way.
@@ -104,6 +106,9 @@ impl Kind {
                 ("wrong-kind", "Not of the dataset's kind", S::UNPROCESSABLE_ENTITY, false)
             }
             Kind::QueueFull => ("queue-full", "Too much is waiting", S::TOO_MANY_REQUESTS, true),
+            Kind::JournalFull => {
+                ("journal-full", "The journal's disk is full", S::INSUFFICIENT_STORAGE, true)
+            }
             Kind::StoreUnavailable => {
                 ("store-unavailable", "A store does not answer", S::SERVICE_UNAVAILABLE, true)
             }
@@ -207,6 +212,7 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::WrongKind { .. } => Kind::WrongKind,
             WriteRefusal::ConditionFailed { .. } => Kind::ConditionFailed,
             WriteRefusal::QueueFull { .. } => Kind::QueueFull,
+            WriteRefusal::JournalFull { .. } => Kind::JournalFull,
             WriteRefusal::AuthorityUnreachable { .. } => Kind::StoreUnavailable,
             WriteRefusal::ContextAhead { .. } | WriteRefusal::Busy => Kind::Busy,
             WriteRefusal::Stopping => Kind::Stopping,
