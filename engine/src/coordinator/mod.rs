@@ -414,10 +414,13 @@ impl<E: Env> Coordinator<E> {
                 if let Some(version) = &row.version {
                     state.meet_stamp(wall, version);
                 }
-                // A foreign write is only learned as part of the version that takes it in.
-                if !row.has_foreign_write() {
-                    state.ledger.learn(record, row.version.clone(), row.row_seq, row.seq);
-                }
+                state.learn_version(
+                    record,
+                    row.version.as_ref(),
+                    row.row_seq,
+                    row.seq,
+                    row.has_foreign_write(),
+                );
             }
         }
     }
@@ -428,17 +431,36 @@ impl<E: Env> Coordinator<E> {
         if let Some(version) = &change.version {
             state.meet_stamp(wall, version);
         }
-        if change.foreign {
-            state.slots.entry(change.record.clone()).or_default().look = true;
-            self.push(&mut state, StoreId::D1, &change.record);
-        } else {
-            let Change { record, version, row_seq, seq, .. } = change;
-            state.ledger.learn(record, version.clone(), *row_seq, *seq);
+        let Change { record, version, row_seq, seq, foreign } = change;
+        state.learn_version(record, version.as_ref(), *row_seq, *seq, *foreign);
+        if *foreign {
+            state.slots.entry(record.clone()).or_default().look = true;
+            self.push(&mut state, StoreId::D1, record);
         }
     }
 }
 
 impl State {
+    /// Takes note of a row's version. A foreign write is only learned as part of the version that
+    /// takes it in; but what it was written over is known from here on, since a new write must not
+    /// seem to be the record's first (rule V1). A compare-and-set over that finds the row moved.
+    fn learn_version(
+        &mut self,
+        record: &RecordId,
+        version: Option<&Version>,
+        row_seq: u64,
+        seq: Seq,
+        foreign: bool,
+    ) {
+        match (version, foreign) {
+            (_, false) => drop(self.ledger.learn(record, version.cloned(), row_seq, seq)),
+            (Some(version), true) => {
+                self.ledger.learn(record, Some(version.clone()), row_seq.saturating_sub(1), seq);
+            }
+            (None, true) => {}
+        }
+    }
+
     fn admits(&self, store: StoreId) -> bool {
         self.breakers[store].admits()
     }

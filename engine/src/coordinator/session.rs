@@ -217,7 +217,9 @@ impl<E: Env> Coordinator<E> {
         let known = {
             let seen = session.seen.get(&self.site()).copied().unwrap_or_default();
             let state = self.state();
-            if state.ledger.cursor() < seen {
+            // What somebody wrote past every coordinator is seen before it is a version.
+            let looked_for = state.slots.get(record).is_some_and(|slot| slot.look);
+            if state.ledger.cursor() < seen || looked_for {
                 return None;
             }
             state.ledger.known(record)?
