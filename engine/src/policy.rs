@@ -5,6 +5,7 @@
 
 pub mod parse;
 
+use crate::cron::Cron;
 use crate::record::{KV_VALUE_BYTES_MAX, KeyError, RecordId, StoreId, VALUE_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -120,6 +121,8 @@ pub struct Dataset {
     pub durability: Durability,
     /// Between two looks over everything that the projections hold; `None`: nobody looks.
     pub reconcile_every: Option<Duration>,
+    /// When every value is read and hashed, beside those looks; `None`: only when asked for.
+    pub reconcile_full: Option<Cron>,
 }
 
 /// Between two looks, where the configuration does not say.
@@ -143,6 +146,7 @@ impl Dataset {
             read: ReadLevel::Any,
             durability: Durability::Authority,
             reconcile_every: Some(RECONCILE_EVERY),
+            reconcile_full: None,
         }
     }
 
