@@ -3,6 +3,7 @@
 //! Invariant: a [`Dataset`] that exists can be kept. Whatever cannot hold is refused when the
 //! configuration is read, with file, line, field and what would be accepted (`parse`).
 
+pub mod change;
 pub mod parse;
 
 use crate::cron::Cron;

@@ -51,7 +51,16 @@ enum Plan {
 impl<E: Env> Coordinator<E> {
     /// One turn of the authority's lane on one record.
     pub(super) async fn install(&self, record: &RecordId) -> Next {
-        let Some(dataset) = self.policy.datasets.get(&record.dataset) else {
+        let (policy, unkept) = {
+            let mut state = self.state();
+            let slot = state.slots.get_mut(record);
+            let unkept = slot.map(|slot| std::mem::take(&mut slot.unkept)).unwrap_or_default();
+            (state.policy.clone(), unkept)
+        };
+        for store in unkept {
+            self.forgo(record, store).await;
+        }
+        let Some(dataset) = policy.datasets.get(&record.dataset) else {
             // The dataset was taken out of the configuration: its intents wait for its return.
             return Next::At(self.now() + crate::retry::PAUSE_MAX);
         };
@@ -219,7 +228,7 @@ impl<E: Env> Coordinator<E> {
     /// of its own hash, so that the row never refers to nothing (rule A0). `None`: not now.
     async fn fit(&self, value: &Stored) -> Option<Stored> {
         let Stored::Inline(bytes) = value else { return Some(value.clone()) };
-        if bytes.len() <= self.policy.limits.authority_value_bytes_max {
+        if bytes.len() <= self.policy().limits.authority_value_bytes_max {
             return Some(value.clone());
         }
         if !self.state().admits(StoreId::R2) {

@@ -11,7 +11,7 @@
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
 //! follows the feeds of other sites, `reconcile.rs` looks over what the projections hold, `read.rs`
-//! answers readers.
+//! answers readers, `reload.rs` changes the policy.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -23,6 +23,7 @@ mod install;
 mod project;
 mod read;
 mod reconcile;
+mod reload;
 mod rows;
 mod session;
 mod status;
@@ -57,7 +58,6 @@ const OPERATIONS_REMEMBERED_MAX: usize = 100_000;
 /// One coordinator, from replay to stop.
 pub struct Coordinator<E: Env> {
     env: E,
-    policy: Policy,
     pace: Pace,
     actor: Actor,
     state: Mutex<State>,
@@ -69,6 +69,7 @@ pub struct Coordinator<E: Env> {
 
 /// Everything that the coordinator knows.
 struct State {
+    policy: Arc<Policy>,
     counter: u64,
     clock: HybridClock,
     ledger: Ledger,
@@ -87,6 +88,8 @@ struct State {
     adoption_bytes: usize,
     /// Foreign writes in KV whose bytes may come from a cache; since when their listing shows them.
     echoes: BTreeMap<RecordId, Duration>,
+    /// Projections that were added or changed their form, and not looked over to the end since.
+    to_fill: BTreeSet<(Arc<str>, StoreId)>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
     counters: Counters,
@@ -106,6 +109,8 @@ struct Slot {
     waiters: Vec<Waiter>,
     /// The row must be looked at: foreign bytes, or an install without an answer.
     look: bool,
+    /// Projections with a mark, and the dataset is not kept there.
+    unkept: BTreeSet<StoreId>,
     /// Installs in a row without success.
     failures: u32,
 }
@@ -141,6 +146,7 @@ struct Wake {
     exchange: Notify,
     adopted: Notify,
     settled: Notify,
+    reloaded: Notify,
     stop: Notify,
 }
 
@@ -155,6 +161,7 @@ impl<E: Env> Coordinator<E> {
         let replay = env.storage().journal().replay().await?;
         let actor = Actor { node, incarnation: env.random() };
         let mut state = State {
+            policy: Arc::new(policy),
             counter: 0,
             clock: HybridClock::default(),
             ledger: Ledger::default(),
@@ -170,6 +177,7 @@ impl<E: Env> Coordinator<E> {
             adoptions: 0,
             adoption_bytes: 0,
             echoes: BTreeMap::new(),
+            to_fill: BTreeSet::new(),
             next_read_repair: Duration::ZERO,
             counters: Counters::default(),
             failure: None,
@@ -182,7 +190,6 @@ impl<E: Env> Coordinator<E> {
         }
         let coordinator = Arc::new(Coordinator {
             env,
-            policy,
             pace,
             actor,
             state: Mutex::new(state),
@@ -218,11 +225,6 @@ impl<E: Env> Coordinator<E> {
     /// This coordinator in this incarnation.
     pub fn actor(&self) -> Actor {
         self.actor
-    }
-
-    /// What is kept where.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
     }
 
     /// Ends every task. What is owed stays in the journal.
@@ -450,6 +452,7 @@ impl State {
             && slot.owed.is_empty()
             && slot.adoptions.is_empty()
             && slot.waiters.is_empty()
+            && slot.unkept.is_empty()
             && !slot.look
         {
             self.slots.remove(record);

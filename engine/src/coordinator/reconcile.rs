@@ -17,7 +17,7 @@ use super::project::Owed;
 use super::{Coordinator, Slot, State, write::check_kind};
 use crate::breaker::Seen;
 use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Outcome, Storage, Unavailable};
-use crate::policy::Dataset;
+use crate::policy::{Dataset, Limits, Policy};
 use crate::projection::{self, Form, Named};
 use crate::record::{KV_CACHED, Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
@@ -43,6 +43,9 @@ const BRAKE_RECORDS_MIN: usize = 20;
 const BRAKE_LISTED_ONE_IN: usize = 20;
 /// A pass that would delete more than one record in so many is held.
 const BRAKE_DELETES_ONE_IN: usize = 4;
+/// Between looks over a projection that is being filled, and before the first: what others were
+/// told of the former policy has landed, and they have heard of the new one.
+const FILL_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Tries of a compare-and-set that may find the row moved.
 const TAKE_IN_TRIES: usize = 4;
 
@@ -155,6 +158,7 @@ struct Found {
 
 /// What a comparison needs beside the ledger.
 struct Beside<'s> {
+    limits: Limits,
     slots: &'s BTreeMap<RecordId, Slot>,
     echoes: &'s mut BTreeMap<RecordId, Duration>,
 }
@@ -183,25 +187,85 @@ impl<E: Env> Coordinator<E> {
         let peers = self.sharing();
         let rank = peers.iter().filter(|peer| **peer < self.actor.node).count() as u32;
         let turns = peers.len() as u32 + 1;
-        let begun = self.now();
-        let due = |dataset: &Dataset| Some(begun + dataset.reconcile_every? * (rank + 1));
-        let mut due: BTreeMap<&Arc<str>, Duration> = self
-            .policy
-            .datasets
-            .iter()
-            .filter_map(|(name, dataset)| Some((name, due(dataset)?)))
-            .collect();
-        while let Some((name, at)) = due.iter().map(|(name, at)| (*name, *at)).min_by_key(|d| d.1) {
-            self.wait_until(at).await;
+        let mut policy = self.policy();
+        let mut due = BTreeMap::new();
+        self.plan_looks(&policy, rank, turns, &mut due);
+        loop {
+            let next = due.iter().map(|(name, at)| (*at, Arc::clone(name))).min();
+            self.wait_for_look(next.as_ref().map(|(at, _)| *at), &policy).await;
             if self.is_stopped() {
                 return;
             }
-            let dataset = &self.policy.datasets[name];
+            let current = self.policy();
+            if !Arc::ptr_eq(&current, &policy) {
+                policy = current;
+                self.plan_looks(&policy, rank, turns, &mut due);
+                continue;
+            }
+            let Some((at, name)) = next else { continue };
+            let dataset = &policy.datasets[&name];
             for store in dataset.projections() {
                 self.reconcile(dataset, store).await;
             }
-            let every = dataset.reconcile_every.expect("it is due") * turns;
-            due.insert(name, (at + every).max(self.now()));
+            let again = if self.is_to_be_filled(dataset) {
+                Some(self.now() + FILL_AGAIN_AFTER * turns)
+            } else {
+                dataset.reconcile_every.map(|every| (at + every * turns).max(self.now()))
+            };
+            match again {
+                Some(again) => due.insert(name, again),
+                None => due.remove(&name),
+            };
+        }
+    }
+
+    /// When each dataset is looked over next: those whose projections are to be filled soon, a
+    /// dataset that is new or has a shorter interval within that.
+    fn plan_looks(
+        &self,
+        policy: &Policy,
+        rank: u32,
+        turns: u32,
+        due: &mut BTreeMap<Arc<str>, Duration>,
+    ) {
+        let now = self.now();
+        let planned = std::mem::take(due);
+        for (name, dataset) in &policy.datasets {
+            let planned = planned.get(name).copied();
+            let at = if self.is_to_be_filled(dataset) {
+                Some(now + FILL_AGAIN_AFTER * (rank + 1))
+            } else {
+                dataset.reconcile_every.map(|every| match planned {
+                    None => now + every * (rank + 1),
+                    Some(at) => at.min(now + every * turns),
+                })
+            };
+            due.extend(at.map(|at| (name.clone(), at)));
+        }
+    }
+
+    fn is_to_be_filled(&self, dataset: &Dataset) -> bool {
+        let state = self.state();
+        dataset.projections().any(|store| state.to_fill.contains(&(dataset.name.clone(), store)))
+    }
+
+    /// Waits until then (`None`: for ever), or until another policy is in force.
+    async fn wait_for_look(&self, at: Option<Duration>, policy: &Arc<Policy>) {
+        let (stop, reloaded) = (self.wake.stop.notified(), self.wake.reloaded.notified());
+        if self.is_stopped() || !Arc::ptr_eq(policy, &self.policy()) {
+            return;
+        }
+        let sleep = async {
+            match at {
+                Some(at) => self.env.clock().sleep(at.saturating_sub(self.now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop => {}
+            () = reloaded => {}
+            () = sleep => {}
         }
     }
 
@@ -235,7 +299,8 @@ impl<E: Env> Coordinator<E> {
         store: StoreId,
         leave: Leave,
     ) -> Result<Pass, PassError> {
-        let dataset = self.policy.datasets.get(dataset).ok_or(PassError::NotKept)?;
+        let policy = self.policy();
+        let dataset = policy.datasets.get(dataset).ok_or(PassError::NotKept)?;
         dataset.projection(store).ok_or(PassError::NotKept)?;
         self.pass(dataset, store, leave).await
     }
@@ -249,9 +314,14 @@ impl<E: Env> Coordinator<E> {
         if !self.state().ledger.is_complete() {
             return Err(PassError::Incomplete);
         }
+        let place = (dataset.name.clone(), store);
         let first = self.look(dataset, store).await?;
         let held = match leave {
-            Leave::Look | Leave::Mend => first.brake(),
+            Leave::Look | Leave::Mend => first.brake().filter(|brake| match brake {
+                // It is known why there is next to nothing.
+                Brake::EmptyListing => !self.state().to_fill.contains(&place),
+                Brake::MassDelete => true,
+            }),
             Leave::MendAll => None,
         };
         let pass = Pass {
@@ -264,6 +334,9 @@ impl<E: Env> Coordinator<E> {
             held,
         };
         self.note_pass(&pass, &first);
+        if pass.is_clean() || held.is_some() {
+            self.state().to_fill.remove(&place);
+        }
         if first.differing.is_empty() || held.is_some() || leave == Leave::Look {
             return Ok(pass);
         }
@@ -332,8 +405,8 @@ impl<E: Env> Coordinator<E> {
         let after = after.and_then(key);
         let through = (page.len() == PAGE_KEYS).then(|| key(&page[PAGE_KEYS - 1].key)).flatten();
         let mut state = self.state();
-        let State { ledger, slots, echoes, .. } = &mut *state;
-        let mut beside = Beside { slots, echoes };
+        let State { policy, ledger, slots, echoes, .. } = &mut *state;
+        let mut beside = Beside { limits: policy.limits, slots, echoes };
         let mut known =
             ledger.range(&dataset.name, after.as_deref(), through.as_deref()).peekable();
         look.listed += page.len();
@@ -376,7 +449,7 @@ impl<E: Env> Coordinator<E> {
         look.live += usize::from(version.is_some_and(|version| !version.current().deleted));
         let keep = dataset.projection(store).expect("a projection is looked over").keep;
         let form = version.map_or(Form::Absent, |version| {
-            projection::form(store, keep, version.current(), &self.policy.limits)
+            projection::form(store, keep, version.current(), &beside.limits)
         });
         let same = match (&copy, version) {
             (None, _) => form == Form::Absent,
@@ -456,7 +529,7 @@ impl<E: Env> Coordinator<E> {
             // Nothing can be rebuilt from these alone.
             Some((Named::Tag(_), _) | (Named::Version(_), true)) => return,
         };
-        let fits = body.len() <= self.policy.limits.value_bytes_max;
+        let fits = body.len() <= self.policy().limits.value_bytes_max;
         if !fits || check_kind(dataset.kind, &body).is_err() {
             self.state().counters.foreign_refused += 1;
             tracing::error!(

@@ -9,7 +9,7 @@
 use super::{Coordinator, Settled, State, Waiter};
 use crate::env::{Clock, Env, Outcome};
 use crate::journal::{Intent, JournalError};
-use crate::policy::{Dataset, Kind, Oversize};
+use crate::policy::{Dataset, Kind, Oversize, Policy};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
 use crate::row::{Expect, RowAnswer, RowOp, Seq};
@@ -234,7 +234,8 @@ struct Looked {
 impl<E: Env> Coordinator<E> {
     /// Writes one record.
     pub async fn write(&self, write: Write) -> WriteOutcome {
-        let checked = self.check(&write);
+        let policy = self.policy();
+        let checked = check(&policy, &write);
         let outcome = match checked {
             Ok((dataset, record)) => self.write_checked(dataset, record, write).await,
             Err(refusal) => WriteOutcome::Refused(refusal),
@@ -253,28 +254,6 @@ impl<E: Env> Coordinator<E> {
         }
         drop(state);
         outcome
-    }
-
-    fn check(&self, write: &Write) -> Result<(&Dataset, RecordId), WriteRefusal> {
-        let Some(dataset) = self.policy.datasets.get(write.dataset.as_str()) else {
-            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
-            return Err(WriteRefusal::UnknownDataset { asked: write.dataset.clone(), known });
-        };
-        let record = dataset.record(&write.key).map_err(WriteRefusal::Key)?;
-        if let Some(value) = &write.value {
-            let limits = &self.policy.limits;
-            let bytes_max = match (dataset.oversize, &dataset.r2) {
-                (Oversize::Reference, Some(_)) => limits.value_bytes_max,
-                (Oversize::Reference, None) | (Oversize::Refuse, _) => {
-                    limits.authority_value_bytes_max
-                }
-            };
-            if value.len() > bytes_max {
-                return Err(WriteRefusal::TooLarge { bytes: value.len(), bytes_max });
-            }
-            check_kind(dataset.kind, value)?;
-        }
-        Ok((dataset, record))
     }
 
     async fn write_checked(
@@ -396,6 +375,11 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         if self.is_stopped() {
             return Err(WriteRefusal::Stopping);
+        }
+        if !state.policy.datasets.contains_key(&record.dataset) {
+            // It was taken out since this write began.
+            let known = state.policy.datasets.keys().map(|name| name.to_string()).collect();
+            return Err(WriteRefusal::UnknownDataset { asked: record.dataset.to_string(), known });
         }
         if state.held_intents >= self.pace.intents_max
             || state.held_bytes >= self.pace.intent_bytes_max
@@ -577,6 +561,26 @@ impl Base {
             .map(|(sibling, value)| Loser { sibling, value, winner })
             .collect()
     }
+}
+
+fn check<'p>(policy: &'p Policy, write: &Write) -> Result<(&'p Dataset, RecordId), WriteRefusal> {
+    let Some(dataset) = policy.datasets.get(write.dataset.as_str()) else {
+        let known = policy.datasets.keys().map(|name| name.to_string()).collect();
+        return Err(WriteRefusal::UnknownDataset { asked: write.dataset.clone(), known });
+    };
+    let record = dataset.record(&write.key).map_err(WriteRefusal::Key)?;
+    if let Some(value) = &write.value {
+        let limits = &policy.limits;
+        let bytes_max = match (dataset.oversize, &dataset.r2) {
+            (Oversize::Reference, Some(_)) => limits.value_bytes_max,
+            (Oversize::Reference, None) | (Oversize::Refuse, _) => limits.authority_value_bytes_max,
+        };
+        if value.len() > bytes_max {
+            return Err(WriteRefusal::TooLarge { bytes: value.len(), bytes_max });
+        }
+        check_kind(dataset.kind, value)?;
+    }
+    Ok((dataset, record))
 }
 
 /// Checks a condition against what the authority holds; gives what the install must replace.

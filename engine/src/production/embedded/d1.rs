@@ -112,7 +112,8 @@ fn one(connection: &Connection, op: &RowOp, now: StoreTime) -> Result<RowAnswer,
         | RowOp::Claim { .. }
         | RowOp::Owe { .. }
         | RowOp::Clear { .. }
-        | RowOp::Release { .. } => false,
+        | RowOp::Release { .. }
+        | RowOp::Forgo { .. } => false,
     };
     store(connection, record, &after, own_bytes)?;
     Ok(answer)
