@@ -38,6 +38,10 @@ pub enum Kind {
     /// The process ends at its k-th call to the world, and is started again.
     #[serde(rename = "process.crash")]
     ProcessCrash,
+    /// Every coordinator is told of other strategies and forms of copies, one after the other, and
+    /// at the end of the former ones again.
+    #[serde(rename = "process.config-reload")]
+    ProcessConfigReload,
     /// 5xx, not applied.
     #[serde(rename = "kv.error-before")]
     KvErrorBefore,
@@ -96,7 +100,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in catalogue order.
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 26] = [
         Kind::NetPartition,
         Kind::NetPartitionOneWay,
         Kind::NetLoss,
@@ -104,6 +108,7 @@ impl Kind {
         Kind::NetDuplicate,
         Kind::NetLateArrival,
         Kind::ProcessCrash,
+        Kind::ProcessConfigReload,
         Kind::KvErrorBefore,
         Kind::KvErrorAfter,
         Kind::KvStaleRead,
@@ -134,6 +139,7 @@ impl Kind {
             Kind::NetDuplicate => "net.duplicate",
             Kind::NetLateArrival => "net.late-arrival",
             Kind::ProcessCrash => "process.crash",
+            Kind::ProcessConfigReload => "process.config-reload",
             Kind::KvErrorBefore => "kv.error-before",
             Kind::KvErrorAfter => "kv.error-after",
             Kind::KvStaleRead => "kv.stale-read",

@@ -34,6 +34,8 @@ pub enum Double {
     TokensForgotten,
     /// A site tells others that nothing has happened there.
     FeedHidden,
+    /// No coordinator is told that the former policy holds again.
+    LastReloadForgotten,
     /// After the faults the stores take ten more seconds to answer anything.
     SlowToHeal,
 }

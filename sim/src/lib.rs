@@ -21,6 +21,7 @@ pub mod failure;
 #[cfg(madsim)]
 pub mod network;
 #[cfg(madsim)]
+pub mod reload;
 pub mod run;
 #[cfg(madsim)]
 pub mod scenario;

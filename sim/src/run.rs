@@ -138,10 +138,12 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         };
         let env = SimEnv::new(world.clone(), node, life);
         let pace = Pace { lane_width: 3, ..Pace::default() };
-        let policy = world.policy().clone();
+        let policy = crate::reload::policy_of(&world, node);
         let started = Coordinator::start(env, node, policy, pace).await;
         let coordinator = started.expect("the simulated journal always replays");
         world.state().processes[usize::from(node.0)].coordinator = Some(coordinator.clone());
+        // The configuration may have changed during the replay.
+        crate::reload::tell(&world, node);
         let Some(failure) = coordinator.failed().await else { return };
         let mut state = world.state();
         world
@@ -156,6 +158,7 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
         world.create_process(node, move |world| process(world, node));
     }
     crate::damage::begin(world);
+    crate::reload::begin(world);
     let sessions: Vec<_> = (0..world.scenario.sessions)
         .map(|session| madsim::task::spawn(session_loop(world.clone(), session)))
         .collect();
@@ -183,7 +186,10 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
 fn is_mending(world: &World) -> bool {
     let state = world.state();
     let owes = |stores: &Stores| stores.d1.rows().values().any(|row| !row.owed.is_empty());
-    state.checker.is_damaged() || state.checker.is_apart() || state.sites.iter().any(owes)
+    state.checker.is_damaged()
+        || state.checker.is_apart()
+        || state.checker.is_in_former_form()
+        || state.sites.iter().any(owes)
 }
 
 /// What a session remembers from one operation to the next.

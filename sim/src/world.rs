@@ -162,6 +162,7 @@ impl World {
         let in_kv = scenario.datasets.iter().filter(|kept| kept.kv_reference);
         let in_kv = in_kv.map(|kept| kept.name.clone()).collect();
         let references = BTreeMap::from([(StoreId::Kv, in_kv)]);
+        let forms_change = scenario.faults.iter().any(|f| f.kind == Kind::ProcessConfigReload);
         let mut faults: BTreeMap<Kind, Felt> = BTreeMap::new();
         for fault in &scenario.faults {
             faults.entry(fault.kind).or_default().injected += 1;
@@ -169,7 +170,7 @@ impl World {
         let nodes = usize::from(scenario.nodes);
         let places = nodes + StoreId::ALL.len() + usize::from(scenario.sessions);
         let state = State {
-            checker: Checker::new(scenario.sites, references),
+            checker: Checker::new(scenario.sites, references, forms_change),
             trace: Trace::new(keep_trace),
             sites: (0..scenario.sites).map(|_| Stores::default()).collect(),
             disks: (0..nodes).map(|_| Disk::default()).collect(),
