@@ -10,6 +10,7 @@
 
 pub mod breaker;
 pub mod coordinator;
+pub mod cron;
 pub mod env;
 pub mod fields;
 pub mod hlc;

@@ -3,8 +3,10 @@
 //! Invariant: a [`Dataset`] that exists can be kept. Whatever cannot hold is refused when the
 //! configuration is read, with file, line, field and what would be accepted (`parse`).
 
+pub mod change;
 pub mod parse;
 
+use crate::cron::Cron;
 use crate::fields::Fields;
 use crate::record::{KV_VALUE_BYTES_MAX, KeyError, RecordId, StoreId, VALUE_BYTES_MAX};
 use crate::structured::Schema;
@@ -141,6 +143,8 @@ pub struct Dataset {
     pub durability: Durability,
     /// Between two looks over everything that the projections hold; `None`: nobody looks.
     pub reconcile_every: Option<Duration>,
+    /// When every value is read and hashed, beside those looks; `None`: only when asked for.
+    pub reconcile_full: Option<Cron>,
 }
 
 /// Between two looks, where the configuration does not say.
@@ -165,6 +169,7 @@ impl Dataset {
             read: ReadLevel::Any,
             durability: Durability::Authority,
             reconcile_every: Some(RECONCILE_EVERY),
+            reconcile_full: None,
         }
     }
 

@@ -7,6 +7,7 @@
 //! Claim     takes a mark over, renews its lease, or starts a new epoch after an Unknown put
 //! Clear     removes a mark after an Applied put that was sent while nobody else could be putting
 //! Release   takes back leases whose puts have all had definite answers
+//! Forgo     removes the mark of a projection that is not kept any more
 //! ```
 //!
 //! A row is the only place where coordinators meet, so every rule that orders them (A2, A4, A5a,
@@ -180,6 +181,18 @@ pub enum RowOp {
         /// The leases.
         quiet: Vec<Epoch>,
     },
+    /// Removes the mark of a projection that the dataset is not kept in any more, once nothing that
+    /// was sent there can land. No mark still means that no put is in flight; that the copy equals
+    /// the authority is no longer promised there, and where the store is put in again, a look over
+    /// it finds what differs.
+    Forgo {
+        /// Whose mark.
+        record: RecordId,
+        /// At which projection.
+        store: StoreId,
+        /// The version that the row must still hold: a later one may be of a later policy.
+        version: VersionId,
+    },
 }
 
 /// A compare-and-set of a version at the authority.
@@ -209,7 +222,8 @@ impl RowOp {
             | RowOp::Claim { record, .. }
             | RowOp::Owe { record, .. }
             | RowOp::Clear { record, .. }
-            | RowOp::Release { record, .. } => record,
+            | RowOp::Release { record, .. }
+            | RowOp::Forgo { record, .. } => record,
             RowOp::Install(install) => &install.record,
         }
     }
@@ -225,7 +239,8 @@ impl RowOp {
             | RowOp::Claim { .. }
             | RowOp::Owe { .. }
             | RowOp::Clear { .. }
-            | RowOp::Release { .. } => 0,
+            | RowOp::Release { .. }
+            | RowOp::Forgo { .. } => 0,
         }
     }
 }
@@ -311,6 +326,7 @@ pub fn apply(
             row.owed.insert(*store, leases);
             (Some(row), RowAnswer::Released)
         }
+        RowOp::Forgo { store, version, .. } => apply_forgo(row, *store, version, now),
     }
 }
 
@@ -452,6 +468,25 @@ fn apply_clear(
     leases.retain(|lease| lease.until > now && !quiet.contains(&lease.epoch));
     let others = leases.iter().filter(|lease| lease.epoch != epoch).map(|lease| lease.until).max();
     if let Some(until) = others {
+        return (None, RowAnswer::NotAlone { until });
+    }
+    row.owed.remove(&store);
+    (Some(row), RowAnswer::Cleared)
+}
+
+fn apply_forgo(
+    row: Option<&Row>,
+    store: StoreId,
+    version: &VersionId,
+    now: StoreTime,
+) -> (Option<Row>, RowAnswer) {
+    let Some((mut row, leases)) = owed(row, store) else {
+        return (None, RowAnswer::NotOwed);
+    };
+    if row.version.as_ref().map(Version::id).as_ref() != Some(version) {
+        return (None, RowAnswer::Moved(Some(row)));
+    }
+    if let Some(until) = leases.iter().map(|lease| lease.until).max().filter(|until| *until > now) {
         return (None, RowAnswer::NotAlone { until });
     }
     row.owed.remove(&store);
@@ -702,6 +737,26 @@ mod tests {
         };
         let (changed, answer) = apply(Some(&row), &op, StoreTime(20), Seq(3));
         assert_eq!((changed, answer), (None, RowAnswer::Moved(Some(row))));
+    }
+
+    #[test]
+    fn a_mark_is_forgone_once_nothing_can_land_and_for_its_own_version_only() {
+        let (row, _) = install(None, 1, 1, 0);
+        let until = StoreTime(LEASE_MS + LAND_MS_MAX + CLOCK_ERROR_MS);
+        let forgo = |row: &Row, of: &Row, now: u64| {
+            let version = of.version.as_ref().unwrap().id();
+            let op = RowOp::Forgo { record: record(), store: StoreId::Kv, version };
+            apply(Some(row), &op, StoreTime(now), Seq(2))
+        };
+        assert_eq!(forgo(&row, &row, until.0 - 1), (None, RowAnswer::NotAlone { until }));
+        let (after, answer) = forgo(&row, &row, until.0);
+        assert_eq!(answer, RowAnswer::Cleared);
+        let after = after.unwrap();
+        assert!(after.owed.is_empty() && after.version == row.version);
+        assert_eq!(forgo(&after, &row, until.0), (None, RowAnswer::NotOwed));
+        // A write that came since owes the store again: a late message must not take that away.
+        let (newer, _) = install(Some(&row), 1, 2, 10);
+        assert_eq!(forgo(&newer, &row, 60_000), (None, RowAnswer::Moved(Some(newer.clone()))));
     }
 
     #[test]

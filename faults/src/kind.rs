@@ -138,6 +138,9 @@ catalogue! {
     LoadOversize = "load.oversize",
     /// Clients that have no answer yet ask again, and again, at every coordinator in turn.
     LoadRetryStorm = "load.retry-storm",
+    /// Every coordinator is told of other strategies and forms of copies, one after the other, and
+    /// at the end of the former ones again.
+    ProcessConfigReload = "process.config-reload",
 }
 
 impl Kind {

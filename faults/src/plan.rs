@@ -127,7 +127,7 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
                 link(shape, rng)
             }
         }
-        Kind::NetDuplicate => Place::Everywhere,
+        Kind::NetDuplicate | Kind::ProcessConfigReload => Place::Everywhere,
         Kind::NetLateArrival => {
             permille = permille.min(600);
             Place::Everywhere

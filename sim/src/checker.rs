@@ -279,6 +279,10 @@ struct Tally {
     references: BTreeMap<StoreId, BTreeSet<String>>,
     /// A store that never answers again: nothing is expected of it.
     outside: BTreeSet<StoreId>,
+    /// The coordinators are told of other forms meanwhile: until the end both are as good.
+    forms_change: bool,
+    /// What each has been told since: datasets of which KV keeps references.
+    told_forms: BTreeMap<NodeId, BTreeSet<String>>,
 }
 
 /// See the module.
@@ -322,11 +326,16 @@ pub struct Checker {
 const VIOLATIONS_MAX: usize = 10;
 
 impl Checker {
-    /// `references`: datasets of which a store keeps references only.
-    pub fn new(sites: u16, references: BTreeMap<StoreId, BTreeSet<String>>) -> Self {
+    /// `references`: datasets of which a store keeps references only; with `forms_change`, at the
+    /// end.
+    pub fn new(
+        sites: u16,
+        references: BTreeMap<StoreId, BTreeSet<String>>,
+        forms_change: bool,
+    ) -> Self {
         Checker {
             rows: (0..sites).map(|_| BTreeMap::new()).collect(),
-            tally: Tally { references, ..Tally::default() },
+            tally: Tally { references, forms_change, ..Tally::default() },
             ..Checker::default()
         }
     }
@@ -836,9 +845,11 @@ impl Checker {
         let rows = &mut self.rows[usize::from(site.0)];
         let observed = rows.entry(record.clone()).or_default();
         let history = observed.history.clone();
+        let former = self.tally.is_to_be_reformed(record, observed, store);
         let projection = &mut observed.projections[at(store)];
         projection.copy = copy;
-        let again = self.tally.mended(projection).is_some();
+        // What was to be mended anyway may be put over: its last look was before this.
+        let again = self.tally.mended(projection).is_some() || former;
         if projection.unequal_since_ms.is_some() {
             // A put is owed anyway, lawfully lands over this, and its clock runs.
             return;
@@ -861,6 +872,24 @@ impl Checker {
     /// True while sites hold different versions of some record.
     pub fn is_apart(&self) -> bool {
         !self.apart.is_empty()
+    }
+
+    /// A coordinator was told of which datasets KV keeps references from now on.
+    pub fn told_forms(&mut self, node: NodeId, references: BTreeSet<String>) {
+        self.tally.told_forms.insert(node, references);
+    }
+
+    /// True while some copy has a form that its store is not to keep it in any more.
+    pub fn is_in_former_form(&self) -> bool {
+        self.in_former_form().next().is_some()
+    }
+
+    fn in_former_form(&self) -> impl Iterator<Item = String> {
+        self.rows.iter().flatten().flat_map(|(record, row)| {
+            let stores = PROJECTIONS.into_iter();
+            let former = stores.filter(|s| self.tally.is_in_former_form(record, row, *s));
+            former.map(move |store| format!("{record} at {store}"))
+        })
     }
 
     /// True when every store is equal and every acknowledged write confirmed.
@@ -913,6 +942,10 @@ impl Checker {
         let settled = self.is_settled();
         let words = if settled { String::new() } else { self.unsettled() };
         self.hold(Invariant::Convergence, at_ms, settled, || words);
+        let former: Vec<String> = self.in_former_form().take(5).collect();
+        self.hold(Invariant::Convergence, at_ms, former.is_empty(), || {
+            format!("kept in a form that the policy does not say: {}", former.join(", "))
+        });
         let foreign: Vec<String> = self
             .foreign
             .iter()
@@ -1103,8 +1136,8 @@ impl Tally {
             (Some(_), false, Some(Copy { says: None, .. })) => false,
             (Some(_), false, Some(Copy { body, says: Some(says) })) => {
                 let hash = observed.hash.expect("set together with the current dot");
-                let datasets = self.references.get(&store);
-                let referred = datasets.is_some_and(|names| names.contains(&*record.dataset));
+                let referred =
+                    if self.forms_change { says.reference } else { self.refers(record, store) };
                 let same_version = match &says.version {
                     Names::History(history) => *history == observed.history_text,
                     Names::Tag(tag) => observed.version.as_ref().is_some_and(|v| v.etag() == *tag),
@@ -1116,6 +1149,27 @@ impl Tally {
                     && (referred || whole)
             }
         }
+    }
+
+    /// True when a store is to keep references to a dataset's values.
+    fn refers(&self, record: &RecordId, store: StoreId) -> bool {
+        let datasets = self.references.get(&store);
+        datasets.is_some_and(|names| names.contains(&*record.dataset))
+    }
+
+    /// True when some coordinator has been told of another form than a copy has.
+    fn is_to_be_reformed(&self, record: &RecordId, observed: &Observed, store: StoreId) -> bool {
+        let copy = observed.projections[at(store)].copy.as_ref();
+        let Some(says) = copy.and_then(|copy| copy.says.as_ref()) else { return false };
+        let differs = |names: &BTreeSet<String>| names.contains(&*record.dataset) != says.reference;
+        store == StoreId::Kv && self.told_forms.values().any(differs)
+    }
+
+    /// True when a copy has not the form that its store is to keep it in at the end.
+    fn is_in_former_form(&self, record: &RecordId, observed: &Observed, store: StoreId) -> bool {
+        let copy = observed.projections[at(store)].copy.as_ref();
+        let says = copy.and_then(|copy| copy.says.as_ref());
+        self.forms_change && says.is_some_and(|says| says.reference != self.refers(record, store))
     }
 
     /// A copy is no longer what the damage made of it.

@@ -29,6 +29,8 @@ mod misread;
 #[cfg(madsim)]
 pub mod network;
 #[cfg(madsim)]
+pub mod reload;
+#[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
 pub mod scenario;

@@ -206,7 +206,7 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         let env = SimEnv::new(world.clone(), node, life);
         let lane_width = if world.scenario.profile == Profile::Scale { 16 } else { 3 };
         let pace = Pace { lane_width, ..Pace::default() };
-        let policy = world.policy().clone();
+        let policy = crate::reload::policy_of(&world, node);
         let coordinator = match Coordinator::start(env, node, policy, pace).await {
             Ok(coordinator) => coordinator,
             Err(error) => {
@@ -216,6 +216,8 @@ pub async fn process(world: Arc<World>, node: NodeId) {
             }
         };
         world.state().processes[usize::from(node.0)].coordinator = Some(coordinator.clone());
+        // The configuration may have changed during the replay.
+        crate::reload::tell(&world, node);
         let Some(failure) = coordinator.failed().await else { return };
         let mut state = world.state();
         world
@@ -233,6 +235,7 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
     crate::lives::begin(world);
     crate::load::begin(world);
     world.begin_disk_faults();
+    crate::reload::begin(world);
     let sessions: Vec<_> = (0..world.scenario.sessions)
         .map(|session| madsim::task::spawn(session_loop(world.clone(), session)))
         .collect();
@@ -261,7 +264,10 @@ fn is_mending(world: &World) -> bool {
     let state = world.state();
     let inside = |store: &StoreId| !world.scenario.is_outside(End::Store(*store));
     let owes = |stores: &Stores| stores.d1.rows().values().any(|row| row.owed.keys().any(inside));
-    state.checker.is_damaged() || state.checker.is_apart() || state.sites.iter().any(owes)
+    state.checker.is_damaged()
+        || state.checker.is_apart()
+        || state.checker.is_in_former_form()
+        || state.sites.iter().any(owes)
 }
 
 /// What a session remembers from one operation to the next.

@@ -417,6 +417,23 @@ impl Scenario {
 
     /// The engine's configuration.
     pub fn policy(&self) -> Policy {
+        self.policy_for(&self.datasets)
+    }
+
+    /// The configuration that a reload puts in force: another form of the copies in KV, or other
+    /// stores that an acknowledgement waits for beside D1.
+    pub fn other_policy(&self, fault: &Fault) -> Policy {
+        let mut choices = Streams::new(self.seed).open(Purpose::Fault, u64::from(fault.id));
+        let mut datasets = self.datasets.clone();
+        for kept in &mut datasets {
+            kept.kv_reference ^= choices.random_bool(0.5);
+            kept.kv_through ^= choices.random_bool(0.3);
+            kept.r2_through ^= choices.random_bool(0.3);
+        }
+        self.policy_for(&datasets)
+    }
+
+    fn policy_for(&self, datasets: &[Kept]) -> Policy {
         let reconcile_every = self.reconcile_every_ms.map(Duration::from_millis);
         let dataset = |kept: &Kept| Dataset { reconcile_every, ..kept.dataset() };
         Policy {
@@ -424,7 +441,7 @@ impl Scenario {
                 authority_value_bytes_max: self.authority_value_bytes_max,
                 ..Limits::default()
             },
-            ..Policy::new(self.datasets.iter().map(dataset))
+            ..Policy::new(datasets.iter().map(dataset))
         }
     }
 

@@ -172,7 +172,8 @@ fn largest_value(op: &RowOp) -> usize {
         | RowOp::Claim { .. }
         | RowOp::Owe { .. }
         | RowOp::Clear { .. }
-        | RowOp::Release { .. } => 0,
+        | RowOp::Release { .. }
+        | RowOp::Forgo { .. } => 0,
     }
 }
 

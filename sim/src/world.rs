@@ -140,6 +140,7 @@ impl World {
         let in_kv = scenario.datasets.iter().filter(|kept| kept.kv_reference);
         let in_kv = in_kv.map(|kept| kept.name.clone()).collect();
         let references = BTreeMap::from([(StoreId::Kv, in_kv)]);
+        let forms_change = scenario.faults.iter().any(|f| f.kind == Kind::ProcessConfigReload);
         let mut faults: BTreeMap<Kind, Felt> = BTreeMap::new();
         for fault in &scenario.faults {
             faults.entry(fault.kind).or_default().injected += 1;
@@ -147,7 +148,7 @@ impl World {
         let nodes = usize::from(scenario.nodes);
         // One more session stands for the clients of load faults.
         let places = nodes + StoreId::ALL.len() + usize::from(scenario.sessions) + 1;
-        let mut checker = Checker::new(scenario.sites, references);
+        let mut checker = Checker::new(scenario.sites, references, forms_change);
         checker.leave_out(scenario.nodes_outside(), scenario.stores_outside());
         let mut state = State {
             checker,

@@ -237,7 +237,7 @@ impl<E: Env> Coordinator<E> {
         let state = self.state();
         let lacking = |change: Change| {
             let theirs = change.version.filter(|_| !change.foreign)?;
-            self.policy.datasets.get(&change.record.dataset)?;
+            state.policy.datasets.get(&change.record.dataset)?;
             let known = state.ledger.known(&change.record).and_then(|known| known.version);
             let current = known.as_ref().map(|known| known.current().dot);
             let known = resolve::history_of(known.as_ref());

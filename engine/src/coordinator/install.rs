@@ -10,7 +10,7 @@ use crate::breaker::Seen;
 use crate::env::{Env, ObjectStore, Outcome, PutIf, RefusalKind, Storage};
 use crate::journal::Intent;
 use crate::lane::Next;
-use crate::policy::{Dataset, Kind};
+use crate::policy::{Dataset, Kind, Limits};
 use crate::record::{Loser, RecordId, StoreId, Stored, blob_key};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
@@ -53,7 +53,16 @@ enum Plan {
 impl<E: Env> Coordinator<E> {
     /// One turn of the authority's lane on one record.
     pub(super) async fn install(&self, record: &RecordId) -> Next {
-        let Some(dataset) = self.policy.datasets.get(&record.dataset) else {
+        let (policy, unkept) = {
+            let mut state = self.state();
+            let slot = state.slots.get_mut(record);
+            let unkept = slot.map(|slot| std::mem::take(&mut slot.unkept)).unwrap_or_default();
+            (state.policy.clone(), unkept)
+        };
+        for store in unkept {
+            self.forgo(record, store).await;
+        }
+        let Some(dataset) = policy.datasets.get(&record.dataset) else {
             // The dataset was taken out of the configuration: its intents wait for its return.
             return Next::At(self.now() + crate::retry::PAUSE_MAX);
         };
@@ -144,7 +153,9 @@ impl<E: Env> Coordinator<E> {
         }
         let ours = state.slots.get(record).and_then(|slot| slot.ours(self.actor.node));
         let refused = match &theirs {
-            Some(theirs) if foreign => self.cannot_hold(dataset, record, &theirs.value),
+            Some(theirs) if foreign => {
+                cannot_hold(dataset, &state.policy.limits, record, &theirs.value)
+            }
             Some(_) | None => None,
         };
         match &refused {
@@ -182,27 +193,6 @@ impl<E: Env> Coordinator<E> {
                 let losers = ours.losers.into_iter().chain(losers).collect();
                 take_in(merged, losers)
             }
-        }
-    }
-
-    /// Why a dataset cannot hold what somebody wrote to the authority itself; `None`: it can.
-    fn cannot_hold(&self, dataset: &Dataset, record: &RecordId, value: &Stored) -> Option<String> {
-        let Stored::Inline(bytes) = value else { return None };
-        if let Err(error) = dataset.record(&record.key) {
-            return Some(error.to_string());
-        }
-        // A row of the user's own table is whole where it is, or nowhere.
-        let bytes_max = match dataset.kind {
-            Kind::Structured => self.policy.limits.authority_value_bytes_max,
-            Kind::Json | Kind::Text | Kind::Binary => self.policy.limits.value_bytes_max,
-        };
-        if bytes.len() > bytes_max {
-            return Some(format!("it has {} bytes, and {bytes_max} can be kept", bytes.len()));
-        }
-        match super::write::accepted(dataset, &record.key, bytes) {
-            Ok(kept) if kept == *bytes => None,
-            Ok(_) => Some("it is not as its columns declare it".to_owned()),
-            Err(refusal) => Some(refusal.to_string()),
         }
     }
 
@@ -256,7 +246,7 @@ impl<E: Env> Coordinator<E> {
     /// of its own hash, so that the row never refers to nothing (rule A0). `None`: not now.
     async fn fit(&self, value: &Stored) -> Option<Stored> {
         let Stored::Inline(bytes) = value else { return Some(value.clone()) };
-        if bytes.len() <= self.policy.limits.authority_value_bytes_max {
+        if bytes.len() <= self.policy().limits.authority_value_bytes_max {
             return Some(value.clone());
         }
         if !self.state().admits(StoreId::R2) {
@@ -397,6 +387,32 @@ impl State {
             "somebody wrote to D1 what this dataset cannot hold; it is left where it is, and KV and \
              R2 keep what they have until it is mended there or written through Tidelock"
         );
+    }
+}
+
+/// Why a dataset cannot hold what somebody wrote to the authority itself; `None`: it can.
+fn cannot_hold(
+    dataset: &Dataset,
+    limits: &Limits,
+    record: &RecordId,
+    value: &Stored,
+) -> Option<String> {
+    let Stored::Inline(bytes) = value else { return None };
+    if let Err(error) = dataset.record(&record.key) {
+        return Some(error.to_string());
+    }
+    // A row of the user's own table is whole where it is, or nowhere.
+    let bytes_max = match dataset.kind {
+        Kind::Structured => limits.authority_value_bytes_max,
+        Kind::Json | Kind::Text | Kind::Binary => limits.value_bytes_max,
+    };
+    if bytes.len() > bytes_max {
+        return Some(format!("it has {} bytes, and {bytes_max} can be kept", bytes.len()));
+    }
+    match super::write::accepted(dataset, &record.key, bytes) {
+        Ok(kept) if kept == *bytes => None,
+        Ok(_) => Some("it is not as its columns declare it".to_owned()),
+        Err(refusal) => Some(refusal.to_string()),
     }
 }
 

@@ -12,7 +12,7 @@
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
 //! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over
 //! what the projections list and `scrub.rs` over the bytes behind it, `leaves.rs` holds the ledger
-//! against the authority, `read.rs` answers readers.
+//! against the authority, `read.rs` answers readers, `reload.rs` changes the policy.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -26,6 +26,7 @@ mod leaves;
 mod project;
 mod read;
 mod reconcile;
+mod reload;
 mod rows;
 mod scrub;
 mod session;
@@ -62,7 +63,6 @@ const OPERATIONS_REMEMBERED_MAX: usize = 100_000;
 /// One coordinator, from replay to stop.
 pub struct Coordinator<E: Env> {
     env: E,
-    policy: Policy,
     pace: Pace,
     actor: Actor,
     state: Mutex<State>,
@@ -74,6 +74,7 @@ pub struct Coordinator<E: Env> {
 
 /// Everything that the coordinator knows.
 struct State {
+    policy: Arc<Policy>,
     counter: u64,
     clock: HybridClock,
     ledger: Ledger,
@@ -100,6 +101,8 @@ struct State {
     looks: BTreeMap<(Arc<str>, StoreId), reconcile::Look>,
     /// How far the values of each store were read and hashed.
     scrubs: BTreeMap<(Arc<str>, StoreId), scrub::Scrub>,
+    /// Projections that were added or changed their form, and not looked over to the end since.
+    to_fill: BTreeSet<(Arc<str>, StoreId)>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
     /// The journal's disk had no room; it is not asked again before this.
@@ -121,6 +124,8 @@ struct Slot {
     waiters: Vec<Waiter>,
     /// The row must be looked at: foreign bytes, or an install without an answer.
     look: bool,
+    /// Projections with a mark, and the dataset is not kept there.
+    unkept: BTreeSet<StoreId>,
     /// Installs in a row without success.
     failures: u32,
 }
@@ -165,6 +170,7 @@ struct Wake {
     exchange: Notify,
     adopted: Notify,
     settled: Notify,
+    reloaded: Notify,
     stop: Notify,
 }
 
@@ -179,6 +185,7 @@ impl<E: Env> Coordinator<E> {
         let replay = env.storage().journal().replay().await?;
         let actor = Actor { node, incarnation: env.random() };
         let mut state = State {
+            policy: Arc::new(policy),
             counter: 0,
             clock: HybridClock::default(),
             ledger: Ledger::default(),
@@ -198,6 +205,7 @@ impl<E: Env> Coordinator<E> {
             looks: BTreeMap::new(),
             scrubs: BTreeMap::new(),
             behind: BTreeMap::new(),
+            to_fill: BTreeSet::new(),
             next_read_repair: Duration::ZERO,
             journal_full_until: Duration::ZERO,
             counters: Counters::default(),
@@ -211,7 +219,6 @@ impl<E: Env> Coordinator<E> {
         }
         let coordinator = Arc::new(Coordinator {
             env,
-            policy,
             pace,
             actor,
             state: Mutex::new(state),
@@ -247,11 +254,6 @@ impl<E: Env> Coordinator<E> {
     /// This coordinator in this incarnation.
     pub fn actor(&self) -> Actor {
         self.actor
-    }
-
-    /// What is kept where.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
     }
 
     /// Ends every task. What is owed stays in the journal.
@@ -501,6 +503,7 @@ impl State {
             && slot.owed.is_empty()
             && slot.adoptions.is_empty()
             && slot.waiters.is_empty()
+            && slot.unkept.is_empty()
             && !slot.look
         {
             self.slots.remove(record);

@@ -166,7 +166,8 @@ enum AfterPut {
 impl<E: Env> Coordinator<E> {
     /// One turn of a projection's lane on one record.
     pub(super) async fn project(&self, record: &RecordId, store: StoreId) -> Next {
-        let Some(dataset) = self.policy.datasets.get(&record.dataset) else {
+        let policy = self.policy();
+        let Some(dataset) = policy.datasets.get(&record.dataset) else {
             return self.give_up(record, store);
         };
         if dataset.projection(store).is_none() {
@@ -517,7 +518,7 @@ impl<E: Env> Coordinator<E> {
         let projection = dataset.projection(store).expect("checked before the turn began");
         let key = format!("{}{}", projection.prefix, record.key);
         let current = target.version.current();
-        let form = projection::form(store, &projection.keep, current, &self.policy.limits);
+        let form = projection::form(store, &projection.keep, current, &self.policy().limits);
         let (bytes, body) = match form {
             Form::Absent => {
                 let storage = self.env.storage();

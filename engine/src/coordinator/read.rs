@@ -15,7 +15,7 @@
 use super::Coordinator;
 use crate::breaker::Seen;
 use crate::env::{Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
-use crate::policy::{Dataset, ReadLevel};
+use crate::policy::{Dataset, Policy, ReadLevel};
 use crate::projection::{self, Body, Named};
 use crate::record::{KeyError, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
@@ -89,26 +89,13 @@ impl<E: Env> Coordinator<E> {
         key: &str,
         level: Option<ReadLevel>,
     ) -> Result<Read, ReadError> {
-        let (policy, record) = self.place(dataset, key)?;
+        let policy = self.policy();
+        let (policy, record) = place(&policy, dataset, key)?;
         self.state().counters.reads += 1;
         match level.unwrap_or(policy.read) {
             ReadLevel::Latest => self.read_latest(&record).await.map(|latest| latest.read),
             ReadLevel::Any => self.read_any(policy, &record).await,
         }
-    }
-
-    /// A record by names, and how it is kept.
-    pub(super) fn place(
-        &self,
-        dataset: &str,
-        key: &str,
-    ) -> Result<(&Dataset, RecordId), ReadError> {
-        let Some(policy) = self.policy.datasets.get(dataset) else {
-            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
-            return Err(ReadError::UnknownDataset { asked: dataset.to_owned(), known });
-        };
-        let record = policy.record(key).map_err(ReadError::Key)?;
-        Ok((policy, record))
     }
 
     /// What one store holds under a record's key, as it stands there: for export and comparison.
@@ -118,7 +105,8 @@ impl<E: Env> Coordinator<E> {
         key: &str,
         store: StoreId,
     ) -> Result<Read, ReadError> {
-        let (policy, record) = self.place(dataset, key)?;
+        let policy = self.policy();
+        let (policy, record) = place(&policy, dataset, key)?;
         let absent =
             Read { value: None, etag: None, context: None, from: Some(store), partial: false };
         if store == StoreId::D1 {
@@ -355,6 +343,20 @@ impl<E: Env> Coordinator<E> {
         };
         Ok(if partial { Copied::Partial(read) } else { Copied::Whole(read) })
     }
+}
+
+/// A record by names, and how it is kept.
+pub(super) fn place<'p>(
+    policy: &'p Policy,
+    dataset: &str,
+    key: &str,
+) -> Result<(&'p Dataset, RecordId), ReadError> {
+    let Some(dataset) = policy.datasets.get(dataset) else {
+        let known = policy.datasets.keys().map(|name| name.to_string()).collect();
+        return Err(ReadError::UnknownDataset { asked: dataset.to_owned(), known });
+    };
+    let record = dataset.record(key).map_err(ReadError::Key)?;
+    Ok((dataset, record))
 }
 
 /// The newest that can be had.

@@ -18,7 +18,7 @@ use super::{Coordinator, Slot, State, write::accepted};
 use crate::breaker::Seen;
 use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Outcome, Storage, Unavailable};
 use crate::ledger::Noted;
-use crate::policy::{Dataset, Keep};
+use crate::policy::{Dataset, Keep, Limits, Policy};
 use crate::projection::{self, Body, Described, Form, Named};
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
@@ -48,6 +48,9 @@ const BRAKE_RECORDS_MIN: usize = 20;
 const BRAKE_LISTED_ONE_IN: usize = 20;
 /// A pass that would delete more than one record in so many is held.
 const BRAKE_DELETES_ONE_IN: usize = 4;
+/// Between looks over a projection that is being filled, and before the first: what others were
+/// told of the former policy has landed, and they have heard of the new one.
+const FILL_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Tries of a compare-and-set that may find the row moved.
 const TAKE_IN_TRIES: usize = 4;
 
@@ -237,6 +240,7 @@ struct Copied {
 
 /// What a comparison needs beside the ledger.
 struct Beside<'s> {
+    limits: Limits,
     slots: &'s BTreeMap<RecordId, Slot>,
     echoes: &'s mut BTreeMap<RecordId, (Found, Duration)>,
 }
@@ -265,22 +269,25 @@ impl<E: Env> Coordinator<E> {
         let peers = self.sharing();
         let rank = peers.iter().filter(|peer| **peer < self.actor.node).count() as u32;
         let turns = peers.len() as u32 + 1;
-        let begun = self.now();
-        let due = |dataset: &Dataset| Some(begun + dataset.reconcile_every? * (rank + 1));
-        let mut due: BTreeMap<&Arc<str>, Duration> = self
-            .policy
-            .datasets
-            .iter()
-            .filter_map(|(name, dataset)| Some((name, due(dataset)?)))
-            .collect();
-        while let Some((name, at)) = due.iter().map(|(name, at)| (*name, *at)).min_by_key(|d| d.1) {
-            self.wait_until(at).await;
+        let mut policy = self.policy();
+        let mut due = BTreeMap::new();
+        self.plan_looks(&policy, rank, turns, &mut due);
+        loop {
+            let next = due.iter().map(|(name, at)| (*at, Arc::clone(name))).min();
+            self.wait_for_look(next.as_ref().map(|(at, _)| *at), &policy).await;
             if self.is_stopped() {
                 return;
             }
-            let dataset = &self.policy.datasets[name];
+            let current = self.policy();
+            if !Arc::ptr_eq(&current, &policy) {
+                policy = current;
+                self.plan_looks(&policy, rank, turns, &mut due);
+                continue;
+            }
+            let Some((at, name)) = next else { continue };
+            let dataset = &policy.datasets[&name];
             if self.state().admits(StoreId::D1)
-                && let Err(error) = self.check_ledger(name).await
+                && let Err(error) = self.check_ledger(&name).await
             {
                 tracing::warn!(dataset = %name, %error, "D1's leaves could not be read");
             }
@@ -288,8 +295,65 @@ impl<E: Env> Coordinator<E> {
                 self.reconcile(dataset, store).await;
                 self.scrub(dataset, store).await;
             }
-            let every = dataset.reconcile_every.expect("it is due") * turns;
-            due.insert(name, (at + every).max(self.now()));
+            let again = if self.is_to_be_filled(dataset) {
+                Some(self.now() + FILL_AGAIN_AFTER * turns)
+            } else {
+                dataset.reconcile_every.map(|every| (at + every * turns).max(self.now()))
+            };
+            match again {
+                Some(again) => due.insert(name, again),
+                None => due.remove(&name),
+            };
+        }
+    }
+
+    /// When each dataset is looked over next: those whose projections are to be filled soon, a
+    /// dataset that is new or has a shorter interval within that.
+    fn plan_looks(
+        &self,
+        policy: &Policy,
+        rank: u32,
+        turns: u32,
+        due: &mut BTreeMap<Arc<str>, Duration>,
+    ) {
+        let now = self.now();
+        let planned = std::mem::take(due);
+        for (name, dataset) in &policy.datasets {
+            let planned = planned.get(name).copied();
+            let at = if self.is_to_be_filled(dataset) {
+                Some(now + FILL_AGAIN_AFTER * (rank + 1))
+            } else {
+                dataset.reconcile_every.map(|every| match planned {
+                    None => now + every * (rank + 1),
+                    Some(at) => at.min(now + every * turns),
+                })
+            };
+            due.extend(at.map(|at| (name.clone(), at)));
+        }
+    }
+
+    fn is_to_be_filled(&self, dataset: &Dataset) -> bool {
+        let state = self.state();
+        dataset.projections().any(|store| state.to_fill.contains(&(dataset.name.clone(), store)))
+    }
+
+    /// Waits until then (`None`: for ever), or until another policy is in force.
+    async fn wait_for_look(&self, at: Option<Duration>, policy: &Arc<Policy>) {
+        let (stop, reloaded) = (self.wake.stop.notified(), self.wake.reloaded.notified());
+        if self.is_stopped() || !Arc::ptr_eq(policy, &self.policy()) {
+            return;
+        }
+        let sleep = async {
+            match at {
+                Some(at) => self.env.clock().sleep(at.saturating_sub(self.now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop => {}
+            () = reloaded => {}
+            () = sleep => {}
         }
     }
 
@@ -323,7 +387,8 @@ impl<E: Env> Coordinator<E> {
         store: StoreId,
         leave: Leave,
     ) -> Result<Pass, PassError> {
-        let dataset = self.policy.datasets.get(dataset).ok_or(PassError::NotKept)?;
+        let policy = self.policy();
+        let dataset = policy.datasets.get(dataset).ok_or(PassError::NotKept)?;
         dataset.projection(store).ok_or(PassError::NotKept)?;
         let pass = self.pass(dataset, store, leave).await?;
         match leave {
@@ -358,7 +423,11 @@ impl<E: Env> Coordinator<E> {
             return Err(unavailable.into());
         }
         let held = match leave {
-            Leave::Look | Leave::Mend => look.brake(),
+            Leave::Look | Leave::Mend => look.brake().filter(|brake| match brake {
+                // It is known why there is next to nothing.
+                Brake::EmptyListing => !self.state().to_fill.contains(&place),
+                Brake::MassDelete => true,
+            }),
             Leave::MendAll => None,
         };
         let pass = Pass {
@@ -372,6 +441,9 @@ impl<E: Env> Coordinator<E> {
             held,
         };
         self.note_pass(&pass, &look);
+        if pass.is_clean() || held.is_some() {
+            self.state().to_fill.remove(&place);
+        }
         if held.is_some() || leave == Leave::Look {
             return Ok(pass);
         }
@@ -492,8 +564,8 @@ impl<E: Env> Coordinator<E> {
         let mut copies = copies.peekable();
         loop {
             let mut state = self.state();
-            let State { ledger, slots, echoes, .. } = &mut *state;
-            let mut beside = Beside { slots, echoes };
+            let State { policy, ledger, slots, echoes, .. } = &mut *state;
+            let mut beside = Beside { limits: policy.limits, slots, echoes };
             let known = ledger.range(&dataset.name, after.as_deref(), through.as_deref());
             let mut at = None;
             let mut looks = 0;
@@ -545,7 +617,7 @@ impl<E: Env> Coordinator<E> {
         look.live += usize::from(version.as_ref().is_some_and(|v| !v.current().deleted));
         let keep = &dataset.projection(store).expect("a projection is looked over").keep;
         let form = version.as_ref().map_or(Form::Absent, |version| {
-            projection::form(store, keep, version.current(), &self.policy.limits)
+            projection::form(store, keep, version.current(), &beside.limits)
         });
         let described = copy.as_ref().and_then(|copy| copy.described.as_ref());
         let same = match (&copy, &version) {
@@ -657,7 +729,7 @@ impl<E: Env> Coordinator<E> {
         };
         let keep = &dataset.projection(store).expect("a projection is looked over").keep;
         let part = described.is_none() && matches!(keep, Keep::Fields(_));
-        let fits = body.len() <= self.policy.limits.value_bytes_max;
+        let fits = body.len() <= self.policy().limits.value_bytes_max;
         let kept = if part { Ok(body.clone()) } else { accepted(dataset, &record.key, &body) };
         let body = match kept {
             // What says that it is a version is that to the byte, or is not.

@@ -63,7 +63,7 @@ impl Queue {
 
 fn lingers(op: &RowOp) -> bool {
     match op {
-        RowOp::Clear { .. } | RowOp::Release { .. } => true,
+        RowOp::Clear { .. } | RowOp::Release { .. } | RowOp::Forgo { .. } => true,
         RowOp::Read { .. } | RowOp::Install(_) | RowOp::Claim { .. } | RowOp::Owe { .. } => false,
     }
 }

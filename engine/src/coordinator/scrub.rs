@@ -74,14 +74,14 @@ impl<E: Env> Coordinator<E> {
     fn next_to_scrub(&self, dataset: &Dataset, store: StoreId) -> Vec<(RecordId, Version)> {
         let keep = &dataset.projection(store).expect("a projection is scrubbed").keep;
         let mut state = self.state();
-        let super::State { ledger, slots, scrubs, .. } = &mut *state;
+        let super::State { policy, ledger, slots, scrubs, .. } = &mut *state;
         let scrub = scrubs.entry((dataset.name.clone(), store)).or_default();
         let owed = |record: &RecordId| {
             slots.get(record).is_some_and(|slot| slot.owed.contains_key(&store))
         };
         let kept = |version: &Version| {
             let current = version.current();
-            match projection::form(store, keep, current, &self.policy.limits) {
+            match projection::form(store, keep, current, &policy.limits) {
                 Form::Absent => None,
                 // Its fields are not larger than the whole.
                 Form::Whole | Form::Partial(_) => Some(current.bytes),

@@ -10,7 +10,7 @@
 //! answers; and where that lacks a write of the session's own, or what it has seen at another site,
 //! nobody does.
 
-use super::read::{Copied, Latest};
+use super::read::{Copied, Latest, place};
 use super::{Coordinator, Read, ReadError, Receipt};
 use crate::env::Env;
 use crate::policy::Dataset;
@@ -179,7 +179,8 @@ impl<E: Env> Coordinator<E> {
         key: &str,
         session: &mut Session,
     ) -> Result<Read, SessionError> {
-        let (policy, record) = self.place(dataset, key)?;
+        let policy = self.policy();
+        let (policy, record) = place(&policy, dataset, key)?;
         self.state().counters.reads += 1;
         if let Some(read) = self.copy_for(policy, &record, session).await {
             return Ok(read);

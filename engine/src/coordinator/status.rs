@@ -79,6 +79,10 @@ pub struct Counters {
     pub read_repairs: u64,
     /// Foreign writes that their dataset cannot hold, left where they are.
     pub foreign_refused: u64,
+    /// Policies that were put in force after the first.
+    pub reloads: u64,
+    /// Marks that were taken away because the dataset is not kept there any more.
+    pub forgone: u64,
     /// Breakers opened.
     pub breaker_opened: u64,
     /// Probes sent while a breaker was not closed.

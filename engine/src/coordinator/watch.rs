@@ -86,12 +86,15 @@ impl<E: Env> Coordinator<E> {
             state.ledger.followed(cursor, page.complete);
         }
         for (record, store) in page.lapsed {
-            // While the store does not answer us, somebody whom it does answer may take it.
-            if !state.admits(store) {
+            // The marks of a dataset that is gone wait for its return.
+            let Some(dataset) = state.policy.datasets.get(&record.dataset) else { continue };
+            if dataset.projection(store).is_none() {
+                state.slots.entry(record.clone()).or_default().unkept.insert(store);
+                self.push(&mut state, StoreId::D1, &record);
                 continue;
             }
-            let known = self.policy.datasets.get(&record.dataset);
-            if known.is_none_or(|dataset| dataset.projection(store).is_none()) {
+            // While the store does not answer us, somebody whom it does answer may take it.
+            if !state.admits(store) {
                 continue;
             }
             let slot = state.slots.entry(record.clone()).or_default();

@@ -9,7 +9,7 @@
 use super::{Coordinator, Settled, State, Waiter};
 use crate::env::{Clock, Env, Outcome};
 use crate::journal::{Intent, JournalError};
-use crate::policy::{Dataset, Durability, Kind, Oversize, Table};
+use crate::policy::{Dataset, Durability, Kind, Oversize, Policy, Table};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
 use crate::row::{Expect, RowAnswer, RowOp, Seq};
@@ -244,8 +244,9 @@ struct Looked {
 impl<E: Env> Coordinator<E> {
     /// Writes one record.
     pub async fn write(&self, write: Write) -> WriteOutcome {
+        let policy = self.policy();
         let mut write = write;
-        let outcome = match self.check(&mut write) {
+        let outcome = match check(&policy, &mut write) {
             Ok((dataset, record)) => self.write_checked(dataset, record, write).await,
             Err(refusal) => WriteOutcome::Refused(refusal),
         };
@@ -263,33 +264,6 @@ impl<E: Env> Coordinator<E> {
         }
         drop(state);
         outcome
-    }
-
-    /// Holds key and value against every store's limits and the dataset's kind, and gives the value
-    /// the one spelling that its kind has for it.
-    fn check(&self, write: &mut Write) -> Result<(&Dataset, RecordId), WriteRefusal> {
-        let Some(dataset) = self.policy.datasets.get(write.dataset.as_str()) else {
-            let known = self.policy.datasets.keys().map(|name| name.to_string()).collect();
-            return Err(WriteRefusal::UnknownDataset { asked: write.dataset.clone(), known });
-        };
-        let record = dataset.record(&write.key).map_err(WriteRefusal::Key)?;
-        if let Some(table) = &dataset.table {
-            check_row_key(table, &write.key)?;
-        }
-        if let Some(value) = &mut write.value {
-            *value = accepted(dataset, &write.key, value)?;
-            let limits = &self.policy.limits;
-            let bytes_max = match (dataset.oversize, &dataset.r2) {
-                (Oversize::Reference, Some(_)) => limits.value_bytes_max,
-                (Oversize::Reference, None) | (Oversize::Refuse, _) => {
-                    limits.authority_value_bytes_max
-                }
-            };
-            if value.len() > bytes_max {
-                return Err(WriteRefusal::TooLarge { bytes: value.len(), bytes_max });
-            }
-        }
-        Ok((dataset, record))
     }
 
     async fn write_checked(
@@ -431,6 +405,11 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         if self.is_stopped() {
             return Err(WriteRefusal::Stopping);
+        }
+        if !state.policy.datasets.contains_key(&record.dataset) {
+            // It was taken out since this write began.
+            let known = state.policy.datasets.keys().map(|name| name.to_string()).collect();
+            return Err(WriteRefusal::UnknownDataset { asked: record.dataset.to_string(), known });
         }
         if state.held_intents >= self.pace.intents_max
             || state.held_bytes >= self.pace.intent_bytes_max
@@ -612,6 +591,34 @@ impl Base {
             .map(|(sibling, value)| Loser { sibling, value, winner })
             .collect()
     }
+}
+
+/// Holds key and value against every store's limits and the dataset's kind, and gives the value
+/// the one spelling that its kind has for it.
+fn check<'p>(
+    policy: &'p Policy,
+    write: &mut Write,
+) -> Result<(&'p Dataset, RecordId), WriteRefusal> {
+    let Some(dataset) = policy.datasets.get(write.dataset.as_str()) else {
+        let known = policy.datasets.keys().map(|name| name.to_string()).collect();
+        return Err(WriteRefusal::UnknownDataset { asked: write.dataset.clone(), known });
+    };
+    let record = dataset.record(&write.key).map_err(WriteRefusal::Key)?;
+    if let Some(table) = &dataset.table {
+        check_row_key(table, &write.key)?;
+    }
+    if let Some(value) = &mut write.value {
+        *value = accepted(dataset, &write.key, value)?;
+        let limits = &policy.limits;
+        let bytes_max = match (dataset.oversize, &dataset.r2) {
+            (Oversize::Reference, Some(_)) => limits.value_bytes_max,
+            (Oversize::Reference, None) | (Oversize::Refuse, _) => limits.authority_value_bytes_max,
+        };
+        if value.len() > bytes_max {
+            return Err(WriteRefusal::TooLarge { bytes: value.len(), bytes_max });
+        }
+    }
+    Ok((dataset, record))
 }
 
 /// Checks a condition against what the authority holds; gives what the install must replace.

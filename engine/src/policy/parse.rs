@@ -12,6 +12,7 @@ use super::{
     Dataset, Durability, Keep, Kind, Oversize, Policy, Projection, RECONCILE_EVERY, ReadLevel,
     Strategy, Table,
 };
+use crate::cron::Cron;
 use crate::env::Peer;
 use crate::fields::Fields;
 use crate::record::StoreId;
@@ -220,6 +221,7 @@ struct RawStrategy {
 #[serde(deny_unknown_fields)]
 struct RawReconcile {
     every: Option<Spanned<String>>,
+    full: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -427,6 +429,7 @@ impl Reader<'_> {
             read: read.unwrap_or(ReadLevel::Any),
             durability,
             reconcile_every: self.reconcile_every(raw),
+            reconcile_full: self.reconcile_full(raw),
         }
     }
 
@@ -451,6 +454,19 @@ impl Reader<'_> {
                     most / 86_400
                 );
                 self.refuse(every.span(), "dataset.reconcile.every", problem, &accepted);
+                None
+            }
+        }
+    }
+
+    fn reconcile_full(&mut self, raw: &RawDataset) -> Option<Cron> {
+        let full = raw.reconcile.as_ref().and_then(|raw| raw.full.as_ref())?;
+        match full.get_ref().parse() {
+            Ok(cron) => Some(cron),
+            Err(error) => {
+                let problem = format!("{:?}: {error}", full.get_ref());
+                let accepted = "five fields in UTC, as in \"0 3 * * *\" for three every night";
+                self.refuse(full.span(), "dataset.reconcile.full", problem, accepted);
                 None
             }
         }

@@ -10,6 +10,7 @@ pub mod folder;
 pub mod journal;
 pub mod node;
 pub mod peers;
+pub mod reload;
 pub mod rest;
 pub mod serve;
 pub mod wire;

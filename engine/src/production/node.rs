@@ -11,6 +11,7 @@
 use crate::coordinator::Coordinator;
 use crate::env::{Clock, Env};
 use crate::journal::JournalError;
+use crate::policy::change::{ChangeError, Changes};
 use crate::policy::{Pace, Policy};
 use crate::retry;
 use crate::version::NodeId;
@@ -25,7 +26,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 pub struct Node<E: Env> {
     env: E,
     id: NodeId,
-    policy: Policy,
+    /// What the next coordinator starts with; changed only under the stage's lock.
+    policy: Mutex<Arc<Policy>>,
     pace: Pace,
     stage: Mutex<Stage<E>>,
     /// When the coordinator began to take requests (monotonic).
@@ -61,6 +63,15 @@ pub enum Away {
     Draining,
 }
 
+/// Why another policy is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReloadRefusal {
+    /// There is no coordinator to put it in force at.
+    Away(Away),
+    /// It cannot follow on the one that is in force; every reason.
+    Change(Vec<ChangeError>),
+}
+
 /// What was still owed when the time to drain was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
@@ -86,7 +97,7 @@ impl<E: Env> Node<E> {
         let node = Arc::new(Node {
             env: env.clone(),
             id,
-            policy,
+            policy: Mutex::new(Arc::new(policy)),
             pace,
             stage: Mutex::new(Stage::Running(first.clone())),
             since: Mutex::new(env.clock().monotonic()),
@@ -104,8 +115,23 @@ impl<E: Env> Node<E> {
     }
 
     /// What is kept where.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another policy in force, here and in every coordinator that is started after this one.
+    pub fn reload(&self, policy: Policy) -> Result<Changes, ReloadRefusal> {
+        // Under this lock no coordinator ends and none begins.
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let coordinator = match &*stage {
+            Stage::Running(coordinator) => coordinator,
+            Stage::Recovering { why } => {
+                return Err(ReloadRefusal::Away(Away::Recovering { why: why.clone() }));
+            }
+        };
+        let changes = coordinator.reload(policy.clone()).map_err(ReloadRefusal::Change)?;
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        Ok(changes)
     }
 
     /// Coordinators started after the first.
@@ -195,7 +221,7 @@ impl<E: Env> Node<E> {
         loop {
             let pause = retry::pause(failures, self.env.random()).max(retry::PAUSE_FIRST);
             self.env.clock().sleep(pause).await;
-            let (policy, pace) = (self.policy.clone(), self.pace.clone());
+            let (policy, pace) = ((*self.policy()).clone(), self.pace.clone());
             match Coordinator::start(self.env.clone(), self.id, policy, pace).await {
                 Ok(coordinator) => return coordinator,
                 Err(error) => {

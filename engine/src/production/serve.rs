@@ -14,6 +14,7 @@ use super::folder;
 use super::journal::{DiskJournal, FolderLock};
 use super::node::{Drained, Node};
 use super::peers::HttpPeers;
+use super::reload::Reload;
 use super::rest::{About, App, Door};
 use crate::env::Peer;
 use crate::policy::parse::{self, Config};
@@ -21,7 +22,7 @@ use crate::policy::{Pace, Policy};
 use std::fmt;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -89,7 +90,8 @@ pub fn serve(args: ServeArgs) -> Result<(), ServeError> {
 
 async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let data = args.data.as_path();
-    let config = config(data, args.config.as_deref())?;
+    let (file, config) = config(data, args.config.as_deref())?;
+    let reload = Arc::new(Reload::new(file, &config));
     let token = folder::token(data, folder::TOKEN_FILE, rand::random).map_err(start)?;
     let secret = folder::token(data, folder::PEER_TOKEN_FILE, rand::random).map_err(start)?;
     let own = Peer { node: config.node, site: config.site };
@@ -97,6 +99,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let listener = bind(args.listen.unwrap_or(config.listen)).await?;
     let address = listener.local_addr().map_err(start)?;
     let mut signals = Signals::new().map_err(start)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(start)?;
 
     let journal = DiskJournal::open(data, lock).map_err(start)?;
     let env = ProductionEnv::open(data, journal, peers.clone()).map_err(start)?;
@@ -113,7 +116,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let shown = shown.display().to_string();
     let about = About { folder: shown.clone(), address: url.clone(), stores: STORES };
     let door = Door::new(&token, address, args.allow_host);
-    let app = App::new(node.clone(), door, about, peers);
+    let app = App::new(node.clone(), door, about, peers, reload.clone());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let goodbye = async {
         // A sender that is gone means the same as one that spoke.
@@ -122,14 +125,23 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let server = axum::serve(listener, app.router()).with_graceful_shutdown(goodbye);
     let mut server = tokio::spawn(server.into_future());
     folder::write_address(data, &url).map_err(start)?;
-    banner(&shown, &url, address, node.policy());
+    banner(&shown, &url, address, &node.policy());
     tracing::info!(%address, folder = shown, "serving");
 
-    let named = tokio::select! {
-        named = signals.next() => named,
-        ended = &mut server => {
-            folder::remove_address(data);
-            return Err(ServeError::Failed(format!("the server ended by itself: {ended:?}")));
+    let named = loop {
+        tokio::select! {
+            named = signals.next() => break named,
+            _ = hangup.recv() => match reload.now(&node) {
+                Ok(changes) => tracing::info!(changed = changes.said.join("; "), "reloaded"),
+                Err(refused) => tracing::error!(
+                    "the configuration was not reloaded, and the former one holds: {}",
+                    refused.reasons().join("\n")
+                ),
+            },
+            ended = &mut server => {
+                folder::remove_address(data);
+                return Err(ServeError::Failed(format!("the server ended by itself: {ended:?}")));
+            }
         }
     };
     tracing::info!(signal = named, "stopping: no new writes; delivering what is owed");
@@ -179,7 +191,7 @@ impl Signals {
 }
 
 /// The configuration that is named, or the folder's own, written when there is none.
-fn config(data: &Path, named: Option<&Path>) -> Result<Config, ServeError> {
+fn config(data: &Path, named: Option<&Path>) -> Result<(PathBuf, Config), ServeError> {
     let own = data.join(folder::CONFIG_FILE);
     let path = named.unwrap_or(&own);
     if named.is_none() {
@@ -189,13 +201,14 @@ fn config(data: &Path, named: Option<&Path>) -> Result<Config, ServeError> {
         Some(_) => ServeError::Config(format!("the configuration cannot be read: {error}")),
         None => start(error),
     })?;
-    parse::parse(&path.display().to_string(), &text).map_err(|mistakes| {
+    let config = parse::parse(&path.display().to_string(), &text).map_err(|mistakes| {
         let mut text = format!("the configuration {} is not accepted\n", path.display());
         for mistake in mistakes {
             text.push_str(&format!("\n{mistake}\n"));
         }
         ServeError::Config(text.trim_end().to_owned())
-    })
+    })?;
+    Ok((path.to_owned(), config))
 }
 
 async fn bind(listen: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -194,6 +194,19 @@ fn times_between_two_looks() {
 }
 
 #[test]
+fn times_of_full_passes() {
+    let full = |text: &str| format!("{GOOD}reconcile = {{ full = {text:?} }}\n");
+    let config = parse("t.toml", &full("0 3 * * *")).unwrap();
+    assert_eq!(config.policy.datasets["a"].reconcile_full, "0 3 * * *".parse().ok());
+    assert_eq!(parse("t.toml", GOOD).unwrap().policy.datasets["a"].reconcile_full, None);
+    for wrong in ["", "daily", "0 3 * *", "0 25 * * *", "0 0 30 2 *"] {
+        check(&full(wrong), &[(5, "dataset.reconcile.full", "0 3 * * *")]);
+    }
+    let errors = parse("t.toml", &full("0 0 30 2 *")).unwrap_err();
+    assert!(errors[0].problem.contains("never fires"), "{}", errors[0]);
+}
+
+#[test]
 fn a_mistake_reads_like_a_compilers() {
     let text = GOOD.replace("json", "xml");
     let errors = parse("tidelock.toml", &text).unwrap_err();

@@ -10,6 +10,7 @@ mod jsonl;
 mod line;
 mod peer;
 mod place;
+mod policy;
 mod sync;
 mod verbs;
 
@@ -63,6 +64,9 @@ enum Verb {
     /// The other coordinators
     #[command(subcommand)]
     Peer(PeerVerb),
+    /// Look at the configuration, or have the server read it again
+    #[command(subcommand)]
+    Policy(PolicyVerb),
 }
 
 /// `tidelock serve`.
@@ -253,6 +257,39 @@ impl PeerVerb {
     }
 }
 
+#[derive(Debug, Subcommand)]
+enum PolicyVerb {
+    /// Have the server read its configuration file again; it takes all of it or nothing
+    Reload(ReloadArgs),
+    /// Show what is kept where, as the server has it in force
+    Show(PolicyShowArgs),
+    /// Look for mistakes in a configuration file, and whether a running server would take it
+    Check(PolicyCheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct PolicyShowArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct PolicyCheckArgs {
+    /// The configuration
+    file: PathBuf,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
 pub enum CliError {
@@ -316,6 +353,9 @@ pub fn main() -> ExitCode {
         Verb::Verify(args) => (sync::verify(&args), args.over.client.json),
         Verb::Sync(args) => (sync::sync(&args), args.over.client.json),
         Verb::Peer(verb) => (peer::peer(&verb), verb.json()),
+        Verb::Policy(PolicyVerb::Reload(args)) => (policy::reload(&args), args.client.json),
+        Verb::Policy(PolicyVerb::Show(args)) => (policy::show(&args), args.client.json),
+        Verb::Policy(PolicyVerb::Check(args)) => (policy::check(&args), args.client.json),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

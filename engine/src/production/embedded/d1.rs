@@ -327,7 +327,8 @@ fn one(
         | RowOp::Claim { .. }
         | RowOp::Owe { .. }
         | RowOp::Clear { .. }
-        | RowOp::Release { .. } => false,
+        | RowOp::Release { .. }
+        | RowOp::Forgo { .. } => false,
     };
     store(connection, table, record, &after, own_bytes)?;
     let (before, now) = (before.and_then(|row| row.digest(&record.key)), after.digest(&record.key));

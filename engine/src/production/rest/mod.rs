@@ -13,6 +13,7 @@ mod door;
 mod metrics;
 mod page;
 mod peers;
+mod policies;
 mod problem;
 mod records;
 mod status;
@@ -23,6 +24,7 @@ pub use problem::{Kind, Problem};
 
 use super::node::{Away, Node};
 use super::peers::HttpPeers;
+use super::reload::Reload;
 use crate::coordinator::Coordinator;
 use crate::env::{Clock, Env};
 use crate::record::VALUE_BYTES_MAX;
@@ -52,6 +54,7 @@ pub struct App<E: Env> {
     door: Door,
     about: About,
     peers: Arc<HttpPeers>,
+    reload: Arc<Reload>,
     bodies: Semaphore,
 }
 
@@ -68,9 +71,15 @@ pub struct About {
 
 impl<E: Env> App<E> {
     /// Puts the API in front of a node.
-    pub fn new(node: Arc<Node<E>>, door: Door, about: About, peers: Arc<HttpPeers>) -> Arc<Self> {
+    pub fn new(
+        node: Arc<Node<E>>,
+        door: Door,
+        about: About,
+        peers: Arc<HttpPeers>,
+        reload: Arc<Reload>,
+    ) -> Arc<Self> {
         let bodies = Semaphore::new(BODIES_KIB_MAX as usize);
-        Arc::new(App { node, door, about, peers, bodies })
+        Arc::new(App { node, door, about, peers, reload, bodies })
     }
 
     /// The routes.
@@ -86,12 +95,16 @@ impl<E: Env> App<E> {
             .post(peers::add::<E>)
             .layer(DefaultBodyLimit::max(peers::MEMBER_BYTES_MAX));
         let hear = post(peers::hear::<E>).layer(DefaultBodyLimit::max(peers::MESSAGE_BYTES_MAX));
+        let reload =
+            post(policies::reload::<E>).layer(DefaultBodyLimit::max(policies::POLICY_BYTES_MAX));
         let guarded = Router::new()
             .route("/v1/records/{dataset}", get(records::list::<E>))
             .route("/v1/records/{dataset}/", any(records::no_key))
             .route("/v1/records/{dataset}/{*key}", records)
             .route("/v1/records:batch", batch)
             .route("/v1/syncs", sync)
+            .route("/v1/policies", get(policies::show::<E>))
+            .route("/v1/policies:reload", reload)
             .route("/v1/operations/{id}", get(records::operation::<E>))
             .route("/v1/status", get(status::status::<E>))
             .route("/v1/metrics", get(metrics::metrics::<E>))

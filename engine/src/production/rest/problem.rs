@@ -63,6 +63,10 @@ pub enum Kind {
     Recovering,
     /// The records are not all known yet.
     NotReady,
+    /// The configuration has mistakes.
+    PolicyMistakes,
+    /// The configuration cannot follow on the one that is in force.
+    PolicyConflict,
     /// The write may have happened.
     OutcomeUnknown,
     /// The write is kept, and its condition is not decided yet.
@@ -120,6 +124,15 @@ impl Kind {
             Kind::NotReady => ("not-ready", "Not ready yet", S::SERVICE_UNAVAILABLE, true),
             Kind::OutcomeUnknown => {
                 ("outcome-unknown", "The write may have happened", S::SERVICE_UNAVAILABLE, true)
+            }
+            Kind::PolicyMistakes => (
+                "policy-mistakes",
+                "The configuration has mistakes",
+                S::UNPROCESSABLE_ENTITY,
+                false,
+            ),
+            Kind::PolicyConflict => {
+                ("policy-conflict", "Not while the server runs", S::CONFLICT, false)
             }
             Kind::Undecided => {
                 ("undecided", "The condition is not decided yet", S::GATEWAY_TIMEOUT, false)
@@ -272,8 +285,22 @@ impl From<SessionError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let document = self.json();
+        self.respond(&document)
+    }
+}
+
+impl Problem {
+    /// The answer, with every reason listed beside the members that all problems have.
+    pub fn with_reasons(self, reasons: &[String]) -> Response {
+        let mut document = self.json();
+        document["reasons"] = json!(reasons);
+        self.respond(&document)
+    }
+
+    fn respond(self, document: &Value) -> Response {
         let (_, _, status, retryable) = self.kind.facts();
-        let mut response = Response::new(Body::from(self.json().to_string()));
+        let mut response = Response::new(Body::from(document.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/problem+json");

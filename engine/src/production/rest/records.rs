@@ -103,7 +103,7 @@ pub(super) async fn get<E: Env>(
         put_header(headers, SESSION, &session);
     }
     put_header(headers, FROM, read.from.map_or("journal", StoreId::name));
-    if store.is_some_and(|store| is_reference(app.node.policy(), &dataset, store, value.len())) {
+    if store.is_some_and(|store| is_reference(&app.node.policy(), &dataset, store, value.len())) {
         put_header(headers, REFERENCE, "true");
     }
     if read.partial {
@@ -181,7 +181,7 @@ pub(super) async fn list<E: Env>(
     let Path(dataset) = dataset.map_err(|error| bad(error.body_text()))?;
     let Query(query) = query.map_err(|error| bad(error.body_text()))?;
     let coordinator = app.node.reader()?;
-    known(coordinator.policy(), &dataset)?;
+    known(&coordinator.policy(), &dataset)?;
     let limit = query.limit.unwrap_or(PAGE_RECORDS_MAX);
     if !(1..=PAGE_RECORDS_MAX).contains(&limit) {
         return Err(bad(format!("`limit` is {limit}; give 1 to {PAGE_RECORDS_MAX}")));

@@ -177,7 +177,7 @@ fn verdict<E: Env>(app: &App<E>, status: &Status) -> Verdict {
     say("good", "All stores agree", detail)
 }
 
-fn dataset_report(dataset: &Dataset) -> DatasetReport {
+pub(super) fn dataset_report(dataset: &Dataset) -> DatasetReport {
     let strategy = |store: StoreId| match dataset.strategy.get(&store) {
         Some(Strategy::WriteThrough) => "write-through",
         Some(Strategy::WriteBehind) | None => "write-behind",

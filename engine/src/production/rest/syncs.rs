@@ -51,7 +51,7 @@ pub(super) async fn sync<E: Env>(
     let coordinator = app.writer()?;
     let policy = coordinator.policy();
     let datasets = match &asked.dataset {
-        Some(name) => vec![known(policy, name)?],
+        Some(name) => vec![known(&policy, name)?],
         None => policy.datasets.values().collect(),
     };
     let mut passes: Vec<Pass> = Vec::new();
