@@ -14,6 +14,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
+use tidelock_engine::cron::Cron;
 use tidelock_engine::policy::{Dataset, Durability, Keep, Limits, Policy, Projection, Strategy};
 use tidelock_engine::record::StoreId;
 use tidelock_engine::version::{NodeId, SiteId};
@@ -215,6 +216,9 @@ pub struct Scenario {
     /// Between two looks over what the projections hold, by some coordinator; `None`: nobody looks.
     #[serde(default)]
     pub reconcile_every_ms: Option<u64>,
+    /// And at these times of the day, as a cron.
+    #[serde(default)]
+    pub reconcile_full: Option<String>,
     /// What the sessions do, in time order.
     pub operations: Vec<Operation>,
     /// What goes wrong.
@@ -291,6 +295,7 @@ impl Scenario {
             authority_value_bytes_max,
             clock_skew_ms,
             reconcile_every_ms: Some(RECONCILE_EVERY_MS),
+            reconcile_full: None,
             operations,
             faults,
             outside: Vec::new(),
@@ -390,6 +395,7 @@ impl Scenario {
             authority_value_bytes_max: 512,
             clock_skew_ms: vec![0; usize::from(nodes)],
             reconcile_every_ms: None,
+            reconcile_full: None,
             operations: Vec::new(),
             faults: Vec::new(),
             outside: Vec::new(),
@@ -435,7 +441,14 @@ impl Scenario {
 
     fn policy_for(&self, datasets: &[Kept]) -> Policy {
         let reconcile_every = self.reconcile_every_ms.map(Duration::from_millis);
-        let dataset = |kept: &Kept| Dataset { reconcile_every, ..kept.dataset() };
+        let reconcile_full = self.reconcile_full.as_ref().map(|text| {
+            text.parse::<Cron>().unwrap_or_else(|error| panic!("the scenario's cron: {error}"))
+        });
+        let dataset = |kept: &Kept| Dataset {
+            reconcile_every,
+            reconcile_full: reconcile_full.clone(),
+            ..kept.dataset()
+        };
         Policy {
             limits: Limits {
                 authority_value_bytes_max: self.authority_value_bytes_max,

@@ -76,6 +76,23 @@ fn a_listing_that_lags_puts_nothing_over_a_later_write() {
     }
 }
 
+/// Nobody looks between: the cron alone says when. The run begins twenty seconds into a minute.
+#[test]
+fn a_lost_copy_is_put_again_when_the_cron_says() {
+    let mut scenario = looked_over(1).then(3_000, 0, "k", PUT);
+    scenario.reconcile_every_ms = None;
+    scenario.reconcile_full = Some("* * * * *".to_owned());
+    scenario.length_ms = 60_000;
+    let copy = Place::Copy { store: StoreId::R2, key: "notes/k".to_owned() };
+    let scenario = scenario.fault(Kind::R2LostObject, copy, 6_000..6_001, 0);
+    let outcome = run::run(&scenario, None, true);
+    let again = landed(&outcome, StoreId::R2)
+        .into_iter()
+        .find(|event| event.text == "notes/k" && event.at_us > 6_001_000)
+        .map(|event| event.at_us / 1_000);
+    assert!(again.is_some_and(|at_ms| (40_000..45_000).contains(&at_ms)), "{again:?}");
+}
+
 /// Somebody writes to a key that no record has.
 #[test]
 fn a_foreign_write_to_a_new_key_becomes_a_record() {

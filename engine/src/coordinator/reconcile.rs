@@ -298,7 +298,8 @@ impl<E: Env> Coordinator<E> {
             let again = if self.is_to_be_filled(dataset) {
                 Some(self.now() + FILL_AGAIN_AFTER * turns)
             } else {
-                dataset.reconcile_every.map(|every| (at + every * turns).max(self.now()))
+                let every = dataset.reconcile_every;
+                self.by_clock_too(dataset, every.map(|every| (at + every * turns).max(self.now())))
             };
             match again {
                 Some(again) => due.insert(name, again),
@@ -323,13 +324,23 @@ impl<E: Env> Coordinator<E> {
             let at = if self.is_to_be_filled(dataset) {
                 Some(now + FILL_AGAIN_AFTER * (rank + 1))
             } else {
-                dataset.reconcile_every.map(|every| match planned {
+                let by_interval = dataset.reconcile_every.map(|every| match planned {
                     None => now + every * (rank + 1),
                     Some(at) => at.min(now + every * turns),
-                })
+                });
+                self.by_clock_too(dataset, by_interval)
             };
             due.extend(at.map(|at| (name.clone(), at)));
         }
+    }
+
+    /// The next look by the interval, or by the dataset's cron if that is sooner. A wall clock that
+    /// jumps makes a look early or late, and nothing else.
+    fn by_clock_too(&self, dataset: &Dataset, by_interval: Option<Duration>) -> Option<Duration> {
+        let wall = self.env.clock().wall();
+        let by_clock = dataset.reconcile_full.as_ref().and_then(|cron| cron.next_after(wall));
+        let by_clock = by_clock.map(|at| self.now() + at.saturating_sub(wall));
+        by_interval.into_iter().chain(by_clock).min()
     }
 
     fn is_to_be_filled(&self, dataset: &Dataset) -> bool {
