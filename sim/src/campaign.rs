@@ -58,6 +58,7 @@ pub fn never_felt(plan: &Plan, result: &Campaign) -> Vec<Kind> {
         (plan.only.is_empty() || plan.only.contains(kind))
             && !plan.without.contains(kind)
             && shape.can_have(*kind)
+            && !plan.profile.leaves_out(*kind)
     };
     let felt = |kind: &Kind| result.faults.get(kind.name()).is_some_and(|count| count.felt > 0);
     Kind::ALL.iter().copied().filter(|kind| expected(kind) && !felt(kind)).collect()

@@ -1169,7 +1169,9 @@ impl Tally {
     fn is_in_former_form(&self, record: &RecordId, observed: &Observed, store: StoreId) -> bool {
         let copy = observed.projections[at(store)].copy.as_ref();
         let says = copy.and_then(|copy| copy.says.as_ref());
-        self.forms_change && says.is_some_and(|says| says.reference != self.refers(record, store))
+        self.forms_change
+            && !self.outside.contains(&store)
+            && says.is_some_and(|says| says.reference != self.refers(record, store))
     }
 
     /// A copy is no longer what the damage made of it.
