@@ -2,7 +2,7 @@
 //! notices.
 //!
 //! ```text
-//! sim/mutants/NAME.patch ──> target/certify/tree ──> its trace test: must fail
+//! sim/mutants/NAME.patch ──> target/certify/tree ──> its test in sim/tests: must fail
 //!                                   │
 //!                                   └──> seeds of `standard` until one breaks an invariant
 //! ```
@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// The files of `sim/tests/` whose tests mutants may name.
+pub const TESTS: [&str; 2] = ["traces", "exchange"];
 /// Seeds between two looks at the result.
 const SEEDS_AT_ONCE: u64 = 20;
 
@@ -28,7 +30,7 @@ pub struct Mutant {
     pub rule: String,
     /// What the patch removes.
     pub removes: String,
-    /// The test in `sim/tests/traces.rs` that must fail.
+    /// The test that must fail, in one of [`TESTS`].
     pub test: String,
     /// The patch.
     pub patch: PathBuf,
@@ -101,10 +103,8 @@ impl Verdict {
 
 /// The table for people.
 pub fn table(verdicts: &[Verdict]) -> String {
-    let mut lines = vec![format!(
-        "{:<14} {:<5} {:<10} {:<22} removes",
-        "mutant", "rule", "trace test", "seeds"
-    )];
+    let mut lines =
+        vec![format!("{:<14} {:<5} {:<10} {:<22} removes", "mutant", "rule", "test", "seeds")];
     for verdict in verdicts {
         let test = if verdict.caught_by_test { "caught" } else { "MISSED" };
         let seeds = match (&verdict.seeds_until_caught, &verdict.invariant) {
@@ -207,11 +207,12 @@ impl Copy {
                 String::from_utf8_lossy(&built.stderr)
             ));
         }
-        step("its trace test");
-        let tested = self.cargo(&["--", "--exact", &mutant.test])?;
+        step("its test");
+        // A failure in one file does not keep cargo from asking the others.
+        let tested = self.cargo(&["--no-fail-fast", "--", "--exact", &mutant.test])?;
         let said = String::from_utf8_lossy(&tested.stdout);
-        if !said.contains("running 1 test") {
-            return Err(format!("sim/tests/traces.rs has no test {}", mutant.test));
+        if said.matches("running 1 test\n").count() != 1 {
+            return Err(format!("not one test of {TESTS:?} is named {}", mutant.test));
         }
         let mut verdict = Verdict {
             mutant: mutant.name.clone(),
@@ -261,7 +262,8 @@ impl Copy {
     fn cargo(&self, arguments: &[&str]) -> Result<Output, String> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         Command::new(cargo)
-            .args(["test", "--release", "-p", "tidelock-sim", "--test", "traces"])
+            .args(["test", "--release", "-p", "tidelock-sim"])
+            .args(TESTS.iter().flat_map(|file| ["--test", file]))
             .args(arguments)
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.build)

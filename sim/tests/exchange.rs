@@ -70,6 +70,18 @@ fn v6_what_lost_at_one_site_is_kept_at_the_other() {
     assert_eq!(outcome.conflicts, 1, "kept once, however often the two met");
 }
 
+/// A w0; B w1 while w0 is on its way: B merges the two before A has asked for either, and w0, which
+/// stands at A and which A has covered, has to come back as what lost.
+#[test]
+fn v6_what_stands_at_one_site_and_lost_at_the_other_comes_back() {
+    let mut met = 0;
+    for at_ms in (1_000..1_150).step_by(5) {
+        let outcome = clean(&two_sites().then(1_000, 0, "k", PUT).then(at_ms, 1, "k", PUT));
+        met += outcome.conflicts;
+    }
+    assert!(met > 0, "some of them were concurrent");
+}
+
 /// A w0 and w1, B w2 in between by its stamp; a third write knows all of them.
 #[test]
 fn a_site_that_was_away_catches_up_with_everything_it_missed() {

@@ -353,7 +353,7 @@ fn a4_an_install_keeps_the_entries_of_others() {
             Kind::NetLateArrival,
             late,
             900..3_000,
-            2_600,
+            1_800,
         ));
     assert_eq!(fate(&outcome, 1), Fate::Current);
 }
@@ -367,9 +367,9 @@ fn a4_a_take_over_is_registered() {
     let outcome = clean(
         &Scenario::still(2)
             .then(1_000, 0, "k", PUT)
-            .then(5_600, 0, "k", PUT)
-            .fault(Kind::ProcessCrash, crash, 900..3_000, 4_000)
-            .fault(Kind::NetLateArrival, late, 3_500..5_000, 2_600),
+            .then(4_600, 0, "k", PUT)
+            .fault(Kind::ProcessCrash, crash, 900..3_000, 3_000)
+            .fault(Kind::NetLateArrival, late, 3_000..5_000, 1_900),
     );
     assert_eq!(fate(&outcome, 1), Fate::Current);
     assert!(outcome.sometimes.contains("mark-taken-over"));
@@ -413,7 +413,7 @@ fn a5b_a_mark_is_cleared_only_when_nobody_else_can_be_putting() {
         &Scenario::still(2)
             .then(1_000, 0, "k", PUT)
             .then(2_500, 1, "k", PUT)
-            .fault(Kind::NetLateArrival, late, 900..3_000, 2_600)
+            .fault(Kind::NetLateArrival, late, 900..3_000, 2_000)
             .fault(Kind::ProcessCrash, crash, 1_300..3_000, 8_000),
     );
     assert_eq!(fate(&outcome, 1), Fate::Current);
