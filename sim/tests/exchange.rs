@@ -60,8 +60,7 @@ fn a_large_value_comes_whole() {
     clean(&two_sites().then(1_000, 0, "k", LARGE).then(3_000, 1, "k", LARGE));
 }
 
-/// A w0; B w1, the winner; both sites know of both. Then B is without what it would need to find w0
-/// again: its own row held it, and lost it to a version that came from A.
+/// A w0; B w1, the winner, while they are cut apart: each merges for itself, and keeps the other's.
 #[test]
 fn v6_what_lost_at_one_site_is_kept_at_the_other() {
     let scenario =
@@ -82,7 +81,7 @@ fn v6_what_stands_at_one_site_and_lost_at_the_other_comes_back() {
     assert!(met > 0, "some of them were concurrent");
 }
 
-/// A w0 and w1, B w2 in between by its stamp; a third write knows all of them.
+/// More writes than one answer carries, while nobody could hear of them.
 #[test]
 fn a_site_that_was_away_catches_up_with_everything_it_missed() {
     let mut scenario = two_sites();

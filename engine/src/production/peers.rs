@@ -189,15 +189,6 @@ impl HttpPeers {
         }
     }
 
-    /// Takes other members from the configuration; those that were added stay.
-    pub fn configure(&self, configured: Vec<ConfiguredPeer>) {
-        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
-        members.retain(|_, (_, known)| *known == Known::Added);
-        for member in configured.into_iter().map(Member::from) {
-            members.insert(member.node, (member, Known::Configured));
-        }
-    }
-
     fn keep(&self, members: &BTreeMap<NodeId, (Member, Known)>) -> Result<(), MemberError> {
         let added: Vec<&Member> = members
             .values()
