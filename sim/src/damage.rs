@@ -82,7 +82,9 @@ fn strike(world: &World, fault: &Fault) {
     let now_ms = world.now_ms();
     state.felt(fault.kind);
     let word = if foreign.is_some() { "foreign-write" } else { "lost" };
-    world.note(&mut state, End::Store(store), word, None, u64::from(fault.id), || key.clone());
+    world.note(&mut state, End::Store(store), word, None, u64::from(fault.id), || {
+        world.place_of(&record, site)
+    });
     if let (Some(id), Some(value)) = (foreign, &value) {
         state.checker.asks(id, now_ms, 0, record.clone(), Some(value));
     }

@@ -753,6 +753,7 @@ fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
         (counters.copies_put_again, "a-copy-was-put-again"),
         (counters.read_repairs, "a-read-repaired-a-copy"),
         (counters.copies_damaged, "a-damaged-copy-was-noticed"),
+        (counters.foreign_writes, "a-foreign-write-was-taken-in"),
         (counters.clock_drift_ms_max, "clock-drift-noticed"),
     ];
     sometimes.extend(reached.into_iter().filter(|(count, _)| *count > 0).map(|(_, name)| name));

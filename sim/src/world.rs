@@ -431,9 +431,16 @@ impl World {
         // Bytes without metadata of ours count as a copy that differs.
         let copy = copy.map(|copy| copy.unwrap_or_else(Copy::unknown));
         self.note(state, End::Store(store), "landed", None, u64::from(copy.is_some()), || {
-            format!("{record}{}", if copy.is_some() { "" } else { " deleted" })
+            let place = self.place_of(&record, site);
+            format!("{place}{}", if copy.is_some() { "" } else { " deleted" })
         });
         state.checker.copy_changed(now_ms, site, &record, store, copy);
+    }
+
+    /// A record as the trace names it: with its site, where there are several.
+    pub fn place_of(&self, record: &RecordId, site: SiteId) -> String {
+        let alone = self.scenario.sites < 2;
+        if alone { record.to_string() } else { format!("{record}@site{}", site.0) }
     }
 
     /// The authority's row changed: tells the checker.
@@ -446,7 +453,8 @@ impl World {
         trace.note(at_us, End::Store(StoreId::D1), "row", None, digest, || {
             let dot = row.version.as_ref().map(|version| version.current().dot.to_string());
             let owed: Vec<&str> = row.owed.keys().map(|store| store.name()).collect();
-            format!("{record} is {} owed [{}]", dot.unwrap_or_default(), owed.join(" "))
+            let place = self.place_of(record, site);
+            format!("{place} is {} owed [{}]", dot.unwrap_or_default(), owed.join(" "))
         });
         let losers = sites[usize::from(site.0)].d1.losers();
         let losers = losers.get(record).map_or(&[][..], Vec::as_slice);

@@ -8,11 +8,17 @@ use tidelock_sim::scenario::{Profile, Scenario};
 /// Runs seeds of `standard` in which nothing may be broken.
 #[track_caller]
 fn clean(seeds: &[u64]) {
+    clean_in(Profile::Standard, seeds);
+}
+
+#[track_caller]
+fn clean_in(profile: Profile, seeds: &[u64]) {
     for &seed in seeds {
-        let scenario = Scenario::generate(Profile::Standard, seed);
+        let scenario = Scenario::generate(profile, seed);
         let outcome = run::run(&scenario, None, false);
-        assert_eq!(outcome.violations, [], "cargo sim replay standard:{seed}");
-        assert!(outcome.acknowledged > 0, "standard:{seed} writes nothing any more");
+        let name = format!("{}:{seed}", profile.name());
+        assert_eq!(outcome.violations, [], "cargo sim replay {name}");
+        assert!(outcome.acknowledged > 0, "{name} writes nothing any more");
     }
 }
 
@@ -29,4 +35,9 @@ fn a_clear_that_landed_late_and_vouched_for_a_later_put() {
 #[test]
 fn a_conditional_write_that_was_acknowledged_because_its_coordinator_stopped() {
     clean(&[771]);
+}
+
+#[test]
+fn a_foreign_write_that_came_between_a_look_and_the_mark_for_what_it_showed() {
+    clean_in(Profile::Hostile, &[2_498]);
 }

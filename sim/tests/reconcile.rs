@@ -168,6 +168,31 @@ fn a_read_repairs_r2_as_soon_as_the_version_is_old_enough_to_have_arrived() {
     assert!(matches!(again[..], [at_ms] if at_ms >= 14_000), "put again at {again:?} ms");
 }
 
+/// A copy is to be put again, and the mark for it is slow to reach D1; before it does, somebody
+/// writes there.
+#[test]
+fn a_write_that_comes_between_a_look_and_its_mark_is_not_put_over() {
+    let copy = || Place::Copy { store: StoreId::R2, key: "notes/k".to_owned() };
+    let cut = |to| Place::Link { from: End::Node(0), to: End::Store(to) };
+    let mut scenario = Scenario::still(1)
+        .then(1_000, 0, "k", PUT)
+        .fault(Kind::NetPartition, cut(StoreId::Kv), 5_000..18_000, 0)
+        .fault(Kind::R2LostObject, copy(), 6_000..6_001, 0)
+        .then(6_500, 0, "k", Act::ReadAny)
+        .fault(Kind::NetDelay, cut(StoreId::D1), 15_900..16_800, 1_500)
+        .then(14_000, 0, "k", Act::ReadAny)
+        .fault(Kind::R2ForeignWrite, copy(), 16_400..16_401, 0);
+    scenario.length_ms = 30_000;
+    let outcome = clean(&scenario);
+    let again: Vec<u64> = landed(&outcome, StoreId::R2)
+        .into_iter()
+        .filter(|event| event.text == "notes/k" && event.at_us > 16_401_000)
+        .map(|event| event.at_us / 1_000)
+        .collect();
+    assert!(!again.is_empty(), "their bytes are a version, and the copy is of it");
+    assert!(outcome.sometimes.contains("a-foreign-write-was-taken-in"), "{:?}", outcome.sometimes);
+}
+
 /// Every copy in KV is gone at once: that looks like the wrong store, not like damage.
 #[test]
 fn a_listing_that_shrinks_to_nothing_changes_nothing() {

@@ -301,8 +301,7 @@ impl<E: Env> Coordinator<E> {
         for store in &owe {
             let owed = slot.owed.entry(*store).or_default();
             owed.granted(&grant, *store, sent_at, now);
-            // Only the newest is projected: a former target is forgotten.
-            owed.target = Some(target.clone());
+            owed.installed(target.clone());
         }
         for store in owe {
             self.push(&mut state, store, record);

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! (owe) ──> put: a copy that a look found to differ is marked first
-//! claim ──> put ── Applied, and nobody else can still be putting ──> clear ──> done
+//! claim ──> (look) ──> put ── Applied, and nobody else can still be putting ──> clear ──> done
 //!   ^        │ Applied, but somebody may: wait, then claim and put again (A5b)
 //!   └────────┴ Unknown: a new epoch; the old one stays until nothing of it can land (A5a)
 //! ```
 //!
 //! Invariant: a put carries its lease's end as deadline (A5), and is of the version that the row
 //! held when the lease was granted or read. The mark is cleared only after an `Applied` put that
-//! was sent after a look at the row which showed no other live lease (A5b).
+//! was sent after a look at the row which showed no other live lease (A5b). Where a mark comes of a
+//! look, or was taken over, R2's copy is read before the first put: what somebody wrote there before
+//! the mark stood is taken in instead (A3). KV's caches cannot tell.
 
+use super::reconcile::TookIn;
 use super::{Coordinator, seen_in};
 use crate::breaker::Seen;
 use crate::env::{Doubt, DoubtKind, Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
@@ -74,6 +77,9 @@ pub(super) struct Owed {
     doubtful: BTreeSet<Epoch>,
     /// The copy of this version was found to differ, and there is no mark for it yet.
     unmarked: Option<VersionId>,
+    /// This coordinator has put the copy itself, or has seen that it holds nobody else's bytes, or
+    /// installs the version that is owed.
+    looked: bool,
     last_put: Option<Duration>,
     failures: u32,
 }
@@ -97,6 +103,13 @@ impl Owed {
     /// A copy that should hold this version differs from it.
     pub(super) fn differs_from(version: VersionId) -> Self {
         Owed { unmarked: Some(version), ..Owed::default() }
+    }
+
+    /// This coordinator has installed what is to be put.
+    pub(super) fn installed(&mut self, target: Target) {
+        // Only the newest is projected: a former target is forgotten.
+        self.target = Some(target);
+        self.looked = true;
     }
 
     /// A lease was granted by an answer to a request of `sent_at`.
@@ -153,6 +166,7 @@ enum Step {
     Wait(Next),
     Owe(VersionId),
     Claim { renew: Option<Epoch>, quiet: Vec<Epoch> },
+    Look,
     Put { target: Target, lease: Held },
 }
 
@@ -173,8 +187,8 @@ impl<E: Env> Coordinator<E> {
         if dataset.projection(store).is_none() {
             return self.give_up(record, store);
         }
-        // Claim and put in one turn; whatever comes after a put starts a new one.
-        for _ in 0..2 {
+        // Claim, look and put in one turn; whatever comes after a put starts a new one.
+        for _ in 0..3 {
             match self.next_step(record, store) {
                 Step::Wait(next) => return next,
                 Step::Owe(version) => {
@@ -184,6 +198,11 @@ impl<E: Env> Coordinator<E> {
                 }
                 Step::Claim { renew, quiet } => {
                     if let Some(next) = self.claim(record, store, renew, quiet).await {
+                        return next;
+                    }
+                }
+                Step::Look => {
+                    if let Some(next) = self.look_before_put(dataset, record, store).await {
                         return next;
                     }
                 }
@@ -212,6 +231,9 @@ impl<E: Env> Coordinator<E> {
         }
         if owed.needs_claim(now) {
             return Step::Claim { renew: owed.renewable(), quiet: owed.quiet() };
+        }
+        if store == StoreId::R2 && !owed.looked {
+            return Step::Look;
         }
         match (&owed.target, &owed.lease) {
             (Some(target), Some(lease)) => {
@@ -321,6 +343,35 @@ impl<E: Env> Coordinator<E> {
             };
             owed.target = Some(Target::new(Arc::new(version), value, whole));
         }
+        None
+    }
+
+    /// Reads the copy that is to be put over; `None`: it may be. The mark stands, so that what
+    /// somebody writes from here on meets a put that is on its way.
+    async fn look_before_put(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        store: StoreId,
+    ) -> Option<Next> {
+        let Ok(found) = self.fetch(dataset, record, store).await else {
+            return Some(self.projection_failed(record, store));
+        };
+        if let Some((body, metadata)) = found {
+            let described = metadata.as_deref().and_then(projection::read);
+            let ours = described.is_some_and(|described| described.has(&body));
+            if !ours {
+                match self.take_in(dataset, record, store, Some(metadata)).await {
+                    TookIn::Installed => return Some(Next::Again),
+                    TookIn::Undecided => return Some(self.projection_failed(record, store)),
+                    TookIn::Known | TookIn::Unholdable => {}
+                }
+            }
+        }
+        let mut state = self.state();
+        let owed = state.slots.get_mut(record).and_then(|slot| slot.owed.get_mut(&store));
+        let Some(owed) = owed else { return Some(Next::Done) };
+        owed.looked = true;
         None
     }
 

@@ -666,7 +666,9 @@ impl<E: Env> Coordinator<E> {
             // What the listing shows may have been mended, and written over by somebody, since.
             Mend::Put(_) if !self.is_no_echo(record, store, &found) => {}
             Mend::Put(version) => self.put_again(record, store, &version),
-            Mend::TakeIn => self.take_in(dataset, record, store, found.copy).await,
+            Mend::TakeIn => {
+                self.take_in(dataset, record, store, found.copy).await;
+            }
         }
     }
 
@@ -706,11 +708,13 @@ impl<E: Env> Coordinator<E> {
         record: &RecordId,
         store: StoreId,
         seen: Listing,
-    ) {
-        let Ok(Some((body, metadata))) = self.fetch(dataset, record, store).await else { return };
+    ) -> TookIn {
+        let Ok(Some((body, metadata))) = self.fetch(dataset, record, store).await else {
+            return TookIn::Undecided;
+        };
         if seen.as_ref() != Some(&metadata) {
             // An edge cache gives what stood there before: the next pass may get the bytes.
-            return;
+            return TookIn::Undecided;
         }
         let described = metadata.as_deref().and_then(projection::read);
         if described.is_none() {
@@ -719,7 +723,7 @@ impl<E: Env> Coordinator<E> {
                 Ok(Some((again, _))) if again == body => {}
                 Ok(_) | Err(_) => {
                     self.state().counters.copies_damaged += 1;
-                    return;
+                    return TookIn::Undecided;
                 }
             }
         }
@@ -730,13 +734,13 @@ impl<E: Env> Coordinator<E> {
             // stands there: they may have been spoilt on their way.
             Some(_) if changed => match self.fetch(dataset, record, store).await {
                 Ok(Some(again)) if again == (body.clone(), metadata.clone()) => None,
-                Ok(_) | Err(_) => return,
+                Ok(_) | Err(_) => return TookIn::Undecided,
             },
             Some((Named::Version(version), Body::Whole)) => Some(version),
             // Nothing can be rebuilt from these alone.
             Some(
                 (Named::Tag(_), _) | (Named::Version(_), Body::Reference | Body::Partial { .. }),
-            ) => return,
+            ) => return TookIn::Unholdable,
         };
         let keep = &dataset.projection(store).expect("a projection is looked over").keep;
         let part = described.is_none() && matches!(keep, Keep::Fields(_));
@@ -751,12 +755,12 @@ impl<E: Env> Coordinator<E> {
                     %record, %store, kind = ?dataset.kind,
                     "somebody wrote what this dataset cannot hold; it is left where it is"
                 );
-                return;
+                return TookIn::Unholdable;
             }
         };
         let mut row = match self.row(RowOp::Read { record: record.clone() }).await {
             Outcome::Applied((_, RowAnswer::Read(row))) => row,
-            _ => return,
+            _ => return TookIn::Undecided,
         };
         for _ in 0..TAKE_IN_TRIES {
             self.learn_row(record, row.as_ref());
@@ -768,7 +772,7 @@ impl<E: Env> Coordinator<E> {
             };
             let candidate = match taken {
                 TakenIn::Known => {
-                    let Some(version) = &found.version else { return };
+                    let Some(version) = &found.version else { return TookIn::Undecided };
                     let shown = Found { copy: seen.clone(), row_seq: found.row_seq };
                     let seen = metadata.as_deref();
                     let no_echo = match (store, changed) {
@@ -783,9 +787,9 @@ impl<E: Env> Coordinator<E> {
                     if differs && no_echo {
                         self.put_again(record, store, version);
                     }
-                    return;
+                    return TookIn::Known;
                 }
-                TakenIn::NotYet => return,
+                TakenIn::NotYet => return TookIn::Undecided,
                 TakenIn::Nowhere => {
                     self.state().counters.foreign_refused += 1;
                     tracing::error!(
@@ -794,7 +798,7 @@ impl<E: Env> Coordinator<E> {
                          be told whether these are all; it is left where it is: write it through \
                          Tidelock or to D1, or delete it there"
                     );
-                    return;
+                    return TookIn::Unholdable;
                 }
                 TakenIn::Over(candidate) => candidate,
             };
@@ -806,17 +810,18 @@ impl<E: Env> Coordinator<E> {
                         "somebody wrote over a copy of chosen fields, which cannot become the \
                          record's value; their bytes are kept beside it, and the copy is put again"
                     );
-                    return;
+                    return TookIn::Installed;
                 }
                 Sent::Done => {
                     self.state().counters.foreign_writes += 1;
                     tracing::info!(%record, %store, "somebody else's write was taken in");
-                    return;
+                    return TookIn::Installed;
                 }
                 Sent::Moved(now) => row = now,
-                Sent::Failed => return,
+                Sent::Failed => return TookIn::Undecided,
             }
         }
+        TookIn::Undecided
     }
 
     /// True when what a listing shows of a copy is no echo of what stood there before: it has shown
@@ -835,6 +840,19 @@ impl<E: Env> Coordinator<E> {
         }
         now >= *since + self.env.storage().kv().echoes_for()
     }
+}
+
+/// What became of bytes that were found in a projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TookIn {
+    /// The authority holds them now, and has marked the projections for it.
+    Installed,
+    /// The authority has them or has decided about them before.
+    Known,
+    /// No version can be made of them.
+    Unholdable,
+    /// A store did not answer, or they are not what was seen: another look tells.
+    Undecided,
 }
 
 enum TakenIn {
