@@ -91,8 +91,12 @@ pub enum PeerMessage {
     Hint(SiteId),
     /// From another site: what has the receiver's authority taken in after this place of its feed?
     Changes {
+        /// Who asks.
+        site: SiteId,
         /// The place.
         after: Seq,
+        /// Of the feed before it, this much is in the asking site's authority.
+        reached: Seq,
     },
     /// From another site: the values of these records.
     Fetch(Vec<Wanted>),
@@ -133,6 +137,9 @@ pub struct FeedPage {
     /// Where the feed ends. Before the place that was asked for: it is not the feed that it was,
     /// and is to be read from its beginning.
     pub head: Seq,
+    /// Up to where each actor's writes are decided at that site, as far as it knows: such as are in
+    /// its authority are in the feed up to `head`, if nothing that is newer includes them.
+    pub settled: VersionVector,
 }
 
 /// A record as a site's authority holds it, to be taken in by another.

@@ -53,6 +53,10 @@ struct Records {
     // Boxed: a map's nodes are half empty when keys come in order.
     entries: BTreeMap<Key, Box<Entry>>,
     tree: Tree,
+    /// The sequence of what is not there: it rises when tombstones are reaped.
+    absent_row_seq: u64,
+    /// The latest stamp of a delete, reaped or not: what begins anew exceeds it (rule V3).
+    deleted_stamp: Stamp,
 }
 
 /// The incarnations that histories name, each by a number. There are few: one a start of a
@@ -281,9 +285,27 @@ impl Ledger {
     pub fn known(&self, record: &RecordId) -> Option<Known> {
         match self.noted(record) {
             Some(noted) => Some(noted.known()),
-            None if self.complete => Some(Known { version: None, row_seq: 0, seq: Seq(0) }),
+            None if self.complete => {
+                let records = self.datasets.get(&record.dataset);
+                let row_seq = records.map_or(0, |records| records.absent_row_seq);
+                Some(Known { version: None, row_seq, seq: Seq(0) })
+            }
             None => None,
         }
+    }
+
+    /// The latest stamp of a dataset's deletes, as far as they were seen.
+    pub fn deleted_stamp(&self, dataset: &str) -> Stamp {
+        self.datasets.get(dataset).map(|records| records.deleted_stamp).unwrap_or_default()
+    }
+
+    /// Tombstones were reaped that may never have been seen here.
+    pub fn reaped(&mut self, dataset: &Arc<str>, latest: Stamp) {
+        if !self.datasets.contains_key(dataset) {
+            self.datasets.insert(dataset.clone(), Records::default());
+        }
+        let records = self.datasets.get_mut(dataset).expect("inserted above");
+        records.deleted_stamp = records.deleted_stamp.max(latest);
     }
 
     /// Where a write's change stands in the authority's feed, if it is known to be there.
@@ -308,8 +330,14 @@ impl Ledger {
         if !self.datasets.contains_key(&record.dataset) {
             self.datasets.insert(record.dataset.clone(), Records::default());
         }
-        let Records { entries, tree } =
+        let Records { entries, tree, absent_row_seq, deleted_stamp } =
             self.datasets.get_mut(&record.dataset).expect("inserted above");
+        if let Some(version) = version.as_ref().filter(|version| version.current().deleted) {
+            *deleted_stamp = version.stamp().max(*deleted_stamp);
+        }
+        if version.is_none() {
+            *absent_row_seq = row_seq.max(*absent_row_seq);
+        }
         let actors = &mut self.actors;
         let after = version
             .as_ref()
@@ -322,6 +350,10 @@ impl Ledger {
                 }
                 let (leaf, before) = (place.get().leaf, noted.digest(&record.key));
                 tree.update(leaf, before, after);
+                if version.is_none() && self.complete {
+                    place.remove();
+                    return true;
+                }
                 **place.get_mut() = Entry::new(actors, leaf, version, row_seq, seq);
             }
             // Once everything is known, what does not exist needs no entry to say so.

@@ -99,6 +99,15 @@ pub fn found(site: SiteId, record: &RecordId, over: Option<&Version>, body: &[u8
     Version::write(&history_of(over), Sibling { dot, stamp, hash, bytes, deleted: false })
 }
 
+/// The tombstone that stands again for a version which was deleted, and whose tombstone was reaped,
+/// when it turns up where it should be gone (rule A6). Whoever meets it makes the same of it.
+pub fn buried(site: SiteId, record: &RecordId, dead: &Version) -> Held {
+    let named = format!("buries {}", dead.current().dot);
+    let dot = Dot { actor: fingerprint(site, record, Some(named.as_bytes())), counter: 1 };
+    let sibling = sibling(dot, dead.stamp().next(), &Stored::Tombstone);
+    Held { version: Version::write(&dead.history, sibling), value: Stored::Tombstone }
+}
+
 /// Describes a value under a dot.
 pub fn sibling(dot: Dot, stamp: Stamp, value: &Stored) -> Sibling {
     let (hash, bytes, deleted) = match value {

@@ -8,6 +8,8 @@
 //! Clear     removes a mark after an Applied put that was sent while nobody else could be putting
 //! Release   takes back leases whose puts have all had definite answers
 //! Forgo     removes the mark of a projection that is not kept any more
+//! Settle    tells up to where a coordinator's writes are decided
+//! Reap      removes a tombstone, and leaves its history in the dataset's floor (rule A6)
 //! ```
 //!
 //! A row is the only place where coordinators meet, so every rule that orders them (A2, A4, A5a,
@@ -19,9 +21,10 @@
 
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::tree::Digest;
-use crate::version::{Actor, Version, VersionId, VersionVector};
+use crate::version::{Actor, Stamp, Version, VersionId, VersionVector};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How long a lease lasts. Longer than [`REPUT_MS`], else two coordinators take over from each
 /// other for ever.
@@ -83,6 +86,10 @@ pub struct Row {
     pub epoch: Epoch,
     /// The projections that may not hold `version` yet: the mark, with its leases (rule A5c).
     pub owed: BTreeMap<StoreId, Vec<Lease>>,
+    /// Where there is no row: the latest stamp of the tombstones that were reaped in its dataset,
+    /// which a new record's is to exceed (rule V3).
+    #[serde(default)]
+    pub floor_stamp: Stamp,
 }
 
 impl Row {
@@ -102,6 +109,24 @@ impl Row {
         self.version.as_ref().map(|version| version.history.clone()).unwrap_or_default()
     }
 
+    /// What stands for a row that is not there. Its sequence goes on where rows that were reaped
+    /// ended, so that nothing that was meant for one of them fits what comes after it.
+    pub fn absent(floor: &Floor) -> Option<Row> {
+        let at = floor.row_seq;
+        let stamp = floor.stamp;
+        (at > 0).then(|| Row {
+            row_seq: at,
+            known_row_seq: at,
+            floor_stamp: stamp,
+            ..Row::default()
+        })
+    }
+
+    /// True when there is nothing here that could be removed or replaced.
+    pub fn is_absent(&self) -> bool {
+        self.version.is_none() && !self.has_foreign_write()
+    }
+
     /// What a compare-and-set over this row expects.
     pub fn expect(&self) -> Expect {
         Expect { history: self.history(), row_seq: self.row_seq }
@@ -112,6 +137,38 @@ impl Row {
     fn others_until(&self, store: StoreId, own: Epoch, now: StoreTime) -> Option<StoreTime> {
         let leases = self.owed.get(&store)?;
         leases.iter().filter(|l| l.epoch != own && l.until > now).map(|l| l.until).max()
+    }
+}
+
+/// What is left of a dataset's tombstones once they are reaped (rule A6).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floor {
+    /// What they had seen, joined. A version at or below it that no row here includes is dead: it
+    /// was deleted, and the delete is forgotten.
+    pub history: VersionVector,
+    /// The highest sequence that a reaped row could have had next; rows that begin anew begin above.
+    pub row_seq: u64,
+    /// The latest stamp among them.
+    pub stamp: Stamp,
+    /// Up to where each actor's writes are decided here: in the authority, or certainly never. The
+    /// floor stays at or below it, since a write that is still on its way must not look dead.
+    pub settled: VersionVector,
+}
+
+impl Floor {
+    /// True when all that a version would bring to a row was deleted, and the tombstone reaped.
+    pub fn buries(&self, version: &Version, over: Option<&Row>) -> bool {
+        let stands = over.map(Row::history).unwrap_or_default();
+        !stands.covers(&version.history) && self.history.join(&stands).covers(&version.history)
+    }
+
+    fn reap(&self, row: &Row) -> Floor {
+        Floor {
+            history: self.history.join(&row.history()),
+            row_seq: self.row_seq.max(row.row_seq) + 1,
+            stamp: row.version.as_ref().map_or(self.stamp, |v| v.stamp().max(self.stamp)),
+            settled: self.settled.clone(),
+        }
     }
 }
 
@@ -193,6 +250,21 @@ pub enum RowOp {
         /// The version that the row must still hold: a later one may be of a later policy.
         version: VersionId,
     },
+    /// Tells the authority up to where actors' writes are decided: each of them is in it, or can
+    /// never be. Gives the dataset's floor.
+    Settle {
+        /// The dataset, and no key.
+        record: RecordId,
+        /// By actor.
+        settled: VersionVector,
+    },
+    /// Removes a tombstone that nothing needs any more.
+    Reap {
+        /// Whose.
+        record: RecordId,
+        /// The tombstone; the row must still hold it.
+        version: VersionId,
+    },
 }
 
 /// A compare-and-set of a version at the authority.
@@ -223,7 +295,9 @@ impl RowOp {
             | RowOp::Owe { record, .. }
             | RowOp::Clear { record, .. }
             | RowOp::Release { record, .. }
-            | RowOp::Forgo { record, .. } => record,
+            | RowOp::Forgo { record, .. }
+            | RowOp::Settle { record, .. }
+            | RowOp::Reap { record, .. } => record,
             RowOp::Install(install) => &install.record,
         }
     }
@@ -240,7 +314,9 @@ impl RowOp {
             | RowOp::Owe { .. }
             | RowOp::Clear { .. }
             | RowOp::Release { .. }
-            | RowOp::Forgo { .. } => 0,
+            | RowOp::Forgo { .. }
+            | RowOp::Settle { .. }
+            | RowOp::Reap { .. } => 0,
         }
     }
 }
@@ -298,11 +374,76 @@ pub enum RowAnswer {
     Released,
     /// The install does not cover what it expects: a defect of the caller, refused.
     NotCovering,
+    /// The version was deleted and its tombstone reaped: it is not installed again.
+    Dead,
+    /// What stands below the dataset's records.
+    Floor(Floor),
+    /// The tombstone is gone.
+    Reaped(Floor),
+    /// The tombstone is not to be removed, or not yet.
+    Kept,
 }
 
-/// Applies one operation to one row. `next_seq` is the change feed's next place. A changed row is
-/// returned; `None` leaves the row as it was.
+/// What an operation changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Nothing.
+    Nothing,
+    /// The row is this now.
+    Row(Row),
+    /// The row is gone, and the floor is this now.
+    Gone(Floor),
+    /// The floor is this now.
+    Floor(Floor),
+}
+
+/// Applies one operation to one row and its dataset's floor. `next_seq` is the change feed's next
+/// place.
 pub fn apply(
+    row: Option<&Row>,
+    floor: &Floor,
+    op: &RowOp,
+    now: StoreTime,
+    next_seq: Seq,
+) -> (Changed, RowAnswer) {
+    match op {
+        RowOp::Settle { settled, .. } => {
+            let floor = Floor { settled: floor.settled.join(settled), ..floor.clone() };
+            return (Changed::Floor(floor.clone()), RowAnswer::Floor(floor));
+        }
+        RowOp::Reap { version, .. } => {
+            return match row.filter(|row| is_reapable(row, floor, version, next_seq)) {
+                Some(row) => {
+                    let floor = floor.reap(row);
+                    (Changed::Gone(floor.clone()), RowAnswer::Reaped(floor))
+                }
+                None => (Changed::Nothing, RowAnswer::Kept),
+            };
+        }
+        RowOp::Install(install)
+            if row.is_none_or(Row::is_absent) && floor.buries(&install.version, None) =>
+        {
+            return (Changed::Nothing, RowAnswer::Dead);
+        }
+        _ => {}
+    }
+    let absent = if row.is_none() { Row::absent(floor) } else { None };
+    let (changed, answer) = apply_to_row(row.or(absent.as_ref()), op, now, next_seq);
+    (changed.map_or(Changed::Nothing, Changed::Row), answer)
+}
+
+/// A tombstone may go when nothing is owed for it (rule A5c), every write that it has seen is decided
+/// here, and it is not the feed's last entry, which says where the feed has come to.
+fn is_reapable(row: &Row, floor: &Floor, version: &VersionId, next_seq: Seq) -> bool {
+    let deleted = row.version.as_ref().is_some_and(|v| v.current().deleted && v.id() == *version);
+    deleted
+        && row.owed.is_empty()
+        && !row.has_foreign_write()
+        && floor.settled.covers(&row.history())
+        && row.seq.0 + 1 < next_seq.0
+}
+
+fn apply_to_row(
     row: Option<&Row>,
     op: &RowOp,
     now: StoreTime,
@@ -327,6 +468,7 @@ pub fn apply(
             (Some(row), RowAnswer::Released)
         }
         RowOp::Forgo { store, version, .. } => apply_forgo(row, *store, version, now),
+        RowOp::Settle { .. } | RowOp::Reap { .. } => unreachable!("these are of the floor, above"),
     }
 }
 
@@ -373,6 +515,7 @@ fn apply_install(
         seq: next_seq,
         epoch,
         owed,
+        floor_stamp: Stamp::default(),
     };
     let grant = Grant { epoch, ends: lease.ends, others_until };
     (Some(after), RowAnswer::Installed { row_seq, seq: next_seq, grant })
@@ -535,6 +678,9 @@ pub struct PollPage {
     pub complete: bool,
     /// The feed's last place.
     pub head: Seq,
+    /// The datasets in which tombstones were reaped, and the latest stamp of these: whoever knows a
+    /// dataset by its feed alone has not seen them.
+    pub reaped: Vec<(Arc<str>, Stamp)>,
     /// Marks that nobody holds, or that the asking coordinator's former life held.
     pub lapsed: Vec<(RecordId, StoreId)>,
     /// When the first of the rows whose marks are all held has one that is not; `None`: no row
@@ -572,9 +718,8 @@ pub struct BatchAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::version::{ContentHash, Dot, NodeId, Sibling, Stamp};
+    use crate::version::{ContentHash, Dot, NodeId, Sibling};
     use bytes::Bytes;
-    use std::sync::Arc;
 
     fn actor(node: u16) -> Actor {
         Actor { node: NodeId(node), incarnation: 1 }
@@ -607,7 +752,7 @@ mod tests {
             owe: vec![StoreId::Kv],
             holder: actor(node),
         }));
-        match apply(row, &op, StoreTime(now), Seq(1)) {
+        match apply_to_row(row, &op, StoreTime(now), Seq(1)) {
             (Some(row), RowAnswer::Installed { grant, .. }) => (row, grant),
             other => panic!("not installed: {other:?}"),
         }
@@ -621,13 +766,13 @@ mod tests {
             renew,
             quiet,
         };
-        apply(Some(row), &op, StoreTime(now), Seq(2)).1
+        apply_to_row(Some(row), &op, StoreTime(now), Seq(2)).1
     }
 
     fn clear(row: &Row, epoch: Epoch, quiet: Vec<Epoch>, now: u64) -> RowAnswer {
         let version = row.version.as_ref().unwrap().id();
         let op = RowOp::Clear { record: record(), store: StoreId::Kv, version, epoch, quiet };
-        apply(Some(row), &op, StoreTime(now), Seq(2)).1
+        apply_to_row(Some(row), &op, StoreTime(now), Seq(2)).1
     }
 
     #[test]
@@ -646,10 +791,10 @@ mod tests {
             }))
         };
         row.row_seq += 1; // what the trigger does for a foreign write
-        let (changed, answer) = apply(Some(&row), &op(expect), StoreTime(1), Seq(2));
+        let (changed, answer) = apply_to_row(Some(&row), &op(expect), StoreTime(1), Seq(2));
         assert_eq!(changed, None);
         assert_eq!(answer, RowAnswer::Moved(Some(row.clone())));
-        let (changed, _) = apply(Some(&row), &op(row.expect()), StoreTime(1), Seq(2));
+        let (changed, _) = apply_to_row(Some(&row), &op(row.expect()), StoreTime(1), Seq(2));
         assert!(changed.is_some_and(|row| !row.has_foreign_write()));
     }
 
@@ -665,7 +810,10 @@ mod tests {
             owe: vec![],
             holder: actor(2),
         }));
-        assert_eq!(apply(Some(&row), &op, StoreTime(1), Seq(2)), (None, RowAnswer::NotCovering));
+        assert_eq!(
+            apply_to_row(Some(&row), &op, StoreTime(1), Seq(2)),
+            (None, RowAnswer::NotCovering)
+        );
     }
 
     #[test]
@@ -735,7 +883,7 @@ mod tests {
             epoch: first.epoch,
             quiet: vec![],
         };
-        let (changed, answer) = apply(Some(&row), &op, StoreTime(20), Seq(3));
+        let (changed, answer) = apply_to_row(Some(&row), &op, StoreTime(20), Seq(3));
         assert_eq!((changed, answer), (None, RowAnswer::Moved(Some(row))));
     }
 
@@ -746,7 +894,7 @@ mod tests {
         let forgo = |row: &Row, of: &Row, now: u64| {
             let version = of.version.as_ref().unwrap().id();
             let op = RowOp::Forgo { record: record(), store: StoreId::Kv, version };
-            apply(Some(row), &op, StoreTime(now), Seq(2))
+            apply_to_row(Some(row), &op, StoreTime(now), Seq(2))
         };
         assert_eq!(forgo(&row, &row, until.0 - 1), (None, RowAnswer::NotAlone { until }));
         let (after, answer) = forgo(&row, &row, until.0);
@@ -780,5 +928,92 @@ mod tests {
         assert!(!lapsed(leases, actor(1), StoreTime(1)));
         assert!(!lapsed(leases, actor(2), StoreTime(1)));
         assert!(lapsed(leases, actor(2), StoreTime(LEASE_MS)));
+    }
+
+    fn deleted(row: &Row, counter: u64) -> Row {
+        let base = row.history();
+        let dot = Dot { actor: actor(1), counter };
+        let stamp = Stamp { wall_ms: counter, logical: 0 };
+        let sibling = crate::resolve::sibling(dot, stamp, &Stored::Tombstone);
+        let op = RowOp::Install(Box::new(Install {
+            record: record(),
+            expect: row.expect(),
+            version: Version::write(&base, sibling),
+            value: Stored::Tombstone,
+            losers: vec![],
+            owe: vec![],
+            holder: actor(1),
+        }));
+        let (changed, _) = apply_to_row(Some(row), &op, StoreTime(1), Seq(2));
+        Row { owed: BTreeMap::new(), ..changed.expect("installed") }
+    }
+
+    fn reap(row: &Row, floor: &Floor, next_seq: u64) -> (Changed, RowAnswer) {
+        let version = row.version.as_ref().unwrap().id();
+        let op = RowOp::Reap { record: record(), version };
+        apply(Some(row), floor, &op, StoreTime(9), Seq(next_seq))
+    }
+
+    fn settled(counter: u64) -> Floor {
+        let mut settled = VersionVector::new();
+        settled.include(Dot { actor: actor(1), counter });
+        Floor { settled, ..Floor::default() }
+    }
+
+    #[test]
+    fn a6_a_tombstone_goes_when_nothing_needs_it_any_more() {
+        let (live, _) = install(None, 1, 1, 0);
+        let tombstone = deleted(&live, 2);
+        let kept = (Changed::Nothing, RowAnswer::Kept);
+        assert_eq!(reap(&live, &settled(9), 9), kept, "it is no tombstone");
+        assert_eq!(reap(&tombstone, &settled(1), 9), kept, "its writer may still owe the delete");
+        assert_eq!(reap(&tombstone, &settled(2), 3), kept, "it is where the feed ends");
+        let owed = Row { owed: live.owed.clone(), ..tombstone.clone() };
+        assert_eq!(reap(&owed, &settled(2), 9), kept, "a copy may still stand");
+        let foreign = Row { row_seq: 9, ..tombstone.clone() };
+        assert_eq!(reap(&foreign, &settled(2), 9), kept, "somebody has written since");
+        let (changed, answer) = reap(&tombstone, &settled(2), 9);
+        let Changed::Gone(floor) = changed else { panic!("{changed:?}") };
+        assert_eq!(answer, RowAnswer::Reaped(floor.clone()));
+        assert_eq!(floor.history, tombstone.history());
+        assert!(floor.row_seq > tombstone.row_seq);
+    }
+
+    /// CAS(nothing -> w0) times out; delete; reap; the CAS lands where nothing is.
+    #[test]
+    fn a6_what_was_deleted_is_not_installed_where_its_tombstone_was_reaped() {
+        let (live, _) = install(None, 1, 1, 0);
+        let (Changed::Gone(floor), _) = reap(&deleted(&live, 2), &settled(2), 9) else {
+            panic!("reaped")
+        };
+        let of = |version: Version, expect: Expect| {
+            let op = RowOp::Install(Box::new(Install {
+                record: record(),
+                expect,
+                version,
+                value: Stored::Tombstone,
+                losers: vec![],
+                owe: vec![],
+                holder: actor(1),
+            }));
+            apply(None, &floor, &op, StoreTime(9), Seq(10))
+        };
+        let first = live.version.clone().unwrap();
+        let late = of(first.clone(), Expect::default());
+        assert_eq!(late, (Changed::Nothing, RowAnswer::Dead));
+        // From a snapshot, or another site: whatever it expects.
+        let absent = Row::absent(&floor).unwrap();
+        assert_eq!(of(first.clone(), absent.expect()).1, RowAnswer::Dead);
+        // A conditional write that was cancelled: what it expected does not come back.
+        let another = version(2, 7, &VersionVector::new());
+        assert_eq!(
+            of(another.clone(), Expect::default()).1,
+            RowAnswer::Moved(Some(absent.clone()))
+        );
+        let (Changed::Row(row), _) = of(another, absent.expect()) else { panic!("a new record") };
+        assert!(row.row_seq > floor.row_seq && !row.has_foreign_write());
+        // Nor is there anything in it that what was written there since would have to be told of.
+        assert!(floor.buries(&first, Some(&row)));
+        assert!(!floor.buries(row.version.as_ref().unwrap(), Some(&row)));
     }
 }

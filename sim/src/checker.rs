@@ -222,6 +222,10 @@ struct Observed {
     left: BTreeSet<Dot>,
     /// What the deletes that were current had seen.
     buried: VersionVector,
+    /// What tombstones had seen that were reaped.
+    reaped: VersionVector,
+    /// Whose writes they were.
+    graves: Vec<Dot>,
     projections: [Projection; 2],
 }
 
@@ -254,6 +258,17 @@ struct Damaged {
     history: VersionVector,
     /// A put was lawfully on its way, or another damage was being mended.
     unseen: bool,
+}
+
+impl Observed {
+    /// The authority's version includes a write, or a tombstone did that was reaped.
+    fn has_seen(&self, dot: Dot) -> bool {
+        covers(&self.history, dot) || covers(&self.reaped, dot)
+    }
+}
+
+fn is_reaped(rows: &BTreeMap<RecordId, Observed>, record: &RecordId, dot: Dot) -> bool {
+    rows.get(record).is_some_and(|row| covers(&row.reaped, dot))
 }
 
 const PROJECTIONS: [StoreId; 2] = [StoreId::Kv, StoreId::R2];
@@ -439,7 +454,7 @@ impl Checker {
                 let awaited = !self.outside.contains(&dot.actor.node) && !self.is_excusable(dot);
                 for site in self.sites().filter(|_| awaited) {
                     let row = self.row(site, &asked.record);
-                    if !row.is_some_and(|row| covers(&row.history, dot)) {
+                    if !row.is_some_and(|row| row.has_seen(dot)) {
                         self.unconfirmed.insert((dot, site), (asked.record.clone(), at_ms));
                     }
                 }
@@ -466,7 +481,7 @@ impl Checker {
     /// A coordinator's disk no longer has an intent that it had.
     pub fn lost_with_disk(&mut self, intent: &Intent) {
         let dot = intent.dot();
-        let holds = |row: &Observed| covers(&row.history, dot);
+        let holds = |row: &Observed| row.has_seen(dot);
         if !self.sites().any(|site| self.row(site, &intent.record).is_some_and(holds)) {
             self.lost_with_disk.insert(dot);
             if self.local.contains(&dot) {
@@ -545,15 +560,17 @@ impl Checker {
 
     /// A session read a version with this history, and asked for nothing older than it had seen.
     pub fn saw(&mut self, at_ms: u64, session: u16, record: &RecordId, history: &VersionVector) {
-        let seen = self.seen.entry((session, record.clone())).or_default();
+        let mut seen = self.seen.remove(&(session, record.clone())).unwrap_or_default();
         let older: Vec<Dot> = seen
             .iter()
             .map(|(actor, counter)| Dot { actor: *actor, counter: *counter })
             .filter(|dot| !covers(history, *dot))
+            .filter(|dot| !self.rows.iter().any(|rows| is_reaped(rows, record, *dot)))
             .collect();
         for (actor, counter) in history.iter() {
             seen.include(Dot { actor: *actor, counter: *counter });
         }
+        self.seen.insert((session, record.clone()), seen);
         self.hold(Invariant::Session, at_ms, older.is_empty(), || {
             let older: Vec<String> = older.iter().map(Dot::to_string).collect();
             format!("s{session} read {record} without {}, seen before", older.join(" "))
@@ -606,7 +623,8 @@ impl Checker {
             std::mem::replace(&mut observed.projections[at(store)].owed, owed) && !owed
         });
         if observed.current.is_none() || observed.history != version.history {
-            let before = (observed.history.clone(), observed.current);
+            let reaped = observed.reaped.clone();
+            let before = (observed.history.clone(), observed.current, reaped);
             self.causality_holds(at_ms, record, before, version, losers);
             self.version_changed(at_ms, site, record, version);
         }
@@ -619,16 +637,50 @@ impl Checker {
         }
     }
 
+    /// The authority's row of a record is gone: a tombstone, long done with. Nothing of it may come
+    /// back, nobody may owe it to anything, and no acknowledged write may wait for it.
+    pub fn row_reaped(&mut self, at_ms: u64, site: SiteId, record: &RecordId) {
+        let observed = self.row_entry(site, record);
+        let done =
+            observed.deleted && observed.projections.iter().all(|projection| !projection.owed);
+        let history = std::mem::take(&mut observed.history);
+        observed.reaped = observed.reaped.join(&history);
+        observed.history_text.clear();
+        observed.graves.extend(observed.current.take());
+        (observed.version, observed.hash, observed.deleted) = (None, None, false);
+        self.hold(Invariant::NoResurrection, at_ms, done, || {
+            format!("the row of {record} was reaped while it was needed")
+        });
+        // Whoever has not got the delete by now never will.
+        let lost = self.sites().find(|other| {
+            !self
+                .row(*other, record)
+                .is_some_and(|row| row.history.covers(&history) || row.reaped.covers(&history))
+        });
+        self.hold(Invariant::NoResurrection, at_ms, lost.is_none(), || {
+            format!("the row of {record} was reaped at {site} before every site had its delete")
+        });
+        let rows = &mut self.rows[usize::from(site.0)];
+        let observed = rows.get_mut(record).expect("entered above");
+        for store in PROJECTIONS {
+            self.tally.compare(at_ms, record, observed, store);
+        }
+        if self.rows.len() > 1 {
+            self.compare_sites(at_ms, record);
+        }
+    }
+
     /// The authority's version becomes another one: whatever it newly includes was known to the
     /// writer of what is shown, or to that of a loser that is kept.
     fn causality_holds(
         &mut self,
         at_ms: u64,
         record: &RecordId,
-        before: (VersionVector, Option<Dot>),
+        before: (VersionVector, Option<Dot>, VersionVector),
         version: &Version,
         losers: &[Loser],
     ) {
+        let (before, former, reaped) = before;
         let current = version.current().dot;
         let shown = self.issued.get(&current).map(|issued| &issued.history);
         let unseen = shown.and_then(|seen| {
@@ -649,9 +701,11 @@ impl Checker {
         });
         let accounted = |dot: Dot| {
             let knew = |history: &Option<&VersionVector>| history.is_some_and(|h| covers(h, dot));
-            replaces_all || kept.iter().any(|(kept, history)| *kept == dot || knew(history))
+            replaces_all
+                || kept.iter().any(|(kept, history)| *kept == dot || knew(history))
+                // A delete had superseded it, and was forgotten since.
+                || covers(&reaped, dot)
         };
-        let (before, former) = before;
         let newly = version.history.iter().flat_map(|(actor, counter)| {
             let from = before.counter(*actor).min(*counter);
             let dot = |counter| Dot { actor: *actor, counter };
@@ -769,7 +823,15 @@ impl Checker {
             rows.get(record).map(|row| (row.history.clone(), row.hash, row.deleted))
         };
         let first = held(&self.rows[0]);
-        if self.rows.iter().any(|rows| held(rows) != first) {
+        // A site may keep a tombstone for longer than another.
+        let gone = |rows: &BTreeMap<RecordId, Observed>| {
+            rows.get(record).is_none_or(|row| row.current.is_none() || row.deleted)
+        };
+        let reaped = |rows: &BTreeMap<RecordId, Observed>| {
+            rows.get(record).is_some_and(|row| row.current.is_none() && !row.reaped.is_empty())
+        };
+        let all_gone = self.rows.iter().any(reaped) && self.rows.iter().all(gone);
+        if !all_gone && self.rows.iter().any(|rows| held(rows) != first) {
             self.apart.insert(record.clone(), at_ms);
         }
     }
@@ -992,7 +1054,7 @@ impl Checker {
             Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
             Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
         };
-        let present = self.present(rows, losers, &readable);
+        let present = self.present(site, rows, losers, &readable);
         let mut lost = Vec::new();
         let mut kept = 0;
         for (id, asked) in &self.asked {
@@ -1015,6 +1077,7 @@ impl Checker {
     /// What every record shows at the end, and what that supersedes.
     pub fn present(
         &self,
+        site: SiteId,
         rows: &BTreeMap<RecordId, Row>,
         losers: &BTreeMap<RecordId, Vec<Loser>>,
         readable: &impl Fn(&Stored, ContentHash) -> bool,
@@ -1023,8 +1086,9 @@ impl Checker {
         for (dot, write) in &self.issued {
             issued.entry(&write.record).or_default().push((*dot, &write.history));
         }
-        let of = |record: &RecordId, row: &Row| {
-            let current = row.version.as_ref().zip(row.value.as_ref());
+        let observed = &self.rows[usize::from(site.0)];
+        let of = |record: &RecordId, row: Option<&Row>| {
+            let current = row.and_then(|row| row.version.as_ref().zip(row.value.as_ref()));
             let current = current.and_then(|(version, value)| {
                 let sibling = *version.current();
                 readable(value, sibling.hash).then_some(sibling.dot)
@@ -1035,10 +1099,12 @@ impl Checker {
                 .map(|loser| loser.sibling.dot)
                 .collect();
             let issued = issued.get(record).map_or(&[][..], Vec::as_slice);
-            let superseding = superseding(current, &kept, issued, &self.found);
-            Present { superseding, current, kept }
+            let graves = observed.get(record).map_or(&[][..], |row| &row.graves);
+            let superseding = superseding(current, &kept, graves, issued, &self.found);
+            Present { superseding, current, kept, graves: graves.to_vec() }
         };
-        rows.iter().map(|(record, row)| (record.clone(), of(record, row))).collect()
+        let records: BTreeSet<&RecordId> = rows.keys().chain(observed.keys()).collect();
+        records.into_iter().map(|record| (record.clone(), of(record, rows.get(record)))).collect()
     }
 }
 
@@ -1047,10 +1113,12 @@ impl Checker {
 fn superseding(
     current: Option<Dot>,
     kept: &BTreeSet<Dot>,
+    graves: &[Dot],
     issued: &[(Dot, &VersionVector)],
     found: &BTreeSet<Dot>,
 ) -> Vec<(Dot, Option<VersionVector>)> {
-    let mut waiting: Vec<Dot> = current.into_iter().chain(kept.iter().copied()).collect();
+    let mut waiting: Vec<Dot> =
+        current.into_iter().chain(kept.iter().chain(graves).copied()).collect();
     let mut reached: BTreeSet<Dot> = waiting.iter().copied().collect();
     let mut superseding = Vec::new();
     while let Some(by) = waiting.pop() {
@@ -1074,6 +1142,8 @@ fn superseding(
 pub struct Present {
     current: Option<Dot>,
     kept: BTreeSet<Dot>,
+    /// Deletes whose tombstones were reaped.
+    graves: Vec<Dot>,
     /// `None`: everything.
     superseding: Vec<(Dot, Option<VersionVector>)>,
 }
@@ -1090,6 +1160,9 @@ impl Present {
         let knew = |history: &Option<VersionVector>| {
             history.as_ref().is_none_or(|history| covers(history, dot))
         };
+        if self.graves.contains(&dot) {
+            return Fate::Superseded { by: dot };
+        }
         let by = self.superseding.iter().find(|(by, history)| *by != dot && knew(history));
         by.map_or(Fate::Lost, |(by, _)| Fate::Superseded { by: *by })
     }

@@ -19,7 +19,7 @@ use tidelock_engine::env::{
 };
 use tidelock_engine::journal::{Intent, JournalBatch, JournalError, Replay};
 use tidelock_engine::record::{KV_CACHED, RecordId, StoreId, Stored};
-use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowAnswer, RowOp, StoreTime};
+use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, Row, RowAnswer, RowOp, StoreTime};
 use tidelock_engine::tree::{Leaf, Sums};
 use tidelock_engine::version::{NodeId, SiteId, Version, VersionVector};
 use tidelock_faults::{Call, Kind, Moment};
@@ -375,8 +375,11 @@ fn land_batch(
     if world.double.is_some() {
         spoil_rows(world, state, site, &changed, &mut outcome);
     }
-    for record in changed {
-        world.row_changed(state, site, &record);
+    for (record, removed) in changed {
+        match removed {
+            Some(row) => world.row_reaped(state, site, &record, &row),
+            None => world.row_changed(state, site, &record),
+        }
     }
     if let Outcome::Applied(answer) = &outcome {
         for (op, answer) in ops.iter().zip(&answer.answers) {
@@ -464,10 +467,10 @@ fn spoil_rows(
     world: &World,
     state: &mut State,
     site: SiteId,
-    changed: &[tidelock_engine::record::RecordId],
+    changed: &[(RecordId, Option<Row>)],
     outcome: &mut Outcome<BatchAnswer>,
 ) {
-    for record in changed {
+    for (record, _) in changed {
         if world.is(Double::D1DropsLosers) {
             state.at(site).d1.losers_mut().remove(record);
         }

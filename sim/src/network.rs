@@ -26,7 +26,7 @@ use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::env::{FeedPage, PeerMessage, PeerReply};
 use tidelock_engine::record::StoreId;
 use tidelock_engine::row::LAND_MS_MAX;
-use tidelock_engine::version::{NodeId, SiteId};
+use tidelock_engine::version::{NodeId, SiteId, VersionVector};
 use tidelock_faults::{Call, End, Fault, Kind, Moment, Place};
 use tokio::sync::{Notify, oneshot};
 
@@ -623,8 +623,13 @@ impl World {
         let reply = match message {
             // Heard in a moment: no task is needed for it.
             PeerMessage::Installed(_) | PeerMessage::Hint(_) => receiver.receive(message).await,
-            PeerMessage::Changes { after } if self.is(Double::FeedHidden) => {
-                PeerReply::Changes(FeedPage { changes: Vec::new(), complete: true, head: after })
+            PeerMessage::Changes { after, .. } if self.is(Double::FeedHidden) => {
+                PeerReply::Changes(FeedPage {
+                    changes: Vec::new(),
+                    complete: true,
+                    head: after,
+                    settled: VersionVector::new(),
+                })
             }
             PeerMessage::Changes { .. } | PeerMessage::Fetch(_) | PeerMessage::Keep(_) => {
                 let (reply, replied) = oneshot::channel();

@@ -17,7 +17,8 @@ use tidelock_engine::record::{
     R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId,
 };
 use tidelock_engine::row::{
-    self, BatchAnswer, Change, Poll, PollPage, Row, RowAnswer, RowOp, Seq, StoreTime,
+    self, BatchAnswer, Change, Changed, Floor, Poll, PollPage, Row, RowAnswer, RowOp, Seq,
+    StoreTime,
 };
 use tidelock_engine::tree::{Leaf, Sums, Tree};
 use tidelock_engine::version::NodeId;
@@ -173,7 +174,9 @@ fn largest_value(op: &RowOp) -> usize {
         | RowOp::Owe { .. }
         | RowOp::Clear { .. }
         | RowOp::Release { .. }
-        | RowOp::Forgo { .. } => 0,
+        | RowOp::Forgo { .. }
+        | RowOp::Settle { .. }
+        | RowOp::Reap { .. } => 0,
     }
 }
 
@@ -296,6 +299,9 @@ pub struct D1 {
     /// Rows with a mark.
     owed: BTreeSet<RecordId>,
     seq: Seq,
+    /// What is left of reaped tombstones, by dataset.
+    floors: BTreeMap<Arc<str>, Floor>,
+    no_floor: Floor,
     /// The row that each change replaced, oldest first, where a replica may lag.
     replaced: Option<Vec<(StoreTime, RecordId, Option<Row>)>>,
 }
@@ -306,12 +312,13 @@ impl D1 {
         self.replaced = Some(Vec::new());
     }
 
-    /// Applies a batch, all of it in one transaction. Gives the records whose rows changed.
+    /// Applies a batch, all of it in one transaction. Gives the records whose rows changed, each with
+    /// the row that was removed, if it was.
     pub fn batch(
         &mut self,
         now: StoreTime,
         ops: &[RowOp],
-    ) -> (Outcome<BatchAnswer>, Vec<RecordId>) {
+    ) -> (Outcome<BatchAnswer>, Vec<(RecordId, Option<Row>)>) {
         // One statement over the limit fails, and the transaction with it.
         let largest = ops.iter().map(largest_value).max().unwrap_or(0);
         if let Err(refusal) = check_size("row", largest, D1_ROW_BYTES_MAX) {
@@ -323,7 +330,22 @@ impl D1 {
             let record = op.record();
             let next_seq = Seq(self.seq.0 + 1);
             let row = self.rows.get_mut(record);
-            let (after, answer) = row::apply(row.as_deref(), op, now, next_seq);
+            let floor = self.floors.get(&record.dataset).unwrap_or(&self.no_floor);
+            let (after, answer) = row::apply(row.as_deref(), floor, op, now, next_seq);
+            let after = match after {
+                Changed::Nothing => None,
+                Changed::Row(after) => Some(after),
+                Changed::Floor(floor) => {
+                    self.floors.insert(record.dataset.clone(), floor);
+                    None
+                }
+                Changed::Gone(floor) => {
+                    self.floors.insert(record.dataset.clone(), floor);
+                    changed.push((record.clone(), Some(self.remove(now, record))));
+                    answers.push(answer);
+                    continue;
+                }
+            };
             if let Some(after) = after {
                 if after.seq == next_seq {
                     self.seq = next_seq;
@@ -350,7 +372,7 @@ impl D1 {
                     Some(row) => *row = after,
                     None => drop(self.rows.insert(record.clone(), after)),
                 }
-                changed.push(record.clone());
+                changed.push((record.clone(), None));
             }
             if let (RowOp::Install(install), RowAnswer::Installed { .. }) = (op, &answer)
                 && !install.losers.is_empty()
@@ -367,9 +389,22 @@ impl D1 {
         (Outcome::Applied(BatchAnswer { now, answers }), changed)
     }
 
+    /// A tombstone is reaped.
+    fn remove(&mut self, now: StoreTime, record: &RecordId) -> Row {
+        let row = self.rows.remove(record).expect("it was there a moment ago");
+        self.feed.remove(&row.seq);
+        let tree = self.trees.entry(record.dataset.clone()).or_default();
+        tree.update(Leaf::of(&record.key), row.digest(&record.key), None);
+        if let Some(replaced) = &mut self.replaced {
+            replaced.push((now, record.clone(), Some(row.clone())));
+        }
+        row
+    }
+
     /// The change feed and the lapsed marks as a replica shows them that is behind the primary.
     pub fn poll_as_of(&self, then: StoreTime, now: StoreTime, poll: Poll) -> PollPage {
-        let mut replica = D1 { rows: self.rows.clone(), seq: self.seq, ..D1::default() };
+        let (rows, floors) = (self.rows.clone(), self.floors.clone());
+        let mut replica = D1 { rows, floors, seq: self.seq, ..D1::default() };
         let replaced = self.replaced.iter().flatten().rev();
         for (_, record, former) in replaced.take_while(|(at, ..)| *at > then) {
             match former {
@@ -404,7 +439,9 @@ impl D1 {
         let lapsed = lapsed.take(poll.limit).collect();
         let ends = self.owed.iter().filter_map(|record| row::first_end(&self.rows[record].owed));
         let next_lapse = ends.filter(|at| *at > now).min();
-        PollPage { now, changes, complete, head: self.seq, lapsed, next_lapse }
+        let reaped = self.floors.iter().filter(|(_, floor)| floor.row_seq > 0);
+        let reaped = reaped.map(|(dataset, floor)| (dataset.clone(), floor.stamp)).collect();
+        PollPage { now, changes, complete, head: self.seq, reaped, lapsed, next_lapse }
     }
 
     /// Somebody writes to a row past every coordinator, as D1's triggers see it.
@@ -418,7 +455,9 @@ impl D1 {
         if let Some(replaced) = &mut self.replaced {
             replaced.push((now, record.clone(), self.rows.get(record).cloned()));
         }
-        let row = self.rows.entry(record.clone()).or_default();
+        let begins_at = self.floors.get(&record.dataset).map_or(0, |floor| floor.row_seq);
+        let anew = || Row { row_seq: begins_at, ..Row::default() };
+        let row = self.rows.entry(record.clone()).or_insert_with(anew);
         self.feed.remove(&row.seq);
         row.value = Some(value);
         row.row_seq += 1;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::policy::Policy;
 use tidelock_engine::record::{RecordId, StoreId};
-use tidelock_engine::row::StoreTime;
+use tidelock_engine::row::{Row, StoreTime};
 use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{End, Fault, Kind, Place};
 
@@ -443,12 +443,24 @@ impl World {
         if alone { record.to_string() } else { format!("{record}@site{}", site.0) }
     }
 
+    /// The authority's row was removed, as this was left of it: tells the checker.
+    pub fn row_reaped(&self, state: &mut State, site: SiteId, record: &RecordId, last: &Row) {
+        self.note(state, End::Store(StoreId::D1), "row", None, 0, || {
+            format!("{} is reaped", self.place_of(record, site))
+        });
+        let now_ms = self.now_ms();
+        let losers = state.at(site).d1.losers().get(record).cloned().unwrap_or_default();
+        state.checker.row_changed(now_ms, site, record, last, &losers);
+        state.checker.row_reaped(now_ms, site, record);
+    }
+
     /// The authority's row changed: tells the checker.
     pub fn row_changed(&self, state: &mut State, site: SiteId, record: &RecordId) {
         let now_ms = self.now_ms();
         let at_us = u64::try_from(self.now().as_micros()).expect("runs are short");
         let State { checker, trace, sites, .. } = state;
-        let row = &sites[usize::from(site.0)].d1.rows()[record];
+        // It may have been reaped by a later operation of the same transaction.
+        let Some(row) = sites[usize::from(site.0)].d1.rows().get(record) else { return };
         let digest = row.row_seq ^ (row.owed.len() as u64) << 32;
         trace.note(at_us, End::Store(StoreId::D1), "row", None, digest, || {
             let dot = row.version.as_ref().map(|version| version.current().dot.to_string());

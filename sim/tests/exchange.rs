@@ -39,7 +39,8 @@ fn clean(scenario: &Scenario) -> Outcome {
 
 fn landed(outcome: &Outcome, store: StoreId, key: &str) -> Vec<u64> {
     let here = |event: &&Event| {
-        event.lane == End::Store(store) && event.kind == "landed" && event.text == key
+        let place = event.text.split('@').next();
+        event.lane == End::Store(store) && event.kind == "landed" && place == Some(key)
     };
     outcome.events.iter().filter(here).map(|event| event.at_us / 1_000).collect()
 }

@@ -24,7 +24,7 @@ use crate::env::{
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held};
 use crate::row::{Change, Poll, Seq};
-use crate::version::{NodeId, SiteId, VersionVector};
+use crate::version::{NodeId, SiteId, Version, VersionVector};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -68,6 +68,10 @@ pub(super) struct Followed {
     reached: Seq,
     /// Of its versions that are on their way into the authority here.
     adopting: usize,
+    /// What it says is decided there, and holds here too once this place is reached.
+    vouched: Option<(Seq, VersionVector)>,
+    /// What is decided there, and has come here as far as there is anything of it.
+    settled: VersionVector,
     /// It said that it has news.
     hinted: bool,
     failures: u32,
@@ -180,14 +184,16 @@ impl<E: Env> Coordinator<E> {
     /// Follows a site's feed by one page.
     async fn pull(&self, site: SiteId, from: NodeId) -> Result<Pulled, NotNow> {
         self.room_for_adoptions().await?;
-        let after = self.state().sites.get(&site).map(|f| f.cursor).unwrap_or_default();
-        let asked = self.env.network().request(from, PeerMessage::Changes { after });
+        let (after, reached) =
+            self.state().sites.get(&site).map(|f| (f.cursor, f.reached)).unwrap_or_default();
+        let asked = PeerMessage::Changes { site: self.site(), after, reached };
+        let asked = self.env.network().request(from, asked);
         let Outcome::Applied(PeerReply::Changes(page)) = asked.await else { return Err(NotNow) };
-        let FeedPage { changes, complete, head } = page;
+        let FeedPage { changes, complete, head, settled } = page;
         if head < after {
             tracing::warn!(%site, "its feed has begun anew; following it from the beginning");
             if let Some(followed) = self.state().sites.get_mut(&site) {
-                (followed.cursor, followed.reached) = (Seq(0), Seq(0));
+                followed.begin_anew();
             }
             return Ok(Pulled::More);
         }
@@ -208,6 +214,9 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         if let Some(followed) = state.sites.get_mut(&site) {
             followed.cursor = end;
+            if complete {
+                followed.vouched = Some((end, settled));
+            }
             followed.note_reached();
         }
         Ok(if complete { Pulled::All } else { Pulled::More })
@@ -269,6 +278,15 @@ impl<E: Env> Coordinator<E> {
         Ok(())
     }
 
+    /// Of what other sites gave, a version that is no delete and that this includes.
+    pub(super) fn adopted_in(&self, record: &RecordId, version: &Version) -> Option<Version> {
+        let state = self.state();
+        let adoptions = state.slots.get(record)?.adoptions.iter();
+        let versions = adoptions.map(|adoption| &adoption.held.version);
+        let mut live = versions.filter(|adopted| !adopted.current().deleted);
+        live.find(|adopted| version.history.covers(&adopted.history)).cloned()
+    }
+
     /// The authority here holds everything that these include.
     pub(super) fn settle_adoptions(
         &self,
@@ -298,13 +316,16 @@ impl<E: Env> Coordinator<E> {
                 self.wake.exchange.notify_waiters();
                 PeerReply::Noted
             }
-            PeerMessage::Changes { after } => {
+            PeerMessage::Changes { site, after, reached } => {
+                // Before the feed is read: whatever is decided by now shows in it.
+                let settled = self.state().reaping.heard(site, reached);
                 let poll = Poll { actor: self.actor, after, limit: PAGE_CHANGES };
                 match self.env.storage().d1().poll(poll).await {
                     Ok(page) => PeerReply::Changes(FeedPage {
                         changes: page.changes,
                         complete: page.complete,
                         head: page.head,
+                        settled,
                     }),
                     Err(unavailable) => PeerReply::Unavailable(unavailable.to_string()),
                 }
@@ -397,14 +418,29 @@ fn is_whole(held: &Held) -> bool {
 }
 
 impl Followed {
+    /// Its feed, or what of it is here, is not what it was.
+    pub(super) fn begin_anew(&mut self) {
+        (self.cursor, self.reached) = (Seq(0), Seq(0));
+        (self.vouched, self.settled) = (None, VersionVector::new());
+    }
+
+    /// What is decided there, and here.
+    pub(super) fn settled(&self) -> &VersionVector {
+        &self.settled
+    }
+
     pub(super) fn status(&self, site: SiteId) -> SiteStatus {
         let Followed { cursor, reached, adopting, failures, .. } = *self;
         SiteStatus { site, cursor, reached, adopting, failures }
     }
 
     fn note_reached(&mut self) {
-        if self.adopting == 0 {
-            self.reached = self.cursor;
+        if self.adopting > 0 {
+            return;
+        }
+        self.reached = self.cursor;
+        if let Some((_, settled)) = self.vouched.take_if(|(at, _)| *at <= self.cursor) {
+            self.settled = self.settled.join(&settled);
         }
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Candidate {
 struct Ours {
     held: Held,
     losers: Vec<Loser>,
+    /// It is an intent of a journal, and no version of another site.
+    from_journal: bool,
     /// The intent, where it has a condition: it happens over this row, or not at all.
     only_over: Option<(Arc<Intent>, Expect)>,
 }
@@ -47,6 +49,13 @@ enum Plan {
     Idle,
     /// The authority must be read first.
     Look,
+    /// The floor must be looked at first: this version is from a journal that may be old, and
+    /// the row has not seen it.
+    AskFloor {
+        ours: Version,
+        over: Row,
+        candidate: Candidate,
+    },
     Install(Candidate),
 }
 
@@ -77,11 +86,34 @@ impl<E: Env> Coordinator<E> {
                     }
                     _ => return self.install_failed(record),
                 },
+                Plan::AskFloor { ours, over, candidate } => match self.floor(record).await {
+                    Some(floor) if floor.buries(&ours, Some(&over)) => {
+                        let mut state = self.state();
+                        self.settle(&mut state, record, &ours);
+                        drop(state);
+                        plan = self.plan(record);
+                        continue;
+                    }
+                    Some(_) => candidate,
+                    None => return self.install_failed(record),
+                },
                 Plan::Install(candidate) => candidate,
             };
             let conditional = candidate.conditional.clone();
+            let version = candidate.held.version.clone();
             match self.send_install(dataset, record, candidate).await {
                 Sent::Done => plan = self.plan(record),
+                Sent::Dead => {
+                    if let Some(dead) = self.adopted_in(record, &version)
+                        && !self.bury(dataset, record, &dead).await
+                    {
+                        return self.install_failed(record);
+                    }
+                    let mut state = self.state();
+                    self.settle(&mut state, record, &version);
+                    drop(state);
+                    plan = self.plan(record);
+                }
                 Sent::Moved(row) => {
                     self.state().counters.installs_moved += 1;
                     if let Some(intent) = conditional
@@ -191,7 +223,14 @@ impl<E: Env> Coordinator<E> {
             Met::Concurrent { merged, losers } => {
                 state.counters.conflicts += losers.len() as u64;
                 let losers = ours.losers.into_iter().chain(losers).collect();
-                take_in(merged, losers)
+                let candidate = Candidate { expect, held: merged, losers, conditional: None };
+                let version = ours.held.version;
+                let is_old = ours.from_journal && version.current().dot.actor != self.actor;
+                if is_old && !foreign {
+                    Plan::AskFloor { ours: version, over: row, candidate }
+                } else {
+                    Plan::Install(candidate)
+                }
             }
         }
     }
@@ -227,6 +266,7 @@ impl<E: Env> Coordinator<E> {
                 Sent::Done
             }
             Outcome::Applied((_, RowAnswer::Moved(row))) => Sent::Moved(row),
+            Outcome::Applied((_, RowAnswer::Dead)) => Sent::Dead,
             Outcome::Applied((_, answer)) => {
                 tracing::error!(%record, ?answer, "the authority refused an install");
                 Sent::Failed
@@ -434,6 +474,8 @@ struct Installed {
 pub(super) enum Sent {
     Done,
     Moved(Option<Row>),
+    /// It was deleted, and the tombstone reaped.
+    Dead,
     Failed,
 }
 
@@ -443,7 +485,7 @@ impl super::Slot {
     fn ours(&self, own: NodeId) -> Option<Ours> {
         if let Some(adoption) = self.adoptions.first() {
             let (held, losers) = (adoption.held.clone(), adoption.losers.clone());
-            return Some(Ours { held, losers, only_over: None });
+            return Some(Ours { held, losers, from_journal: false, only_over: None });
         }
         let mut losers = Vec::new();
         let mut newest = None;
@@ -470,7 +512,7 @@ impl super::Slot {
         let intent = newest?;
         let held = Held { version: intent.version.clone(), value: intent.value.clone() };
         let only_over = intent.only_over.clone().map(|expect| (intent, expect));
-        Some(Ours { held, losers, only_over })
+        Some(Ours { held, losers, from_journal: true, only_over })
     }
 }
 

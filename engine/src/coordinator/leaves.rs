@@ -15,10 +15,10 @@
 
 use super::Coordinator;
 use super::reconcile::PAGE_KEYS;
-use crate::env::{Env, RowStore, Storage, Unavailable};
+use crate::env::{Env, Outcome, RowStore, Storage, Unavailable};
 use crate::ledger::Known;
-use crate::record::Key;
-use crate::row::Change;
+use crate::record::{Key, RecordId};
+use crate::row::{Change, RowAnswer, RowOp};
 use crate::tree::Leaf;
 use crate::version::Version;
 use serde::Serialize;
@@ -79,13 +79,41 @@ impl<E: Env> Coordinator<E> {
                 }
             }
         }
-        let missing = known.into_iter().find(|(_, known)| known.version.is_some());
-        if let Some(key) = gone_back.or(missing.map(|(key, _)| key)) {
+        let missing = self.missing(dataset, known, &mut check).await?;
+        if let Some(key) = gone_back.or(missing) {
             check.forgotten = true;
             self.forget_ledger(&format!("{dataset}/{key} is older there than it was"));
         }
         self.state().counters.ledger_news += check.news as u64;
         Ok(check)
+    }
+
+    /// Rows that were known and are not there. What was reaped says so, by a sequence above the one
+    /// that it had; `Some`: the key of one that the authority has never had.
+    async fn missing(
+        &self,
+        dataset: &str,
+        known: BTreeMap<Key, Known>,
+        check: &mut LedgerCheck,
+    ) -> Result<Option<Key>, Unavailable> {
+        let missing: Vec<(Key, Known)> =
+            known.into_iter().filter(|(_, known)| known.version.is_some()).collect();
+        let record = |key: &Key| RecordId { dataset: dataset.into(), key: key.clone() };
+        let reads = missing.iter().map(|(key, _)| RowOp::Read { record: record(key) }).collect();
+        let answers = self.rows(reads).await;
+        for ((key, known), answer) in missing.into_iter().zip(answers) {
+            let Outcome::Applied((_, RowAnswer::Read(row))) = answer else {
+                return Err(Unavailable(
+                    format!("D1 did not give the row of {dataset}/{key}").into(),
+                ));
+            };
+            if row.as_ref().is_none_or(|row| row.row_seq <= known.row_seq) {
+                return Ok(Some(key));
+            }
+            check.news += 1;
+            self.learn_row(&record(&key), row.as_ref());
+        }
+        Ok(None)
     }
 
     /// The authority is not the one that the ledger was filled from.
@@ -98,6 +126,10 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         state.ledger.forget();
         state.looks.clear();
+        state.reaping.authority_went_back();
+        for followed in state.sites.values_mut() {
+            followed.begin_anew();
+        }
         state.counters.ledgers_forgotten += 1;
     }
 

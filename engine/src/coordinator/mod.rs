@@ -12,7 +12,7 @@
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
 //! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over
 //! what the projections list and `scrub.rs` over the bytes behind it, `leaves.rs` holds the ledger
-//! against the authority, `read.rs` answers readers, `reload.rs` changes the policy.
+//! against the authority, `reap.rs` removes tombstones that nothing needs any more, `read.rs` answers readers, `reload.rs` changes the policy.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -25,6 +25,7 @@ mod keep;
 mod leaves;
 mod project;
 mod read;
+mod reap;
 mod reconcile;
 mod reload;
 mod rows;
@@ -101,6 +102,8 @@ struct State {
     looks: BTreeMap<(Arc<str>, StoreId), reconcile::Look>,
     /// How far the values of each store were read and hashed.
     scrubs: BTreeMap<(Arc<str>, StoreId), scrub::Scrub>,
+    /// What is known of what may be reaped.
+    reaping: reap::Reaping,
     /// Projections that were added or changed their form, and not looked over to the end since.
     to_fill: BTreeSet<(Arc<str>, StoreId)>,
     /// No repair behind a read before this.
@@ -204,6 +207,7 @@ impl<E: Env> Coordinator<E> {
             echoes: BTreeMap::new(),
             looks: BTreeMap::new(),
             scrubs: BTreeMap::new(),
+            reaping: reap::Reaping::default(),
             behind: BTreeMap::new(),
             to_fill: BTreeSet::new(),
             next_read_repair: Duration::ZERO,
@@ -215,6 +219,7 @@ impl<E: Env> Coordinator<E> {
         for intent in replay.intents {
             state.remember_operation(intent.dot(), &intent.record);
             state.meet_stamp(env.clock().wall(), &intent.version);
+            state.reaping.replayed(node, intent.dot());
             state.hold(Arc::new(intent), true);
         }
         let coordinator = Arc::new(Coordinator {
@@ -415,6 +420,8 @@ impl<E: Env> Coordinator<E> {
             Some(row) => {
                 if let Some(version) = &row.version {
                     state.meet_stamp(wall, version);
+                } else {
+                    state.ledger.reaped(&record.dataset, row.floor_stamp);
                 }
                 state.learn_version(
                     record,

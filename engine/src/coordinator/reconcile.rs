@@ -295,6 +295,7 @@ impl<E: Env> Coordinator<E> {
                 self.reconcile(dataset, store).await;
                 self.scrub(dataset, store).await;
             }
+            self.reap(dataset).await;
             let again = if self.is_to_be_filled(dataset) {
                 Some(self.now() + FILL_AGAIN_AFTER * turns)
             } else {
@@ -818,6 +819,11 @@ impl<E: Env> Coordinator<E> {
                     return TookIn::Installed;
                 }
                 Sent::Moved(now) => row = now,
+                Sent::Dead => {
+                    let dead = described.as_ref().expect("what is found anew is not dead");
+                    let buried = self.bury(dataset, record, dead).await;
+                    return if buried { TookIn::Installed } else { TookIn::Undecided };
+                }
                 Sent::Failed => return TookIn::Undecided,
             }
         }

@@ -61,9 +61,35 @@ impl Queue {
     }
 }
 
+/// Why an operation was not queued.
+enum Unsent {
+    BreakerOpen,
+    Stopped,
+}
+
+impl Unsent {
+    fn answer(self) -> Answer {
+        match self {
+            Unsent::BreakerOpen => {
+                let detail = "D1 does not answer; its breaker is open";
+                Outcome::Refused(Refusal::new(RefusalKind::Unreachable, detail))
+            }
+            Unsent::Stopped => stopped(),
+        }
+    }
+}
+
+fn stopped() -> Answer {
+    Outcome::Unknown(Doubt::new(DoubtKind::ConnectionLost, "stopped"))
+}
+
 fn lingers(op: &RowOp) -> bool {
     match op {
-        RowOp::Clear { .. } | RowOp::Release { .. } | RowOp::Forgo { .. } => true,
+        RowOp::Clear { .. }
+        | RowOp::Release { .. }
+        | RowOp::Forgo { .. }
+        | RowOp::Settle { .. }
+        | RowOp::Reap { .. } => true,
         RowOp::Read { .. } | RowOp::Install(_) | RowOp::Claim { .. } | RowOp::Owe { .. } => false,
     }
 }
@@ -71,13 +97,31 @@ fn lingers(op: &RowOp) -> bool {
 impl<E: Env> Coordinator<E> {
     /// Applies one operation at the authority.
     pub(super) async fn row(&self, op: RowOp) -> Answer {
-        if !self.state().admits(StoreId::D1) {
-            let detail = "D1 does not answer; its breaker is open";
-            return Outcome::Refused(Refusal::new(RefusalKind::Unreachable, detail));
+        match self.queue(op) {
+            Ok(answer) => answer.await.unwrap_or_else(|_| stopped()),
+            Err(unsent) => unsent.answer(),
         }
-        let stopped = || Outcome::Unknown(Doubt::new(DoubtKind::ConnectionLost, "stopped"));
+    }
+
+    /// Applies several, in as few transactions as they fit in.
+    pub(super) async fn rows(&self, ops: Vec<RowOp>) -> Vec<Answer> {
+        let queued: Vec<_> = ops.into_iter().map(|op| self.queue(op)).collect();
+        let mut answers = Vec::with_capacity(queued.len());
+        for queued in queued {
+            answers.push(match queued {
+                Ok(answer) => answer.await.unwrap_or_else(|_| stopped()),
+                Err(unsent) => unsent.answer(),
+            });
+        }
+        answers
+    }
+
+    fn queue(&self, op: RowOp) -> Result<oneshot::Receiver<Answer>, Unsent> {
+        if !self.state().admits(StoreId::D1) {
+            return Err(Unsent::BreakerOpen);
+        }
         if self.is_stopped() {
-            return stopped();
+            return Err(Unsent::Stopped);
         }
         let (done, answer) = oneshot::channel();
         let linger = if lingers(&op) { self.pace.linger } else { Duration::ZERO };
@@ -87,7 +131,7 @@ impl<E: Env> Coordinator<E> {
             // The stop came between the look above and the queue.
             self.rows.close();
         }
-        answer.await.unwrap_or_else(|_| stopped())
+        Ok(answer)
     }
 
     pub(super) async fn batch_loop(self: Arc<Self>) {

@@ -190,8 +190,14 @@ impl<E: Env> Coordinator<E> {
         }
         let Latest { read, seq, owed } = self.read_latest(&record).await?;
         let history = read.context.clone().unwrap_or_default();
-        if let Some(dot) = session.owed(&record).find(|dot| !history.covers_dot(*dot)) {
-            return Err(SessionError::NotHereYet { dot });
+        let mut lacking: Vec<Dot> =
+            session.owed(&record).filter(|dot| !history.covers_dot(*dot)).collect();
+        if !lacking.is_empty() {
+            let state = self.state();
+            lacking.retain(|dot| !state.reaping.is_reaped(&record.dataset, *dot));
+        }
+        if let Some(dot) = lacking.first() {
+            return Err(SessionError::NotHereYet { dot: *dot });
         }
         session.saw(self.site(), seq);
         match owed {

@@ -67,6 +67,10 @@ pub struct Counters {
     pub copies_differing: u64,
     /// Copies that were put again for it.
     pub copies_put_again: u64,
+    /// Tombstones that nothing needed any more.
+    pub tombstones_reaped: u64,
+    /// Deleted versions that turned up after that, and were deleted again.
+    pub buried_again: u64,
     /// Leaf sums of D1 that were held against the ledger.
     pub leaves_compared: u64,
     /// Of these, such as differed; their rows were read.
@@ -210,6 +214,9 @@ impl<E: Env> Coordinator<E> {
                 let version = row.and_then(|row| row.version);
                 if version.is_some_and(|version| version.history.covers_dot(dot)) {
                     Some(OperationState::Applied { pending: self.pending_projections(&record) })
+                } else if self.state().reaping.is_reaped(&record.dataset, dot) {
+                    // It was deleted since, and the tombstone is gone.
+                    Some(OperationState::Applied { pending: Vec::new() })
                 } else {
                     Some(OperationState::Cancelled)
                 }

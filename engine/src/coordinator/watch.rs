@@ -79,6 +79,9 @@ impl<E: Env> Coordinator<E> {
             self.learn_change(change);
         }
         let mut state = self.state();
+        for (dataset, latest) in &page.reaped {
+            state.ledger.reaped(dataset, *latest);
+        }
         if let Some(last) = page.changes.last() {
             state.ledger.followed(last.seq, page.complete);
         } else {

@@ -561,6 +561,10 @@ impl State {
             base.history = base.history.join(&version.history);
             base.stamp = base.stamp.max(version.stamp());
         }
+        if base.history.is_empty() {
+            // What seems to have never been may have been deleted and reaped.
+            base.stamp = self.ledger.deleted_stamp(&record.dataset);
+        }
         Some(base)
     }
 }

@@ -30,6 +30,7 @@ cases![
     d1_keeps_the_losers_of_the_batch,
     d1_keeps_the_sums_of_its_leaves,
     d1_gives_the_rows_of_a_leaf,
+    d1_reaps_a_tombstone_and_remembers_what_it_had_seen,
 ];
 
 fn actor(node: u16) -> Actor {
@@ -461,4 +462,53 @@ async fn d1_gives_the_rows_of_a_leaf<W: World>(world: &W) {
         }
     }
     assert_eq!(found, expected);
+}
+
+async fn d1_reaps_a_tombstone_and_remembers_what_it_had_seen<W: World>(world: &W) {
+    let of = |key: &str, over: Option<&Row>, counter, value| Install {
+        owe: vec![],
+        ..elsewhere("reap", key, over, counter, value)
+    };
+    let record = |key: &str| RecordId { dataset: Arc::from("reap"), key: key.into() };
+    let reap = |row: &Row| RowOp::Reap { record: record("k"), version: id(row) };
+    let live = row_of(world, of("k", None, 1, inline("v"))).await;
+    let tombstone = row_of(world, of("k", Some(&live), 2, Stored::Tombstone)).await;
+    let other = row_of(world, of("other", None, 3, inline("v"))).await;
+    assert_eq!(
+        one(world, reap(&tombstone)).await,
+        RowAnswer::Kept,
+        "nothing is said to be decided"
+    );
+    let mut settled = VersionVector::new();
+    settled.include(Dot { actor: actor(1), counter: 3 });
+    let settle = RowOp::Settle { record: record(""), settled: settled.clone() };
+    let RowAnswer::Floor(floor) = one(world, settle).await else { panic!("the floor is given") };
+    assert_eq!(floor.settled, settled);
+    assert_eq!(one(world, reap(&live)).await, RowAnswer::Kept, "the row has moved on");
+    let RowAnswer::Reaped(floor) = one(world, reap(&tombstone)).await else { panic!("reaped") };
+    assert_eq!(floor.history, tombstone.history());
+    assert!(floor.row_seq > tombstone.row_seq);
+
+    // Of the row nothing is left: not in the feed, not in the sums, not in its leaf.
+    let mut expected = Tree::default();
+    expected.update(Leaf::of("other"), None, other.digest("other"));
+    let leaves = world.d1().leaves("reap", None, 9).await.expect("leaves are given");
+    assert_eq!(leaves, expected.leaves().collect::<Vec<_>>());
+    let rows = world.d1().leaf_rows("reap", Leaf::of("k"), None, 9).await.expect("rows are given");
+    assert!(rows.iter().all(|change| change.record != record("k")));
+    let fed = feed(world, Seq(0), 100).await;
+    assert!(fed.iter().all(|change| change.record != record("k")));
+    let poll = Poll { actor: actor(9), after: Seq(0), limit: 1 };
+    let page = world.d1().poll(poll).await.expect("a poll is answered");
+    assert!(page.reaped.contains(&(Arc::from("reap"), tombstone.version.unwrap().stamp())));
+
+    // What was deleted is not installed again, and what is new begins above.
+    let late = RowOp::Install(Box::new(of("k", None, 1, inline("v"))));
+    assert_eq!(one(world, late).await, RowAnswer::Dead);
+    let unaware = RowOp::Install(Box::new(of("k", None, 4, inline("w"))));
+    let RowAnswer::Moved(Some(absent)) = one(world, unaware).await else { panic!("moved") };
+    assert_eq!((absent.version.as_ref(), absent.row_seq), (None, floor.row_seq));
+    assert_eq!(absent.floor_stamp, floor.stamp);
+    let anew = row_of(world, of("k", Some(&absent), 4, inline("w"))).await;
+    assert!(anew.row_seq > floor.row_seq && !anew.has_foreign_write());
 }

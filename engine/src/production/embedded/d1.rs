@@ -6,6 +6,7 @@
 //! tidelock_rows      version, sequences, marks    triggers on the tables above keep the sequence
 //! tidelock_leaves    sums over the rows           what a ledger is held against, leaf by leaf
 //! tidelock_losers    what lost against a value    written in the winner's transaction (rule V6)
+//! tidelock_floors    what reaped tombstones had seen (rule A6)
 //! ```
 //!
 //! Invariant: what an operation does to a row is decided by [`row::apply`] alone, inside the
@@ -19,11 +20,13 @@ use super::{StoreClock, outcome};
 use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailable};
 use crate::policy::{Policy, Table};
 use crate::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
-use crate::row::{self, BatchAnswer, Change, Epoch, Lease, Poll, PollPage, Row, RowAnswer};
+use crate::row::{
+    self, BatchAnswer, Change, Changed, Epoch, Floor, Lease, Poll, PollPage, Row, RowAnswer,
+};
 use crate::row::{RowOp, Seq, StoreTime};
 use crate::structured::Schema;
 use crate::tree::{Digest, Leaf, Sums};
-use crate::version::{ContentHash, Version};
+use crate::version::{ContentHash, Stamp, Version};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -314,8 +317,28 @@ fn one(
     let next: i64 = connection
         .prepare_cached("SELECT coalesce(max(seq), 0) + 1 FROM tidelock_rows")?
         .query_row([], |row| row.get(0))?;
-    let (changed, answer) = row::apply(before.as_ref(), op, now, Seq(number(next)));
-    let Some(after) = changed else { return Ok(answer) };
+    // What stands below a record matters where there is none, and to what is about that alone.
+    let floor = match op {
+        RowOp::Settle { .. } | RowOp::Reap { .. } => floor(connection, &record.dataset)?,
+        _ if before.is_none() => floor(connection, &record.dataset)?,
+        _ => Floor::default(),
+    };
+    let (changed, answer) = row::apply(before.as_ref(), &floor, op, now, Seq(number(next)));
+    let after = match changed {
+        Changed::Nothing => return Ok(answer),
+        Changed::Row(after) => after,
+        Changed::Floor(floor) => {
+            store_floor(connection, &record.dataset, &floor)?;
+            return Ok(answer);
+        }
+        Changed::Gone(floor) => {
+            store_floor(connection, &record.dataset, &floor)?;
+            count(connection, record, before.and_then(|row| row.digest(&record.key)), None)?;
+            let sql = "DELETE FROM tidelock_rows WHERE dataset = ?1 AND key = ?2";
+            connection.prepare_cached(sql)?.execute([&*record.dataset, &*record.key])?;
+            return Ok(answer);
+        }
+    };
     let own_bytes = match op {
         RowOp::Install(install) => {
             for loser in &install.losers {
@@ -328,7 +351,9 @@ fn one(
         | RowOp::Owe { .. }
         | RowOp::Clear { .. }
         | RowOp::Release { .. }
-        | RowOp::Forgo { .. } => false,
+        | RowOp::Forgo { .. }
+        | RowOp::Settle { .. }
+        | RowOp::Reap { .. } => false,
     };
     store(connection, table, record, &after, own_bytes)?;
     let (before, now) = (before.and_then(|row| row.digest(&record.key)), after.digest(&record.key));
@@ -336,6 +361,33 @@ fn one(
         count(connection, record, before, now)?;
     }
     Ok(answer)
+}
+
+fn floor(connection: &Connection, dataset: &str) -> Result<Floor, Failure> {
+    let sql = "SELECT floor FROM tidelock_floors WHERE dataset = ?1";
+    let found =
+        connection.prepare_cached(sql)?.query_row([dataset], |row| row.get(0)).optional()?;
+    found.map_or_else(|| Ok(Floor::default()), |text: String| parse_floor(dataset, &text))
+}
+
+fn parse_floor(dataset: &str, text: &str) -> Result<Floor, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        let detail = format!(
+            "D1's floor of dataset {dataset:?} cannot be read ({error}); restore table \
+             tidelock_floors, else what was deleted may come back"
+        );
+        Refusal::new(RefusalKind::Constraint, detail).into()
+    })
+}
+
+fn store_floor(connection: &Connection, dataset: &str, floor: &Floor) -> Result<(), Failure> {
+    // The sequence stands by itself too, for the triggers.
+    let sql = "INSERT INTO tidelock_floors(dataset, row_seq, floor) VALUES (?1, ?2, ?3) \
+               ON CONFLICT (dataset) DO UPDATE SET row_seq = excluded.row_seq, \
+                   floor = excluded.floor";
+    let row_seq = integer(floor.row_seq);
+    connection.prepare_cached(sql)?.execute(params![dataset, row_seq, text(floor)])?;
+    Ok(())
 }
 
 fn load(
@@ -375,6 +427,7 @@ fn load(
         seq: Seq(number(found.get(5)?)),
         epoch: Epoch(number(found.get(6)?)),
         owed: owed.map(|text| parse(record, text)).transpose()?.unwrap_or_default(),
+        floor_stamp: Stamp::default(),
     }))
 }
 
@@ -581,6 +634,14 @@ fn page(connection: &Connection, poll: Poll, now: StoreTime) -> Result<PollPage,
     let head = "SELECT coalesce(max(seq), 0) FROM tidelock_rows";
     let head: i64 = connection.prepare_cached(head)?.query_row([], |row| row.get(0))?;
     page.head = Seq(number(head));
+    let floors = "SELECT dataset, floor FROM tidelock_floors WHERE row_seq > 0";
+    let mut statement = connection.prepare_cached(floors)?;
+    let mut floors = statement.query([])?;
+    while let Some(row) = floors.next()? {
+        let (dataset, text): (String, String) = (row.get(0)?, row.get(1)?);
+        let stamp = parse_floor(&dataset, &text)?.stamp;
+        page.reaped.push((dataset.into(), stamp));
+    }
     let ended = "SELECT dataset, key, owed FROM tidelock_rows \
                  WHERE owed IS NOT NULL AND owed_ends <= ?1 ORDER BY owed_ends LIMIT ?2";
     lapsed(connection, ended, params![integer(now.0), limit], poll, &mut page)?;

@@ -6,8 +6,15 @@ CREATE TABLE IF NOT EXISTS tidelock_records(
     PRIMARY KEY (dataset, key)
 );
 
+-- What is left of reaped tombstones, by dataset; and where the sequences of their rows ended.
+CREATE TABLE IF NOT EXISTS tidelock_floors(
+    dataset TEXT NOT NULL PRIMARY KEY,
+    row_seq INTEGER NOT NULL,
+    floor TEXT NOT NULL
+);
+
 -- What Tidelock knows of each record. A row outlives its record: the sequence must not start
--- again.
+-- again; and a row that begins anew begins above the dataset's floor.
 CREATE TABLE IF NOT EXISTS tidelock_rows(
     dataset TEXT NOT NULL,
     key TEXT NOT NULL,
@@ -80,9 +87,11 @@ CREATE TABLE IF NOT EXISTS tidelock_losers(
 -- Every write to a record counts here; Tidelock sets its own straight in the same transaction.
 -- Two statements and no upsert: an INSERT OR REPLACE of the user hands its conflict rule down to
 -- the trigger, and would begin the row anew.
-CREATE TRIGGER IF NOT EXISTS tidelock_after_insert AFTER INSERT ON tidelock_records BEGIN
+DROP TRIGGER IF EXISTS tidelock_after_insert;
+CREATE TRIGGER tidelock_after_insert AFTER INSERT ON tidelock_records BEGIN
     INSERT INTO tidelock_rows(dataset, key, row_seq, known_row_seq, foreign_at, seq, epoch)
-        SELECT NEW.dataset, NEW.key, 0, 0, 0,
+        SELECT NEW.dataset, NEW.key,
+            coalesce((SELECT row_seq FROM tidelock_floors WHERE dataset = NEW.dataset), 0), 0, 0,
             (SELECT coalesce(max(seq), 0) + 1 FROM tidelock_rows), 0
         WHERE NOT EXISTS (
             SELECT 1 FROM tidelock_rows WHERE dataset = NEW.dataset AND key = NEW.key);
@@ -91,9 +100,11 @@ CREATE TRIGGER IF NOT EXISTS tidelock_after_insert AFTER INSERT ON tidelock_reco
         seq = (SELECT max(seq) + 1 FROM tidelock_rows)
         WHERE dataset = NEW.dataset AND key = NEW.key;
 END;
-CREATE TRIGGER IF NOT EXISTS tidelock_after_update AFTER UPDATE ON tidelock_records BEGIN
+DROP TRIGGER IF EXISTS tidelock_after_update;
+CREATE TRIGGER tidelock_after_update AFTER UPDATE ON tidelock_records BEGIN
     INSERT INTO tidelock_rows(dataset, key, row_seq, known_row_seq, foreign_at, seq, epoch)
-        SELECT NEW.dataset, NEW.key, 0, 0, 0,
+        SELECT NEW.dataset, NEW.key,
+            coalesce((SELECT row_seq FROM tidelock_floors WHERE dataset = NEW.dataset), 0), 0, 0,
             (SELECT coalesce(max(seq), 0) + 1 FROM tidelock_rows), 0
         WHERE NOT EXISTS (
             SELECT 1 FROM tidelock_rows WHERE dataset = NEW.dataset AND key = NEW.key);
@@ -118,7 +129,9 @@ END;
 
 -- Records that were here before the triggers, or written while somebody had dropped them.
 INSERT INTO tidelock_rows(dataset, key, row_seq, known_row_seq, foreign_at, seq, epoch)
-    SELECT dataset, key, 1, 0, CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
+    SELECT dataset, key,
+        1 + coalesce((SELECT row_seq FROM tidelock_floors AS f WHERE f.dataset = r.dataset), 0), 0,
+        CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
         (SELECT coalesce(max(seq), 0) FROM tidelock_rows)
             + row_number() OVER (ORDER BY dataset, key), 0
     FROM tidelock_records AS r

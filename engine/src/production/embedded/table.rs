@@ -286,7 +286,8 @@ impl UserTable {
             let text = text(row);
             format!(
                 "INSERT INTO tidelock_rows(dataset, key, row_seq, known_row_seq, foreign_at, seq, \
-                 epoch) SELECT {dataset}, {text}, 0, 0, 0, \
+                 epoch) SELECT {dataset}, {text}, \
+                 coalesce((SELECT row_seq FROM tidelock_floors WHERE dataset = {dataset}), 0), 0, 0, \
                  (SELECT coalesce(max(seq), 0) + 1 FROM tidelock_rows), 0 WHERE NOT EXISTS \
                  (SELECT 1 FROM tidelock_rows WHERE dataset = {dataset} AND key = {text}); {}",
                 bump(&text)
@@ -365,7 +366,8 @@ impl UserTable {
         let (key, class) = (quoted(&self.schema.key().name), self.key_class());
         let sql = format!(
             "INSERT INTO tidelock_rows(dataset, key, row_seq, known_row_seq, foreign_at, seq, epoch)
-             SELECT ?1, {text}, 1, 0,
+             SELECT ?1, {text},
+                 1 + coalesce((SELECT row_seq FROM tidelock_floors WHERE dataset = ?1), 0), 0,
                  CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER),
                  (SELECT coalesce(max(seq), 0) FROM tidelock_rows)
                      + row_number() OVER (ORDER BY r.{key}), 0

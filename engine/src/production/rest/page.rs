@@ -273,6 +273,7 @@ fn counters(page: &mut String, report: &Report) {
         ("passes", "Looks over a store"),
         ("copies_compared", "Copies compared"),
         ("copies_put_again", "Copies repaired"),
+        ("tombstones_reaped", "Tombstones reaped"),
         ("breaker_opened", "Breakers opened"),
         ("probes", "Probes"),
         ("taken_over", "Work taken over"),
