@@ -326,7 +326,6 @@ impl Ledger {
         row_seq: u64,
         seq: Seq,
     ) -> bool {
-        use std::collections::btree_map::Entry as Place;
         if !self.datasets.contains_key(&record.dataset) {
             self.datasets.insert(record.dataset.clone(), Records::default());
         }
@@ -339,29 +338,32 @@ impl Ledger {
             *absent_row_seq = row_seq.max(*absent_row_seq);
         }
         let actors = &mut self.actors;
-        let after = version
-            .as_ref()
-            .map(|version| Digest::of(&record.key, &version.history, version.current().hash));
-        match entries.entry(record.key.clone()) {
-            Place::Occupied(mut place) => {
-                let noted = Noted { entry: place.get(), actors };
+        let digest = |version: &Option<Version>| {
+            let version = version.as_ref()?;
+            Some(Digest::of(&record.key, &version.history, version.current().hash))
+        };
+        match entries.get_mut(&record.key) {
+            Some(entry) => {
+                let noted = Noted { entry, actors };
+                // Most news is heard twice, so nothing is hashed before this.
                 if noted.row_seq() >= row_seq {
                     return false;
                 }
-                let (leaf, before) = (place.get().leaf, noted.digest(&record.key));
-                tree.update(leaf, before, after);
+                let (leaf, before) = (entry.leaf, noted.digest(&record.key));
+                tree.update(leaf, before, digest(&version));
                 if version.is_none() && self.complete {
-                    place.remove();
+                    entries.remove(&record.key);
                     return true;
                 }
-                **place.get_mut() = Entry::new(actors, leaf, version, row_seq, seq);
+                **entry = Entry::new(actors, leaf, version, row_seq, seq);
             }
             // Once everything is known, what does not exist needs no entry to say so.
-            Place::Vacant(_) if version.is_none() && self.complete => return false,
-            Place::Vacant(place) => {
+            None if version.is_none() && self.complete => return false,
+            None => {
                 let leaf = Leaf::of(&record.key);
-                tree.update(leaf, None, after);
-                place.insert(Box::new(Entry::new(actors, leaf, version, row_seq, seq)));
+                tree.update(leaf, None, digest(&version));
+                let entry = Box::new(Entry::new(actors, leaf, version, row_seq, seq));
+                entries.insert(record.key.clone(), entry);
             }
         }
         true

@@ -7,7 +7,7 @@
 use crate::fields::Fields;
 use crate::policy::{Keep, Limits};
 use crate::record::{KV_METADATA_BYTES_MAX, R2_METADATA_BYTES_MAX, StoreId, Stored, blob_key};
-use crate::version::{ContentHash, Dot, Sibling, Stamp, Version, VersionVector};
+use crate::version::{ContentHash, Dot, Sibling, Stamp, Version, VersionVector, push_decimal};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -15,29 +15,30 @@ use std::str::FromStr;
 /// Most metadata fits without a second allocation.
 const METADATA_BYTES_USUAL: usize = 512;
 
-#[derive(Serialize, Deserialize)]
+/// As it is read. It is written by [`text`].
+#[derive(Deserialize)]
 struct Metadata {
     /// Format.
     tidelock: u8,
     /// History; absent when too large.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(default)]
     history: Option<String>,
     /// Stands for a history that is absent.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(default)]
     etag: Option<String>,
     dot: String,
     stamp: (u64, u32),
     hash: String,
     bytes: u64,
     /// The value is elsewhere: this copy is a reference.
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    #[serde(default)]
     reference: bool,
     /// This copy has chosen fields of the value.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(default)]
     partial: Option<Partial>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Partial {
     /// Stands for the list of fields.
     fields: String,
@@ -113,14 +114,34 @@ impl Named {
     }
 }
 
+impl Body {
+    /// True when these are the bytes that a copy should have, of a value of this hash.
+    pub fn is(&self, bytes: &[u8], value: ContentHash) -> bool {
+        match self {
+            Body::Whole => ContentHash::of(bytes) == value,
+            Body::Reference => refers_to(bytes, value),
+            Body::Partial { hash, .. } => ContentHash::of(bytes) == *hash,
+        }
+    }
+
+    /// True when it is what a projection keeps in this form.
+    pub fn has_form(&self, form: &Form) -> bool {
+        match form {
+            Form::Absent => false,
+            Form::Whole => *self == Body::Whole,
+            Form::Reference => *self == Body::Reference,
+            Form::Partial(fields) => match self {
+                Body::Partial { fields: named, .. } => *named == fields.id(),
+                Body::Whole | Body::Reference => false,
+            },
+        }
+    }
+}
+
 impl Described {
     /// True when these are the bytes that the copy should have.
     pub fn has(&self, body: &[u8]) -> bool {
-        match &self.body {
-            Body::Whole => ContentHash::of(body) == self.hash,
-            Body::Reference => refers_to(body, self.hash),
-            Body::Partial { hash, .. } => ContentHash::of(body) == *hash,
-        }
+        self.body.is(body, self.hash)
     }
 
     /// True when the copy is of this version, kept in this form.
@@ -129,16 +150,7 @@ impl Described {
             Named::Version(named) => named.history == version.history,
             Named::Tag(etag) => *etag == version.etag(),
         };
-        same && self.hash == version.current().hash
-            && match form {
-                Form::Absent => false,
-                Form::Whole => self.body == Body::Whole,
-                Form::Reference => self.body == Body::Reference,
-                Form::Partial(fields) => match &self.body {
-                    Body::Partial { fields: named, .. } => *named == fields.id(),
-                    Body::Whole | Body::Reference => false,
-                },
-            }
+        same && self.hash == version.current().hash && self.body.has_form(form)
     }
 }
 
@@ -199,7 +211,7 @@ pub fn refers_to(body: &[u8], hash: ContentHash) -> bool {
 
 /// What a copy of this version says of itself, its whole history included.
 pub fn describe(version: &Version, body: &Body) -> String {
-    text(version, Some(version.history.to_text()), body)
+    String::from_utf8(text(version, true, body)).expect("made of digits and field names")
 }
 
 /// The metadata of a copy in a store: `whole`, made by [`describe`], if the store can keep it.
@@ -208,30 +220,62 @@ pub fn fit(store: StoreId, whole: &str, version: &Version, body: &Body) -> Strin
         StoreId::Kv => KV_METADATA_BYTES_MAX,
         StoreId::D1 | StoreId::R2 => R2_METADATA_BYTES_MAX,
     };
-    if whole.len() <= bytes_max { whole.to_owned() } else { text(version, None, body) }
+    if whole.len() <= bytes_max {
+        return whole.to_owned();
+    }
+    String::from_utf8(text(version, false, body)).expect("made of digits and field names")
 }
 
-fn text(version: &Version, history: Option<String>, body: &Body) -> String {
+/// Ends what a reference says of itself.
+const REFERENCE_END: &[u8] = b",\"reference\":true}";
+
+/// Written by hand: every put makes one, and every copy that a look or a scrub meets is held against
+/// one. All of it is digits, hexadecimal and points, so nothing needs to be escaped.
+fn text(version: &Version, with_history: bool, body: &Body) -> Vec<u8> {
     let current = version.current();
-    let metadata = Metadata {
-        tidelock: 1,
-        etag: history.is_none().then(|| version.etag()),
-        history,
-        dot: current.dot.to_text(),
-        stamp: (current.stamp.wall_ms, current.stamp.logical),
-        hash: current.hash.to_text(),
-        bytes: current.bytes,
-        reference: *body == Body::Reference,
-        partial: match body {
-            Body::Partial { fields, hash } => {
-                Some(Partial { fields: fields.clone(), hash: hash.to_text() })
-            }
-            Body::Whole | Body::Reference => None,
-        },
-    };
     let mut text = Vec::with_capacity(METADATA_BYTES_USUAL);
-    serde_json::to_writer(&mut text, &metadata).expect("text and numbers always serialize");
-    String::from_utf8(text).expect("JSON is UTF-8")
+    text.extend_from_slice(b"{\"tidelock\":1,\"");
+    if with_history {
+        text.extend_from_slice(b"history\":\"");
+        version.history.push_text(&mut text);
+    } else {
+        text.extend_from_slice(b"etag\":\"");
+        text.extend_from_slice(version.etag().as_bytes());
+    }
+    text.extend_from_slice(b"\",\"dot\":\"");
+    current.dot.push_text(&mut text);
+    text.extend_from_slice(b"\",\"stamp\":[");
+    push_decimal(&mut text, current.stamp.wall_ms);
+    text.push(b',');
+    push_decimal(&mut text, u64::from(current.stamp.logical));
+    text.extend_from_slice(b"],\"hash\":\"");
+    current.hash.push_text(&mut text);
+    text.extend_from_slice(b"\",\"bytes\":");
+    push_decimal(&mut text, current.bytes);
+    match body {
+        Body::Whole => text.push(b'}'),
+        Body::Reference => text.extend_from_slice(REFERENCE_END),
+        Body::Partial { fields, hash } => {
+            text.extend_from_slice(b",\"partial\":{\"fields\":\"");
+            text.extend_from_slice(fields.as_bytes());
+            text.extend_from_slice(b"\",\"hash\":\"");
+            hash.push_text(&mut text);
+            text.extend_from_slice(b"\"}}");
+        }
+    }
+    text
+}
+
+/// What the bytes of a copy are, if its metadata is to the byte what this coordinator's own puts of
+/// `version` write. That is what nearly every copy shows, and takes a fraction of [`read`]. `None`
+/// says nothing: it may be of this version all the same, written in another way.
+pub fn as_written(metadata: &str, version: &Version) -> Option<Body> {
+    let whole = text(version, true, &Body::Whole);
+    if metadata.as_bytes() == whole {
+        return Some(Body::Whole);
+    }
+    let open = whole.strip_suffix(b"}").expect("an object ends so");
+    (metadata.as_bytes().strip_prefix(open) == Some(REFERENCE_END)).then_some(Body::Reference)
 }
 
 /// Reads a copy's metadata; `None`: it is not ours.
@@ -301,6 +345,14 @@ mod tests {
                 let read = read(&text).expect("ours");
                 assert_eq!(read.names.etag(), version.etag());
                 assert_eq!(read.body, *body);
+                let known = as_written(&text, &version);
+                let told = matches!(read.names, Named::Version(_))
+                    && !matches!(body, Body::Partial { .. });
+                assert_eq!(known, told.then(|| body.clone()));
+                let mut other = *version.current();
+                other.stamp.logical += 1;
+                let other = Version::settled(version.history.clone(), other);
+                assert_eq!(as_written(&text, &other), None);
                 match read.names {
                     Named::Version(found) => assert_eq!(found, version),
                     Named::Tag(_) => assert!(actors > 20, "a small history is kept in the copy"),

@@ -139,24 +139,52 @@ impl std::error::Error for KeyError {}
 
 /// A record's key in its dataset. Ordered as its text is; the text's first eight bytes stand beside
 /// the pointer to it, since every map of records is searched by key and they nearly always decide.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone)]
 pub struct Key {
-    head: [u8; HEAD_BYTES],
+    /// As a number, the first byte the highest, padded with zeros.
+    head: u64,
     text: Arc<str>,
 }
 
-const HEAD_BYTES: usize = 8;
+const HEAD_BYTES: usize = size_of::<u64>();
 
 impl From<Arc<str>> for Key {
     fn from(text: Arc<str>) -> Self {
-        // Padded with zeros: a key that is the beginning of another stays the lesser one.
         let mut head = [0; HEAD_BYTES];
         for (head, byte) in head.iter_mut().zip(text.bytes()) {
             *head = byte;
         }
-        Key { head, text }
+        Key { head: u64::from_be_bytes(head), text }
     }
 }
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.head.cmp(&other.head).then_with(|| {
+            let lengths = (self.text.len(), other.text.len());
+            if lengths.0 <= HEAD_BYTES && lengths.1 <= HEAD_BYTES {
+                // Padded: a key that is the beginning of another, but for zeros, is the lesser one.
+                lengths.0.cmp(&lengths.1)
+            } else {
+                self.text.cmp(&other.text)
+            }
+        })
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Key {}
 
 impl From<&str> for Key {
     fn from(text: &str) -> Self {

@@ -47,6 +47,9 @@ impl Leaf {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(pub [u32; 4]);
 
+/// What a digest is of takes no second allocation, nearly always.
+const DIGESTED_BYTES_USUAL: usize = 256;
+
 impl Digest {
     /// Of a version as rule V5 names it: by its history and the hash of its current value.
     pub fn of(key: &str, history: &VersionVector, hash: ContentHash) -> Self {
@@ -59,19 +62,21 @@ impl Digest {
         history: impl Iterator<Item = (crate::version::Actor, u64)>,
         hash: ContentHash,
     ) -> Self {
-        let mut hasher = blake3::Hasher::new();
         // The lengths keep a key's end apart from its history's beginning.
-        hasher.update(&(key.len() as u64).to_le_bytes()).update(key.as_bytes());
+        let mut bytes = Vec::with_capacity(DIGESTED_BYTES_USUAL);
+        bytes.extend_from_slice(&(key.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(key.as_bytes());
         for (actor, counter) in history {
             let mut entry = [0; 18];
             entry[..2].copy_from_slice(&actor.node.0.to_le_bytes());
             entry[2..10].copy_from_slice(&actor.incarnation.to_le_bytes());
             entry[10..].copy_from_slice(&counter.to_le_bytes());
-            hasher.update(&entry);
+            bytes.extend_from_slice(&entry);
         }
-        hasher.update(&hash.0);
+        bytes.extend_from_slice(&hash.0);
+        let hashed = blake3::hash(&bytes);
         let mut lanes = [0; 4];
-        for (lane, bytes) in lanes.iter_mut().zip(hasher.finalize().as_bytes().chunks_exact(4)) {
+        for (lane, bytes) in lanes.iter_mut().zip(hashed.as_bytes().chunks_exact(4)) {
             *lane = u32::from_le_bytes(bytes.try_into().expect("chunks of four"));
         }
         Digest(lanes)

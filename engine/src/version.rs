@@ -116,8 +116,17 @@ impl Dot {
     /// The form in operation ids and copies: `NODE.INCARNATION.COUNTER`.
     pub fn to_text(self) -> String {
         let mut text = Vec::with_capacity(DOT_BYTES_USUAL);
-        push_dot(&mut text, self);
+        self.push_text(&mut text);
         String::from_utf8(text).expect("digits and points")
+    }
+
+    /// Writes the same behind a text.
+    pub fn push_text(self, text: &mut Vec<u8>) {
+        push_decimal(text, u64::from(self.actor.node.0));
+        text.push(b'.');
+        push_hex(text, self.actor.incarnation.to_be_bytes());
+        text.push(b'.');
+        push_decimal(text, self.counter);
     }
 }
 
@@ -240,13 +249,18 @@ impl VersionVector {
     /// makes one and the formatting machinery costs several times the put's other work.
     pub fn to_text(&self) -> String {
         let mut text = Vec::with_capacity(self.0.len() * DOT_BYTES_USUAL);
+        self.push_text(&mut text);
+        String::from_utf8(text).expect("digits and points")
+    }
+
+    /// Writes the same behind a text.
+    pub fn push_text(&self, text: &mut Vec<u8>) {
         for (at, &(actor, counter)) in self.0.iter().enumerate() {
             if at > 0 {
                 text.push(b',');
             }
-            push_dot(&mut text, Dot { actor, counter });
+            Dot { actor, counter }.push_text(text);
         }
-        String::from_utf8(text).expect("digits and points")
     }
 
     /// The least history that includes both.
@@ -285,33 +299,15 @@ impl VersionVector {
 /// Room for a dot's text, nearly always.
 const DOT_BYTES_USUAL: usize = 32;
 
-fn push_dot(text: &mut Vec<u8>, dot: Dot) {
-    push_decimal(text, u64::from(dot.actor.node.0));
-    text.push(b'.');
-    push_hex(text, &dot.actor.incarnation.to_be_bytes());
-    text.push(b'.');
-    push_decimal(text, dot.counter);
-}
-
-fn push_hex(text: &mut Vec<u8>, bytes: &[u8]) {
+fn push_hex<const N: usize>(text: &mut Vec<u8>, bytes: [u8; N]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        text.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
-    }
+    let digits = bytes.map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
+    text.extend_from_slice(digits.as_flattened());
 }
 
-fn push_decimal(text: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(number % 10).expect("a digit");
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    text.extend_from_slice(&digits[at..]);
+/// Writes a number behind a text.
+pub(crate) fn push_decimal(text: &mut Vec<u8>, number: u64) {
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 impl fmt::Display for VersionVector {
@@ -333,11 +329,19 @@ impl FromStr for VersionVector {
 
 impl FromIterator<(Actor, u64)> for VersionVector {
     fn from_iter<I: IntoIterator<Item = (Actor, u64)>>(entries: I) -> Self {
-        let mut vector = VersionVector::new();
-        for (actor, counter) in entries {
-            vector.include(Dot { actor, counter });
+        let mut entries: Vec<(Actor, u64)> = entries.into_iter().collect();
+        if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+            // Of two of one actor the later write stays.
+            entries.sort_unstable();
+            entries.dedup_by(|later, kept| {
+                let same = later.0 == kept.0;
+                if same {
+                    kept.1 = later.1;
+                }
+                same
+            });
         }
-        vector
+        VersionVector(Arc::new(entries))
     }
 }
 
@@ -375,8 +379,13 @@ impl ContentHash {
     /// The form in rows, copies and keys: 64 hexadecimal digits.
     pub fn to_text(self) -> String {
         let mut text = Vec::with_capacity(2 * self.0.len());
-        push_hex(&mut text, &self.0);
+        self.push_text(&mut text);
         String::from_utf8(text).expect("digits")
+    }
+
+    /// Writes the same behind a text.
+    pub fn push_text(self, text: &mut Vec<u8>) {
+        push_hex(text, self.0);
     }
 }
 

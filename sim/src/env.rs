@@ -1,6 +1,5 @@
 //! The engine's door to the simulated world.
 
-use crate::checker::Copy;
 use crate::double::Double;
 use crate::misread;
 use crate::network::Lost;
@@ -183,10 +182,8 @@ impl SimEnv {
                         Bytes::from(entry.value.iter().rev().copied().collect::<Vec<_>>());
                 }
                 if !world.is(Double::KvDropsPuts) {
-                    let copy = entry
-                        .as_ref()
-                        .map(|entry| Copy::read(&entry.value, entry.metadata.as_deref()));
-                    world.copy_changed(state, site, StoreId::Kv, &key, copy);
+                    let stands = entry.as_ref().map(|e| (&e.value, e.metadata.as_deref()));
+                    world.copy_changed(state, site, StoreId::Kv, &key, stands);
                     state.at(site).kv.land(world.store_time(), key, entry);
                 }
                 Outcome::Applied(())
@@ -573,8 +570,8 @@ impl ObjectStore for SimR2 {
                 if world.is(Double::R2DropsBlobs) && key.starts_with("_tidelock/") {
                     return Outcome::Applied("dropped".to_owned());
                 }
-                let copy = Some(Copy::read(&body, metadata.as_deref()));
-                world.copy_changed(state, site, StoreId::R2, &key, copy);
+                let stands = Some((&body, metadata.as_deref()));
+                world.copy_changed(state, site, StoreId::R2, &key, stands);
                 Outcome::Applied(state.at(site).r2.land(world.store_time(), key, body, metadata))
             },
         );

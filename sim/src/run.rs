@@ -178,7 +178,7 @@ async fn replay_again(world: &Arc<World>, outcome: &mut Outcome) {
         }
     }
     outcome.violations = state.checker.violations().to_vec();
-    outcome.checked = state.checker.checked().clone();
+    outcome.checked = state.checker.checked();
 }
 
 /// A stopped coordinator's tasks hold it, and it holds what wakes them: they end only if told to.
@@ -682,7 +682,7 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
     let stores = &state.sites[0];
     let mut outcome = Outcome {
         violations: state.checker.violations().to_vec(),
-        checked: state.checker.checked().clone(),
+        checked: state.checker.checked(),
         trace_hash: state.trace.hash().to_hex()[..32].to_owned(),
         event_count: state.trace.events(),
         virtual_ms: now_ms,

@@ -431,14 +431,15 @@ impl D1 {
             .map(|(_, record)| change(record, &self.rows[record]))
             .collect();
         let complete = later.next().is_none();
-        let lapsed = self.owed.iter().flat_map(|record| {
-            let row = &self.rows[record];
-            let owed = row.owed.iter().filter(|(_, leases)| row::lapsed(leases, poll.actor, now));
-            owed.map(|(store, _)| (record.clone(), *store))
-        });
-        let lapsed = lapsed.take(poll.limit).collect();
-        let ends = self.owed.iter().filter_map(|record| row::first_end(&self.rows[record].owed));
-        let next_lapse = ends.filter(|at| *at > now).min();
+        let (mut lapsed, mut next_lapse) = (Vec::new(), None);
+        for record in &self.owed {
+            let owed = &self.rows[record].owed;
+            let left = poll.limit - lapsed.len();
+            let here = owed.iter().filter(|(_, leases)| row::lapsed(leases, poll.actor, now));
+            lapsed.extend(here.take(left).map(|(store, _)| (record.clone(), *store)));
+            let end = row::first_end(owed).filter(|at| *at > now);
+            next_lapse = [next_lapse, end].into_iter().flatten().min();
+        }
         let reaped = self.floors.iter().filter(|(_, floor)| floor.row_seq > 0);
         let reaped = reaped.map(|(dataset, floor)| (dataset.clone(), floor.stamp)).collect();
         PollPage { now, changes, complete, head: self.seq, reaped, lapsed, next_lapse }

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -100,7 +101,8 @@ impl Operation {
 
 /// A value that no other write has.
 pub fn value(id: u32, bytes: usize) -> Bytes {
-    let mut text = format!("w{id}.");
+    let mut text = String::with_capacity(bytes.max(16));
+    let _ = write!(text, "w{id}.");
     while text.len() < bytes {
         text.push(char::from(b'a' + u8::try_from((text.len() + id as usize) % 26).unwrap_or(0)));
     }

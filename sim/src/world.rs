@@ -4,7 +4,7 @@
 //! keyed by what it is for. A crash ends a process and what was not on its disk; how messages
 //! travel is in `network.rs`.
 
-use crate::checker::{Checker, Copy};
+use crate::checker::Checker;
 use crate::disk::{Disk, Landing};
 use crate::double::Double;
 use crate::lives::Again;
@@ -13,6 +13,7 @@ use crate::scenario::Scenario;
 use crate::stores::{D1, Kv, R2};
 use crate::streams::{Purpose, Streams};
 use crate::trace::Trace;
+use bytes::Bytes;
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::time::{Sleep, TimeHandle};
 use rand::RngExt;
@@ -424,17 +425,15 @@ impl World {
         site: SiteId,
         store: StoreId,
         key: &str,
-        copy: Option<Option<Copy>>,
+        stands: Option<(&Bytes, Option<&str>)>,
     ) {
         let Some(record) = self.record_of(key) else { return };
         let now_ms = self.now_ms();
-        // Bytes without metadata of ours count as a copy that differs.
-        let copy = copy.map(|copy| copy.unwrap_or_else(Copy::unknown));
-        self.note(state, End::Store(store), "landed", None, u64::from(copy.is_some()), || {
+        self.note(state, End::Store(store), "landed", None, u64::from(stands.is_some()), || {
             let place = self.place_of(&record, site);
-            format!("{place}{}", if copy.is_some() { "" } else { " deleted" })
+            format!("{place}{}", if stands.is_some() { "" } else { " deleted" })
         });
-        state.checker.copy_changed(now_ms, site, &record, store, copy);
+        state.checker.copy_changed(now_ms, site, &record, store, stands);
     }
 
     /// A record as the trace names it: with its site, where there are several.

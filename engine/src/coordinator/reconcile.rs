@@ -19,7 +19,7 @@ use crate::breaker::Seen;
 use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Outcome, Storage, Unavailable};
 use crate::ledger::Noted;
 use crate::policy::{Dataset, Keep, Limits, Policy};
-use crate::projection::{self, Body, Described, Form, Named};
+use crate::projection::{self, Body, Form, Named};
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp};
@@ -231,11 +231,17 @@ pub(super) struct Found {
     row_seq: u64,
 }
 
-/// A copy in a listing, read.
+/// A copy in a listing.
 struct Copied {
-    record: RecordId,
+    listed: String,
+    prefix_bytes: usize,
     metadata: Option<String>,
-    described: Option<Described>,
+}
+
+impl Copied {
+    fn key(&self) -> &str {
+        &self.listed[self.prefix_bytes..]
+    }
 }
 
 /// What a comparison needs beside the ledger.
@@ -567,11 +573,10 @@ impl<E: Env> Coordinator<E> {
         let key = |listed: &str| listed.strip_prefix(&projection.prefix).map(str::to_owned);
         let mut after = look.at.as_deref().and_then(key);
         let through = last.and_then(key);
-        // A key that no record can have is not ours.
+        let prefix_bytes = projection.prefix.len();
         let copies = page.into_iter().filter_map(|Listed { key: listed, metadata }| {
-            let record = dataset.record(&key(&listed)?).ok()?;
-            let described = metadata.as_deref().and_then(projection::read);
-            Some(Copied { record, metadata, described })
+            let ours = listed.starts_with(&projection.prefix);
+            ours.then_some(Copied { listed, prefix_bytes, metadata })
         });
         let mut copies = copies.peekable();
         loop {
@@ -583,19 +588,17 @@ impl<E: Env> Coordinator<E> {
             let mut looks = 0;
             for (key, noted) in known.take(PAGE_KEYS) {
                 looks += 1;
-                while let Some(copy) = copies.next_if(|copy| copy.record.key < *key) {
-                    let record = copy.record.clone();
-                    self.compare_one(&mut beside, dataset, store, &record, None, Some(copy), look);
+                while let Some(copy) = copies.next_if(|copy| *copy.key() < **key) {
+                    self.compare_unknown(&mut beside, dataset, store, copy, look);
                 }
-                let copy = copies.next_if(|copy| copy.record.key == *key);
+                let copy = copies.next_if(|copy| *copy.key() == **key);
                 let record = RecordId { dataset: dataset.name.clone(), key: key.clone() };
                 self.compare_one(&mut beside, dataset, store, &record, Some(noted), copy, look);
                 at = Some(key);
             }
             if looks < PAGE_KEYS {
                 for copy in copies {
-                    let record = copy.record.clone();
-                    self.compare_one(&mut beside, dataset, store, &record, None, Some(copy), look);
+                    self.compare_unknown(&mut beside, dataset, store, copy, look);
                 }
                 break;
             }
@@ -613,6 +616,20 @@ impl<E: Env> Coordinator<E> {
         look.keep();
     }
 
+    /// A copy of a record that the ledger does not have.
+    fn compare_unknown(
+        &self,
+        beside: &mut Beside<'_>,
+        dataset: &Dataset,
+        store: StoreId,
+        copy: Copied,
+        look: &mut Look,
+    ) {
+        // A key that no record can have is not ours.
+        let Ok(record) = dataset.record(copy.key()) else { return };
+        self.compare_one(beside, dataset, store, &record, None, Some(copy), look);
+    }
+
     #[expect(clippy::too_many_arguments, reason = "both sides of one comparison")]
     fn compare_one(
         &self,
@@ -627,21 +644,27 @@ impl<E: Env> Coordinator<E> {
         look.compared += 1;
         let version = noted.and_then(|noted| noted.version());
         look.live += usize::from(version.as_ref().is_some_and(|v| !v.current().deleted));
-        let keep = &dataset.projection(store).expect("a projection is looked over").keep;
-        let form = version.as_ref().map_or(Form::Absent, |version| {
-            projection::form(store, keep, version.current(), &beside.limits)
-        });
-        let described = copy.as_ref().and_then(|copy| copy.described.as_ref());
-        let same = match (&copy, &version) {
-            (None, _) => form == Form::Absent,
-            (Some(_), None) => false,
-            (Some(_), Some(version)) => described.is_some_and(|d| d.is_of(version, &form)),
-        };
         // What this coordinator is about to put anyway is not looked at twice.
         if beside.slots.get(record).is_some_and(|slot| slot.owed.contains_key(&store)) {
             look.pending += 1;
             return;
         }
+        let keep = &dataset.projection(store).expect("a projection is looked over").keep;
+        let form = version.as_ref().map_or(Form::Absent, |version| {
+            projection::form(store, keep, version.current(), &beside.limits)
+        });
+        let metadata = copy.as_ref().and_then(|copy| copy.metadata.as_deref());
+        let written =
+            metadata.zip(version.as_ref()).and_then(|(m, v)| projection::as_written(m, v));
+        let described = if written.is_none() { metadata.and_then(projection::read) } else { None };
+        let same = match (&copy, &version, &written) {
+            (None, _, _) => form == Form::Absent,
+            (Some(_), None, _) => false,
+            (Some(_), Some(_), Some(body)) => body.has_form(&form),
+            (Some(_), Some(version), None) => {
+                described.as_ref().is_some_and(|d| d.is_of(version, &form))
+            }
+        };
         if same {
             if store == StoreId::Kv {
                 beside.echoes.remove(record);
@@ -649,9 +672,10 @@ impl<E: Env> Coordinator<E> {
             return;
         }
         // A deleted record whose copy stands there, of ours: mending deletes it.
-        let deletes = version.is_some() && form == Form::Absent && described.is_some();
+        let ours = written.is_some() || described.is_some();
+        let deletes = version.is_some() && form == Form::Absent && ours;
         look.deletes += usize::from(deletes);
-        look.foreign += usize::from(copy.is_some() && described.is_none());
+        look.foreign += usize::from(copy.is_some() && !ours);
         look.differ += 1;
         if look.differing.len() < DIFFERING_MAX {
             let row_seq = noted.map_or(0, |noted| noted.row_seq());

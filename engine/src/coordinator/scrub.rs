@@ -145,7 +145,11 @@ impl<E: Env> Coordinator<E> {
 
 /// True when a copy says that it is of `version` and its bytes are not.
 fn is_changed(version: &Version, metadata: Option<&str>, body: &[u8]) -> bool {
-    let Some(described) = metadata.and_then(projection::read) else { return false };
+    let Some(metadata) = metadata else { return false };
+    if let Some(said) = projection::as_written(metadata, version) {
+        return !said.is(body, version.current().hash);
+    }
+    let Some(described) = projection::read(metadata) else { return false };
     // An older copy is put again by the look over the listing.
     let current = match &described.names {
         Named::Version(named) => named.history == version.history,
