@@ -29,6 +29,9 @@ struct Metadata {
     stamp: (u64, u32),
     hash: String,
     bytes: u64,
+    /// See [`Sibling::expires_at_ms`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    expires_at_ms: Option<u64>,
     /// The value is elsewhere: this copy is a reference.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     reference: bool,
@@ -92,6 +95,8 @@ pub struct Described {
     pub body: Body,
     /// Hash of the value.
     pub hash: ContentHash,
+    /// See [`Sibling::expires_at_ms`].
+    pub expires_at_ms: Option<u64>,
 }
 
 /// How a copy names its version.
@@ -221,6 +226,7 @@ fn text(version: &Version, history: Option<String>, body: &Body) -> String {
         stamp: (current.stamp.wall_ms, current.stamp.logical),
         hash: current.hash.to_text(),
         bytes: current.bytes,
+        expires_at_ms: current.expires_at_ms,
         reference: *body == Body::Reference,
         partial: match body {
             Body::Partial { fields, hash } => {
@@ -247,6 +253,7 @@ pub fn read(metadata: &str) -> Option<Described> {
         hash,
         bytes: metadata.bytes,
         deleted: false,
+        expires_at_ms: metadata.expires_at_ms,
     };
     let names = match metadata.history {
         Some(history) => {
@@ -265,7 +272,7 @@ pub fn read(metadata: &str) -> Option<Described> {
         None if metadata.reference => Body::Reference,
         None => Body::Whole,
     };
-    Some(Described { names, body, hash })
+    Some(Described { names, body, hash, expires_at_ms: metadata.expires_at_ms })
 }
 
 #[cfg(test)]
@@ -283,6 +290,7 @@ mod tests {
             hash: ContentHash::of(b"v"),
             bytes: 1,
             deleted: false,
+            expires_at_ms: Some(1_790_000_100_000),
         };
         Version::settled(history, sibling)
     }

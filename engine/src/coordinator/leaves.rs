@@ -97,6 +97,7 @@ impl<E: Env> Coordinator<E> {
         );
         let mut state = self.state();
         state.ledger.forget();
+        state.expiries.clear();
         state.looks.clear();
         state.counters.ledgers_forgotten += 1;
     }

@@ -22,7 +22,7 @@ use crate::policy::{Dataset, Keep, Limits, Policy};
 use crate::projection::{self, Body, Described, Form, Named};
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
-use crate::row::{Row, RowAnswer, RowOp};
+use crate::row::{Row, RowAnswer, RowOp, StoreTime};
 use crate::version::{Sibling, SiteId, Version};
 use bytes::Bytes;
 use serde::Serialize;
@@ -240,6 +240,7 @@ struct Copied {
 
 /// What a comparison needs beside the ledger.
 struct Beside<'s> {
+    now: StoreTime,
     limits: Limits,
     slots: &'s BTreeMap<RecordId, Slot>,
     echoes: &'s mut BTreeMap<RecordId, (Found, Duration)>,
@@ -575,8 +576,9 @@ impl<E: Env> Coordinator<E> {
         let mut copies = copies.peekable();
         loop {
             let mut state = self.state();
+            let now = state.store_time_least(self.now());
             let State { policy, ledger, slots, echoes, .. } = &mut *state;
-            let mut beside = Beside { limits: policy.limits, slots, echoes };
+            let mut beside = Beside { now, limits: policy.limits, slots, echoes };
             let known = ledger.range(&dataset.name, after.as_deref(), through.as_deref());
             let mut at = None;
             let mut looks = 0;
@@ -625,13 +627,17 @@ impl<E: Env> Coordinator<E> {
     ) {
         look.compared += 1;
         let version = noted.and_then(|noted| noted.version());
-        look.live += usize::from(version.as_ref().is_some_and(|v| !v.current().deleted));
+        let expired = version.as_ref().is_some_and(|v| v.current().has_expired(beside.now));
+        look.live +=
+            usize::from(version.as_ref().is_some_and(|v| !v.current().deleted && !expired));
         let keep = &dataset.projection(store).expect("a projection is looked over").keep;
         let form = version.as_ref().map_or(Form::Absent, |version| {
             projection::form(store, keep, version.current(), &beside.limits)
         });
         let described = copy.as_ref().and_then(|copy| copy.described.as_ref());
         let same = match (&copy, &version) {
+            // KV forgets by itself what has expired long ago.
+            (None, Some(_)) if expired => true,
             (None, _) => form == Form::Absent,
             (Some(_), None) => false,
             (Some(_), Some(version)) => described.is_some_and(|d| d.is_of(version, &form)),

@@ -125,6 +125,28 @@ pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<PolicyError>> {
     if reader.errors.is_empty() { Ok(config) } else { Err(reader.errors) }
 }
 
+/// What [`lifetime`] reads.
+pub const LIFETIMES: &str = "a number with s, m, h or d, from 1s to 3650d, or \"never\"";
+const LIFETIME_MAX: Duration = Duration::from_secs(3_650 * 86_400);
+
+/// A time after which a value expires, as in `30d`.
+pub fn lifetime(text: &str) -> Option<Duration> {
+    let within = |lifetime: &Duration| !lifetime.is_zero() && *lifetime <= LIFETIME_MAX;
+    duration(text).filter(within)
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+    let seconds = units.into_iter().find_map(|(unit, seconds)| {
+        let count = text.strip_suffix(unit)?;
+        // `parse` alone would take a sign.
+        let digits = count.bytes().all(|byte| byte.is_ascii_digit());
+        let count: u32 = digits.then(|| count.parse().ok()).flatten()?;
+        Some(u64::from(count) * seconds)
+    });
+    seconds.map(Duration::from_secs)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
@@ -159,6 +181,7 @@ struct RawDataset {
     durability: Option<Spanned<String>>,
     conflict: Option<RawConflict>,
     reconcile: Option<RawReconcile>,
+    ttl: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -428,6 +451,7 @@ impl Reader<'_> {
             oversize,
             read: read.unwrap_or(ReadLevel::Any),
             durability,
+            ttl: self.ttl(raw),
             reconcile_every: self.reconcile_every(raw),
             reconcile_full: self.reconcile_full(raw),
         }
@@ -440,10 +464,7 @@ impl Reader<'_> {
         if text == "never" {
             return None;
         }
-        let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
-        let seconds = units.into_iter().find_map(|(unit, seconds)| {
-            text.strip_suffix(unit)?.parse::<u32>().ok().map(|count| u64::from(count) * seconds)
-        });
+        let seconds = duration(text).map(|duration| duration.as_secs());
         let (least, most) = (RECONCILE_EVERY_MIN.as_secs(), RECONCILE_EVERY_MAX.as_secs());
         match seconds.filter(|seconds| (least..=most).contains(seconds)) {
             Some(seconds) => Some(Duration::from_secs(seconds)),
@@ -457,6 +478,20 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn ttl(&mut self, raw: &RawDataset) -> Option<Duration> {
+        let ttl = raw.ttl.as_ref()?;
+        let text = ttl.get_ref().as_str();
+        if text == "never" {
+            return None;
+        }
+        let found = lifetime(text);
+        if found.is_none() {
+            let problem = format!("{text:?} is no time after which a value expires");
+            self.refuse(ttl.span(), "dataset.ttl", problem, LIFETIMES);
+        }
+        found
     }
 
     fn reconcile_full(&mut self, raw: &RawDataset) -> Option<Cron> {

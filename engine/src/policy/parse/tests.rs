@@ -194,6 +194,17 @@ fn times_between_two_looks() {
 }
 
 #[test]
+fn times_after_which_values_expire() {
+    let ttl = |text: &str| format!("{GOOD}ttl = {text:?}\n");
+    let parsed = |text: &str| parse("t.toml", &ttl(text)).unwrap().policy.datasets["a"].ttl;
+    assert_eq!(parsed("30d"), Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!((parsed("1s"), parsed("never")), (Some(Duration::from_secs(1)), None));
+    for wrong in ["", "0s", "3651d", "-1s", "+1s", "5", "s"] {
+        check(&ttl(wrong), &[(5, "dataset.ttl", "3650d")]);
+    }
+}
+
+#[test]
 fn times_of_full_passes() {
     let full = |text: &str| format!("{GOOD}reconcile = {{ full = {text:?} }}\n");
     let config = parse("t.toml", &full("0 3 * * *")).unwrap();
