@@ -84,6 +84,9 @@ pub enum Oversize {
 pub enum ReadLevel {
     /// The nearest copy.
     Any,
+    /// Nothing older than what the caller's session has seen; the authority's for a caller that cannot
+    /// carry a session.
+    Session,
     /// The authority's.
     Latest,
 }

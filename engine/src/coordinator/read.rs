@@ -84,7 +84,8 @@ impl fmt::Display for ReadError {
 impl std::error::Error for ReadError {}
 
 impl<E: Env> Coordinator<E> {
-    /// Reads one record, at the dataset's level unless one is given.
+    /// Reads one record, at the dataset's level unless one is given. A session is carried by
+    /// [`Coordinator::read_in_session`] alone.
     pub async fn read(
         &self,
         dataset: &str,
@@ -95,7 +96,9 @@ impl<E: Env> Coordinator<E> {
         let (policy, record) = place(&policy, dataset, key)?;
         self.state().counters.reads += 1;
         match level.unwrap_or(policy.read) {
-            ReadLevel::Latest => self.read_latest(&record).await.map(|latest| latest.read),
+            ReadLevel::Latest | ReadLevel::Session => {
+                self.read_latest(&record).await.map(|latest| latest.read)
+            }
             ReadLevel::Any => self.read_any(policy, &record).await,
         }
     }

@@ -84,6 +84,8 @@ pub struct PolicyError {
     pub column: usize,
     /// The field, as a path such as `dataset.kv.prefix`.
     pub field: String,
+    /// Of which dataset.
+    pub dataset: Option<String>,
     /// What is wrong with it.
     pub problem: String,
     /// What would be accepted.
@@ -106,7 +108,11 @@ impl fmt::Display for PolicyError {
         // A tab would set the carets off.
         writeln!(f, "{number} | {}", self.excerpt.replace('\t', " "))?;
         writeln!(f, "{gap} | {indent}{carets}")?;
-        writeln!(f, "{gap} = field: {}", self.field)?;
+        write!(f, "{gap} = field: {}", self.field)?;
+        if let Some(dataset) = &self.dataset {
+            write!(f, ", of dataset {dataset:?}")?;
+        }
+        writeln!(f)?;
         write!(f, "{gap} = accepted: {}", self.accepted)
     }
 }
@@ -115,7 +121,7 @@ impl std::error::Error for PolicyError {}
 
 /// Reads a configuration, or gives every mistake in it, in the order of the file.
 pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<PolicyError>> {
-    let mut reader = Reader { file: file_name, text, errors: Vec::new() };
+    let mut reader = Reader { file: file_name, text, of: None, errors: Vec::new() };
     let raw: RawConfig = match toml::from_str(text) {
         Ok(raw) => raw,
         Err(error) => return Err(vec![reader.syntax(&error)]),
@@ -263,6 +269,8 @@ struct Kept<'a> {
 struct Reader<'a> {
     file: &'a str,
     text: &'a str,
+    /// The dataset that is being looked at.
+    of: Option<String>,
     errors: Vec<PolicyError>,
 }
 
@@ -280,6 +288,7 @@ impl Reader<'_> {
             line: before.matches('\n').count() + 1,
             column,
             field: field.to_owned(),
+            dataset: self.of.clone(),
             problem,
             accepted: accepted.to_owned(),
             excerpt: excerpt.to_owned(),
@@ -305,7 +314,19 @@ impl Reader<'_> {
         let quoted = message.contains(" field `").then(|| message.split('`').nth(1)).flatten();
         let written = error.excerpt.split(['=', '#']).next().unwrap_or_default().trim();
         error.field = quoted.unwrap_or(written).to_owned();
+        error.dataset = self.section(error.line);
         error
+    }
+
+    /// The name of the dataset in whose section a line is. Read from the text, since there is nothing
+    /// else where the file could not be read.
+    fn section(&self, line: usize) -> Option<String> {
+        let lines: Vec<&str> = self.text.lines().map(str::trim).collect();
+        let begins = lines.iter().take(line).rposition(|line| line.starts_with("[[dataset]]"))?;
+        let section = lines[begins + 1..].iter().take_while(|line| !line.starts_with("[["));
+        let names = section.filter_map(|line| line.strip_prefix("name")?.trim().strip_prefix('='));
+        let name = names.map(|name| name.trim().split('"').nth(1)).next()?;
+        name.map(str::to_owned)
     }
 
     /// One of a few words. `later` are those that are known but not built yet.
@@ -354,6 +375,7 @@ impl Reader<'_> {
         self.check_names(raw);
         self.check_prefixes(raw, &datasets);
         self.check_tables(raw, &datasets);
+        self.of = None;
         let site = SiteId(raw.site.unwrap_or(0));
         let peers = self.peers(raw, Peer { node, site });
         if !peers.iter().any(|known| known.peer.site == site) {
@@ -365,8 +387,9 @@ impl Reader<'_> {
     /// Nobody shares these stores, so nobody can keep a write that the authority lacks.
     fn check_kept(&mut self, raw: &RawConfig, datasets: &[Dataset]) {
         let asked = raw.dataset.iter().zip(datasets);
-        for (raw, _) in asked.filter(|(_, dataset)| dataset.durability == Durability::Peer) {
+        for (raw, of) in asked.filter(|(_, dataset)| dataset.durability == Durability::Peer) {
             let Some(word) = &raw.get_ref().durability else { continue };
+            self.of = Some(of.name.to_string());
             let problem = "no peer shares this coordinator's stores, so none can keep a write \
                            that they lack"
                 .to_owned();
@@ -404,6 +427,7 @@ impl Reader<'_> {
     fn dataset(&mut self, spanned: &Spanned<RawDataset>) -> Dataset {
         let raw = spanned.get_ref();
         let name = raw.name.get_ref();
+        self.of = Some(name.clone());
         let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
             let problem = format!("{name:?} is no name for a dataset");
@@ -430,11 +454,12 @@ impl Reader<'_> {
         let r2 = raw.r2.as_ref().map(|raw| self.projection(raw, &of, "dataset.r2"));
         let strategy = self.strategy(raw);
         let oversize = self.oversize(raw, kind, r2.as_ref());
-        let reads = [("any", ReadLevel::Any), ("latest", ReadLevel::Latest)];
-        let read = raw
-            .read
-            .as_ref()
-            .and_then(|word| self.word(word, "dataset.read", &reads, &["session"]));
+        let reads = [
+            ("any", ReadLevel::Any),
+            ("session", ReadLevel::Session),
+            ("latest", ReadLevel::Latest),
+        ];
+        let read = raw.read.as_ref().and_then(|word| self.word(word, "dataset.read", &reads, &[]));
         let durability = self.durability(raw, spanned.span(), &strategy);
         if let Some(default) = raw.conflict.as_ref().and_then(|raw| raw.default.as_ref()) {
             const LATER: [&str; 6] =
@@ -709,6 +734,7 @@ impl Reader<'_> {
         let mut seen = BTreeMap::new();
         for dataset in &raw.dataset {
             let name = &dataset.get_ref().name;
+            self.of = Some(name.get_ref().clone());
             if seen.insert(name.get_ref(), ()).is_some() {
                 let problem = format!("{:?} is the name of an earlier dataset", name.get_ref());
                 self.refuse(name.span(), "dataset.name", problem, "a name of its own");
@@ -721,6 +747,7 @@ impl Reader<'_> {
         let mut taken: BTreeMap<String, &str> = BTreeMap::new();
         for (raw, dataset) in raw.dataset.iter().zip(datasets) {
             let Some(table) = &dataset.table else { continue };
+            self.of = Some(dataset.name.to_string());
             // SQLite does not tell names apart by case.
             let owner = taken.insert(table.name.to_ascii_lowercase(), &dataset.name);
             if let (Some(owner), Some(d1)) = (owner, &raw.get_ref().d1) {
@@ -737,6 +764,7 @@ impl Reader<'_> {
             let mut taken = vec![("Tidelock itself", RESERVED_PREFIX)];
             for (raw, dataset) in raw.dataset.iter().zip(datasets) {
                 let Some(projection) = dataset.projection(store) else { continue };
+                self.of = Some(dataset.name.to_string());
                 let prefix = projection.prefix.as_str();
                 let meets = |held: &str| held.starts_with(prefix) || prefix.starts_with(held);
                 if let Some((owner, held)) = taken.iter().find(|(_, held)| meets(held)) {

@@ -203,6 +203,9 @@ fn step(operation: Operation) -> Result<Step, String> {
         }
         let level = read.as_deref().map(read_level).transpose();
         let level = level.map_err(|_| "`read` is neither any nor latest".to_owned())?;
+        if level == Some(ReadLevel::Session) {
+            return Err("a batch carries no session; give any or latest as `read`".to_owned());
+        }
         return Ok(Step::Read { dataset, key, level });
     }
     if read.is_some() {

@@ -83,13 +83,16 @@ pub(super) async fn get<E: Env>(
             let store: StoreId = store.parse().map_err(bad)?;
             (coordinator.read_copy(&dataset, &key, store).await?, Some(store))
         }
-        (None, Some(level)) if level == "session" => {
-            let session = session.insert(session_of(&headers)?);
-            (coordinator.read_in_session(&dataset, &key, session).await?, None)
-        }
         (None, level) => {
-            let level = level.as_deref().map(read_level).transpose()?;
-            (coordinator.read(&dataset, &key, level).await?, None)
+            let asked = level.as_deref().map(read_level).transpose()?;
+            let policy = app.node.policy();
+            match asked.or_else(|| Some(policy.datasets.get(&*dataset)?.read)) {
+                Some(ReadLevel::Session) => {
+                    let session = session.insert(session_of(&headers)?);
+                    (coordinator.read_in_session(&dataset, &key, session).await?, None)
+                }
+                level => (coordinator.read(&dataset, &key, level).await?, None),
+            }
         }
     };
     let session = session.map(|session| session.to_string());
@@ -278,6 +281,7 @@ pub(super) fn body_problem(rejection: &BytesRejection, bytes_max: usize) -> Prob
 pub(super) fn read_level(name: &str) -> Result<ReadLevel, Problem> {
     match name {
         "any" => Ok(ReadLevel::Any),
+        "session" => Ok(ReadLevel::Session),
         "latest" => Ok(ReadLevel::Latest),
         other => Err(bad(format!("`read` is {other:?}; give any, session or latest"))),
     }
