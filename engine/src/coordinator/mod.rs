@@ -11,9 +11,9 @@
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
 //! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over
-//! what the projections list and `scrub.rs` over the bytes behind it, `leaves.rs` holds the ledger
-//! against the authority, `read.rs` answers readers, `reload.rs` changes the policy, `expire.rs` ends
-//! values whose time has passed.
+//! what the projections list and `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of
+//! what others wrote there, `leaves.rs` holds the ledger against the authority, `read.rs` answers
+//! readers, `reload.rs` changes the policy, `expire.rs` ends values whose time has passed.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -33,6 +33,7 @@ mod rows;
 mod scrub;
 mod session;
 mod status;
+mod take_in;
 mod watch;
 mod write;
 

@@ -13,7 +13,7 @@
 //! look, or was taken over, R2's copy is read before the first put: what somebody wrote there before
 //! the mark stood is taken in instead (A3). KV's caches cannot tell.
 
-use super::reconcile::TookIn;
+use super::take_in::TookIn;
 use super::{Coordinator, seen_in};
 use crate::breaker::Seen;
 use crate::env::{Doubt, DoubtKind, Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
