@@ -21,6 +21,7 @@ async fn write_all(coordinator: &Arc<Coordinator<Memory>>) {
                     key: format!("key-{n}"),
                     value: Some(Bytes::from(format!("{n:0>256}"))),
                     condition: Condition::None,
+                    lifetime: Default::default(),
                 };
                 let outcome = coordinator.write(write).await;
                 assert!(matches!(outcome, WriteOutcome::Applied(_)), "{outcome:?}");

@@ -74,6 +74,7 @@ async fn writer<E: Env>(coordinator: Arc<Coordinator<E>>, writer: usize) -> Vec<
             key: format!("writer-{writer}-{n}"),
             value: Some(Bytes::from_static(&[b'v'; 256])),
             condition: Condition::None,
+            lifetime: Default::default(),
         };
         let outcome = coordinator.write(write).await;
         assert!(matches!(outcome, WriteOutcome::Applied(_)), "{outcome:?}");

@@ -134,7 +134,8 @@ fn pass(records: u64) {
         let key = format!("bench/{}", record.key);
         let lost = n % (records / 100) == 0;
         if !lost {
-            let entry = KvEntry { value: body.clone(), metadata: metadata.clone() };
+            let entry =
+                KvEntry { value: body.clone(), metadata: metadata.clone(), expires_at_s: None };
             memory.with_kv(|kv| kv.land(StoreTime(1), key.clone(), Some(entry)));
         }
         memory.with_d1(|d1| {
@@ -191,6 +192,7 @@ fn write_through() {
                             key: format!("key-{n:012}"),
                             value: Some(Bytes::from(format!("{n:0>256}"))),
                             condition: Condition::None,
+                            lifetime: Default::default(),
                         };
                         let outcome = coordinator.write(write).await;
                         assert!(matches!(outcome, WriteOutcome::Applied(_)), "{outcome:?}");

@@ -42,6 +42,7 @@ async fn write(coordinator: &Arc<Coordinator<Memory>>, key: &str) {
         key: key.to_owned(),
         value: Some(Bytes::from_static(b"as written")),
         condition: Condition::None,
+        lifetime: Default::default(),
     };
     let outcome = coordinator.write(write).await;
     assert!(matches!(outcome, WriteOutcome::Applied(_)), "{outcome:?}");

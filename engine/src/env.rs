@@ -291,6 +291,9 @@ pub struct KvEntry {
     pub value: Bytes,
     /// JSON text of at most 1,024 bytes. A plain put erases it.
     pub metadata: Option<String>,
+    /// From then on KV holds it no more, in seconds since the Unix epoch; at least a minute from
+    /// now. `None`: it holds it for ever.
+    pub expires_at_s: Option<u64>,
 }
 
 /// Workers KV: eventual, last write wins, no compare-and-set; reads may be 60 s old, "not found"

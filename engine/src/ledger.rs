@@ -97,8 +97,8 @@ struct Entry {
 
 #[derive(Debug)]
 enum Extra {
-    /// Other actors in the history.
-    Others(Box<[(u32, u64)]>),
+    /// Other actors in the history, and when the value's time passes.
+    More { others: Box<[(u32, u64)]>, expires_at_ms: Option<u64> },
     /// What the short form cannot say; the entry's other fields say nothing then.
     Whole(Known),
 }
@@ -137,9 +137,8 @@ impl Entry {
         seq: Seq,
     ) -> Option<Entry> {
         let version = version?;
-        let [Sibling { dot, stamp, hash, bytes, deleted }] = version.siblings() else {
-            return None;
-        };
+        let [sibling] = version.siblings() else { return None };
+        let Sibling { dot, stamp, hash, bytes, deleted, expires_at_ms } = sibling;
         let foreign = |(actor, _): &(Actor, u64)| actor.node == NodeId::FOREIGN;
         if version.history.counter(dot.actor) != dot.counter || version.history.iter().any(foreign)
         {
@@ -149,13 +148,14 @@ impl Entry {
         let others = version.history.iter().filter(|(actor, _)| *actor != dot.actor);
         let others: Box<[(u32, u64)]> =
             others.map(|(actor, counter)| (actors.number(*actor), *counter)).collect();
+        let more = !others.is_empty() || expires_at_ms.is_some();
         Some(Entry {
             hash: *hash,
             seq,
             counter: dot.counter,
             wall_ms: stamp.wall_ms,
             bytes: *bytes,
-            extra: (!others.is_empty()).then(|| Box::new(Extra::Others(others))),
+            extra: more.then(|| Box::new(Extra::More { others, expires_at_ms: *expires_at_ms })),
             logical: stamp.logical,
             row_seq,
             actor: actors.number(dot.actor),
@@ -176,7 +176,7 @@ impl Noted<'_> {
     fn whole(&self) -> Option<&Known> {
         match self.entry.extra.as_deref() {
             Some(Extra::Whole(known)) => Some(known),
-            Some(Extra::Others(_)) | None => None,
+            Some(Extra::More { .. }) | None => None,
         }
     }
 
@@ -203,13 +203,26 @@ impl Noted<'_> {
         }
     }
 
+    fn expires_at_ms(&self) -> Option<u64> {
+        match self.entry.extra.as_deref() {
+            Some(Extra::Whole(known)) => known.version.as_ref()?.current().expires_at_ms,
+            Some(Extra::More { expires_at_ms, .. }) => *expires_at_ms,
+            None => None,
+        }
+    }
+
+    /// See [`Sibling::stands_until_ms`].
+    pub fn stands_until_ms(&self) -> Option<u64> {
+        self.expires_at_ms().filter(|_| self.is_live())
+    }
+
     /// The history of its version.
     pub fn history(&self) -> VersionVector {
         match self.entry.extra.as_deref() {
             Some(Extra::Whole(known)) => {
                 known.version.as_ref().map(|v| v.history.clone()).unwrap_or_default()
             }
-            Some(Extra::Others(others)) => {
+            Some(Extra::More { others, .. }) => {
                 let named = |(actor, n): &(u32, u64)| (self.actors.by_number[*actor as usize], *n);
                 let own = self.dot();
                 others.iter().map(named).chain([(own.actor, own.counter)]).collect()
@@ -225,7 +238,8 @@ impl Noted<'_> {
         }
         let Entry { hash, wall_ms, logical, bytes, deleted, .. } = *self.entry;
         let stamp = Stamp { wall_ms, logical };
-        let sibling = Sibling { dot: self.dot(), stamp, hash, bytes, deleted };
+        let expires_at_ms = self.expires_at_ms();
+        let sibling = Sibling { dot: self.dot(), stamp, hash, bytes, deleted, expires_at_ms };
         Some(Version::settled(self.history(), sibling))
     }
 
@@ -457,8 +471,13 @@ mod tests {
         let hash = ContentHash::of(key.as_bytes());
         Version::settled(
             history.iter().copied().collect(),
-            Sibling { dot, stamp, hash, bytes: 9, deleted },
+            Sibling { dot, stamp, hash, bytes: 9, deleted, expires_at_ms: None },
         )
+    }
+
+    fn expiring(version: &Version) -> Version {
+        let current = Sibling { expires_at_ms: Some(1_790_000_100_000), ..*version.current() };
+        Version::settled(version.history.clone(), current)
     }
 
     #[test]
@@ -479,15 +498,21 @@ mod tests {
             version("k", &[(actor(1), 9)], dot(1, 6), false),
             version("k", &[(actor(1), 9), (foreign, 1)], Dot { actor: foreign, counter: 1 }, false),
             two,
+            expiring(&version("k", &[(actor(1), 10)], dot(1, 10), false)),
+            expiring(&version("k", &[(actor(0), 2), (actor(1), 11)], dot(1, 11), false)),
+            expiring(&version("k", &[(actor(1), 12)], dot(1, 12), false)).expired(),
+            expiring(&version("k", &[(actor(1), 13)], dot(1, 12), false)),
         ];
         let mut ledger = Ledger::default();
-        for (n, row_seq) in versions.iter().zip([1, 2, 3, 4, 5, u64::from(u32::MAX) + 7]) {
+        let wide = u64::from(u32::MAX) + 7;
+        for (n, row_seq) in versions.iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, wide]) {
             let known = Known { version: Some(n.clone()), row_seq, seq: Seq(row_seq + 1) };
             assert!(ledger.learn(&record("k"), known.version.clone(), row_seq, known.seq));
             let noted = ledger.noted(&record("k")).unwrap();
             assert_eq!((noted.known(), noted.id()), (known.clone(), Some(n.id())));
             assert_eq!((noted.row_seq(), noted.seq()), (row_seq, known.seq));
             assert_eq!(noted.is_live(), !n.current().deleted);
+            assert_eq!(noted.stands_until_ms(), n.current().stands_until_ms());
             assert_eq!(ledger.known(&record("k")), Some(known));
             for dot in [dot(1, 5), dot(1, 6), dot(1, 9), dot(0, 2), dot(2, 4)] {
                 let held = n.history.covers_dot(dot).then_some(Seq(row_seq + 1));

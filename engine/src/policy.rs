@@ -84,6 +84,9 @@ pub enum Oversize {
 pub enum ReadLevel {
     /// The nearest copy.
     Any,
+    /// Nothing older than what the caller's session has seen; the authority's for a caller that cannot
+    /// carry a session.
+    Session,
     /// The authority's.
     Latest,
 }
@@ -141,6 +144,8 @@ pub struct Dataset {
     pub read: ReadLevel,
     /// What an acknowledged write survives.
     pub durability: Durability,
+    /// For how long a value stands where its write does not say; `None`: until it is deleted.
+    pub ttl: Option<Duration>,
     /// Between two looks over everything that the projections hold; `None`: nobody looks.
     pub reconcile_every: Option<Duration>,
     /// When every value is read and hashed, beside those looks; `None`: only when asked for.
@@ -168,6 +173,7 @@ impl Dataset {
             oversize: Oversize::Reference,
             read: ReadLevel::Any,
             durability: Durability::Authority,
+            ttl: None,
             reconcile_every: Some(RECONCILE_EVERY),
             reconcile_full: None,
         }

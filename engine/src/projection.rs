@@ -30,6 +30,9 @@ struct Metadata {
     stamp: (u64, u32),
     hash: String,
     bytes: u64,
+    /// See [`Sibling::expires_at_ms`].
+    #[serde(default)]
+    expires_at_ms: Option<u64>,
     /// The value is elsewhere: this copy is a reference.
     #[serde(default)]
     reference: bool,
@@ -93,6 +96,8 @@ pub struct Described {
     pub body: Body,
     /// Hash of the value.
     pub hash: ContentHash,
+    /// See [`Sibling::expires_at_ms`].
+    pub expires_at_ms: Option<u64>,
 }
 
 /// How a copy names its version.
@@ -252,6 +257,10 @@ fn text(version: &Version, with_history: bool, body: &Body) -> Vec<u8> {
     current.hash.push_text(&mut text);
     text.extend_from_slice(b"\",\"bytes\":");
     push_decimal(&mut text, current.bytes);
+    if let Some(at_ms) = current.expires_at_ms {
+        text.extend_from_slice(b",\"expires_at_ms\":");
+        push_decimal(&mut text, at_ms);
+    }
     match body {
         Body::Whole => text.push(b'}'),
         Body::Reference => text.extend_from_slice(REFERENCE_END),
@@ -291,6 +300,7 @@ pub fn read(metadata: &str) -> Option<Described> {
         hash,
         bytes: metadata.bytes,
         deleted: false,
+        expires_at_ms: metadata.expires_at_ms,
     };
     let names = match metadata.history {
         Some(history) => {
@@ -309,7 +319,7 @@ pub fn read(metadata: &str) -> Option<Described> {
         None if metadata.reference => Body::Reference,
         None => Body::Whole,
     };
-    Some(Described { names, body, hash })
+    Some(Described { names, body, hash, expires_at_ms: metadata.expires_at_ms })
 }
 
 #[cfg(test)]
@@ -327,6 +337,7 @@ mod tests {
             hash: ContentHash::of(b"v"),
             bytes: 1,
             deleted: false,
+            expires_at_ms: Some(1_790_000_100_000),
         };
         Version::settled(history, sibling)
     }

@@ -38,11 +38,16 @@ pub enum Met {
     },
 }
 
-/// Meets two versions under `lww`: the later stamp wins, then the greater dot.
+/// Meets two versions under `lww`: the later stamp wins, then the greater dot. A write that has expired
+/// on one side has expired, whatever else the other side includes.
 pub fn meet(ours: &Held, theirs: &Held) -> Met {
     match ours.version.compare(&theirs.version) {
+        Some(Ordering::Less) if ours.is_end_of(theirs) => ended(theirs),
         Some(Ordering::Less) => Met::Theirs,
+        Some(Ordering::Greater) if theirs.is_end_of(ours) => ended(ours),
         Some(Ordering::Greater) => Met::Ours,
+        Some(Ordering::Equal) if ours.is_end_of(theirs) => Met::Ours,
+        Some(Ordering::Equal) if theirs.is_end_of(ours) => Met::Theirs,
         // Equal histories with unequal bytes cannot come from `lww`; should they, the greater
         // hash settles it for everyone alike (rule V5).
         Some(Ordering::Equal) => {
@@ -53,7 +58,10 @@ pub fn meet(ours: &Held, theirs: &Held) -> Met {
             }
         }
         None => {
-            let rank = |held: &Held| (held.version.current().stamp, held.version.current().dot);
+            let rank = |held: &Held| {
+                let current = held.version.current();
+                (current.stamp, current.dot, current.is_expired_form())
+            };
             let (winner, loser) =
                 if rank(ours) > rank(theirs) { (ours, theirs) } else { (theirs, ours) };
             let history = ours.version.history.join(&theirs.version.history);
@@ -70,6 +78,20 @@ pub fn meet(ours: &Held, theirs: &Held) -> Met {
             Met::Concurrent { merged, losers }
         }
     }
+}
+
+impl Held {
+    /// True for what is left of the other's value, whose time has passed here and not there.
+    pub fn is_end_of(&self, other: &Held) -> bool {
+        let (ours, theirs) = (self.version.current(), other.version.current());
+        ours.dot == theirs.dot && ours.is_expired_form() && !theirs.is_expired_form()
+    }
+}
+
+/// A version without its value, whose time has passed elsewhere.
+fn ended(held: &Held) -> Met {
+    let merged = Held { version: held.version.expired(), value: Stored::Tombstone };
+    Met::Concurrent { merged, losers: Vec::new() }
 }
 
 /// What a row holds: its version, or the version that a foreign write past every coordinator
@@ -96,7 +118,10 @@ pub fn found(site: SiteId, record: &RecordId, over: Option<&Version>, body: &[u8
     let stamp = over.map(|version| version.stamp().next()).unwrap_or_default();
     let (hash, bytes) = (ContentHash::of(body), body.len() as u64);
     let dot = Dot { actor, counter: 1 };
-    Version::write(&history_of(over), Sibling { dot, stamp, hash, bytes, deleted: false })
+    Version::write(
+        &history_of(over),
+        Sibling { dot, stamp, hash, bytes, deleted: false, expires_at_ms: None },
+    )
 }
 
 /// The tombstone that stands again for a version which was deleted, and whose tombstone was reaped,
@@ -115,7 +140,7 @@ pub fn sibling(dot: Dot, stamp: Stamp, value: &Stored) -> Sibling {
         Stored::Inline(bytes) => (ContentHash::of(bytes), bytes.len() as u64, false),
         Stored::Reference { hash, bytes } => (*hash, *bytes, false),
     };
-    Sibling { dot, stamp, hash, bytes, deleted }
+    Sibling { dot, stamp, hash, bytes, deleted, expires_at_ms: None }
 }
 
 /// The actor of foreign writes to one record at a site's authority: made from both, so that every
@@ -178,6 +203,42 @@ mod tests {
         assert_eq!(losers[0].value, early.value);
         assert_eq!(losers[0].winner, late.version.current().dot);
         assert_eq!(meet(&late, &early), Met::Concurrent { merged, losers });
+    }
+
+    #[test]
+    fn a_value_whose_time_has_passed_stays_gone_and_loses_to_what_would_have_beaten_it() {
+        let mut early = write(&VersionVector::new(), 1, 1, 10);
+        let mut current = *early.version.current();
+        current.expires_at_ms = Some(1_000);
+        early.version = Version::write(&VersionVector::new(), current);
+        let gone = Held { version: early.version.expired(), value: Stored::Tombstone };
+        assert_eq!(meet(&early, &gone), Met::Theirs);
+        assert_eq!(meet(&gone, &early), Met::Ours);
+        assert_ne!(gone.version.id(), early.version.id());
+        let winner = |other: &Held| match meet(&gone, other) {
+            Met::Concurrent { merged, .. } => merged.value,
+            met => panic!("{met:?}"),
+        };
+        let later = write(&VersionVector::new(), 2, 1, 20);
+        assert_eq!(winner(&later), later.value);
+        assert_eq!(winner(&write(&VersionVector::new(), 2, 1, 5)), Stored::Tombstone);
+        let over = write(&gone.version.history, 2, 1, 11);
+        assert_eq!(meet(&gone, &over), Met::Theirs);
+        // Where it won against another write before anybody ended it, it has expired there too.
+        let lost = write(&VersionVector::new(), 2, 1, 5);
+        let Met::Concurrent { merged: won, .. } = meet(&early, &lost) else { panic!("concurrent") };
+        let third = write(&VersionVector::new(), 3, 1, 4);
+        let Met::Concurrent { merged: apart, .. } = meet(&gone, &third) else {
+            panic!("concurrent")
+        };
+        for (ended, stands) in [(&gone, &won), (&apart, &won)] {
+            for met in [meet(ended, stands), meet(stands, ended)] {
+                let Met::Concurrent { merged, losers } = met else { panic!("{met:?}") };
+                assert!(merged.version.history.covers(&stands.version.history));
+                assert!(merged.version.current().is_expired_form());
+                assert_eq!((merged.value, losers), (Stored::Tombstone, vec![]));
+            }
+        }
     }
 
     #[test]

@@ -491,6 +491,9 @@ fn apply_install(
     if !install.version.history.covers(&install.expect.history) {
         return (None, RowAnswer::NotCovering);
     }
+    if ends_early(install, now) {
+        return (None, RowAnswer::Moved(row.cloned()));
+    }
     let before = row.cloned().unwrap_or_default();
     let epoch = Epoch(before.epoch.0 + 1);
     let row_seq = before.row_seq + 1;
@@ -519,6 +522,15 @@ fn apply_install(
     };
     let grant = Grant { epoch, ends: lease.ends, others_until };
     (Some(after), RowAnswer::Installed { row_seq, seq: next_seq, grant })
+}
+
+/// True when the row's value is to be ended before its time has come by this clock, whatever the
+/// coordinator that asks takes it for. A merge, which includes more, has been decided elsewhere.
+fn ends_early(install: &Install, now: StoreTime) -> bool {
+    let current = install.version.current();
+    current.is_expired_form()
+        && install.version.history == install.expect.history
+        && current.expires_at_ms.is_some_and(|at_ms| at_ms > now.0)
 }
 
 fn apply_claim(
@@ -736,6 +748,7 @@ mod tests {
             hash: ContentHash::of(&[node as u8, counter as u8]),
             bytes: 2,
             deleted: false,
+            expires_at_ms: None,
         };
         Version::write(over, sibling)
     }
@@ -814,6 +827,44 @@ mod tests {
             apply_to_row(Some(&row), &op, StoreTime(1), Seq(2)),
             (None, RowAnswer::NotCovering)
         );
+    }
+
+    #[test]
+    fn a_value_is_not_ended_before_its_time_by_the_authoritys_clock() {
+        let first = version(1, 1, &VersionVector::new());
+        let brief = Sibling { expires_at_ms: Some(500), ..*first.current() };
+        let op = |version: &Version, row: &Row| {
+            RowOp::Install(Box::new(Install {
+                record: record(),
+                expect: row.expect(),
+                version: version.clone(),
+                value: Stored::Tombstone,
+                losers: vec![],
+                owe: vec![StoreId::Kv],
+                holder: actor(2),
+            }))
+        };
+        let brief = Version::settled(first.history, brief);
+        let (row, _) = apply(None, &op(&brief, &Row::default()), StoreTime(0), Seq(1));
+        let row = row.expect("nothing was there");
+        let end = op(&brief.expired(), &row);
+        let early = apply(Some(&row), &end, StoreTime(499), Seq(2));
+        assert_eq!(early, (None, RowAnswer::Moved(Some(row.clone()))));
+        let (ended, _) = apply(Some(&row), &end, StoreTime(500), Seq(2));
+        let ended = ended.expect("its time has come");
+        assert!(ended.version.as_ref().is_some_and(|v| v.current().is_expired_form()));
+        // Another coordinator's finds the row moved.
+        let again = apply(Some(&ended), &end, StoreTime(501), Seq(3));
+        assert_eq!(again, (None, RowAnswer::Moved(Some(ended.clone()))));
+        // What vouched for the value's copy does not vouch for its absence.
+        let op = RowOp::Clear {
+            record: record(),
+            store: StoreId::Kv,
+            version: brief.id(),
+            epoch: row.epoch,
+            quiet: vec![],
+        };
+        assert_ne!(apply(Some(&ended), &op, StoreTime(501), Seq(3)).1, RowAnswer::Cleared);
     }
 
     #[test]

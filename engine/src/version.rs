@@ -9,6 +9,10 @@
 //! The structure is a dotted version vector set (Preguiça, Baquero, Almeida, Fonte, Gonçalves:
 //! "Dotted Version Vectors", 2010). Which sibling becomes the value is left to `resolve`.
 
+mod sibling;
+
+pub use sibling::Sibling;
+
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
@@ -424,21 +428,6 @@ impl<'de> Deserialize<'de> for ContentHash {
     }
 }
 
-/// One value nobody has superseded: its write, and what identifies its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sibling {
-    /// The write that made it.
-    pub dot: Dot,
-    /// When, for ties.
-    pub stamp: Stamp,
-    /// Hash of the bytes; of no bytes for a tombstone.
-    pub hash: ContentHash,
-    /// Length of the bytes.
-    pub bytes: u64,
-    /// A tombstone: the write deleted the record.
-    pub deleted: bool,
-}
-
 /// A record's version: its history, and the values in it that nobody has superseded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
@@ -536,6 +525,13 @@ impl Version {
         self.siblings.iter().map(|sibling| sibling.stamp).max().unwrap_or_default()
     }
 
+    /// What this version becomes when its value's time has passed: the same write, without bytes. That
+    /// is no write of its own, so it has no dot: whoever makes it makes the same, and whatever is
+    /// concurrent with the write meets its tombstone as it would have met the value.
+    pub fn expired(&self) -> Self {
+        Version::settled(self.history.clone(), self.current().expired())
+    }
+
     /// What identifies this version wherever two are called the same.
     pub fn id(&self) -> VersionId {
         VersionId { history: self.history.clone(), hash: self.current().hash }
@@ -574,6 +570,7 @@ mod tests {
             hash: ContentHash::of(&[node as u8, counter as u8]),
             bytes: 2,
             deleted: false,
+            expires_at_ms: None,
         }
     }
 

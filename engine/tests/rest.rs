@@ -106,6 +106,51 @@ fn a_session_carries_what_it_has_seen() {
     assert!(refused.text().contains("session"), "{}", refused.text());
 }
 
+/// What a dataset's readers get who do not say; a request may.
+#[test]
+fn a_dataset_says_how_it_is_read() {
+    let (folder, data) = folder();
+    let file = folder.path().join("levels.toml");
+    let dataset = |name: &str, read: &str| {
+        format!(
+            "[[dataset]]\nname = {name:?}\nkind = \"text\"\nd1 = {{}}\nkv = {{}}\nread = {read:?}\n"
+        )
+    };
+    let config = dataset("near", "any") + &dataset("own", "session") + &dataset("newest", "latest");
+    std::fs::write(&file, config).unwrap();
+    let file = file.display().to_string();
+    let args = ["serve", "--listen", "127.0.0.1:0", "--config", &file];
+    let server = Server::run(server::cli_with(&args, &data), &data);
+    for name in ["near", "own", "newest"] {
+        assert_eq!(server.send("PUT", &format!("/v1/records/{name}/k"), b"v").status, 201);
+    }
+    server.until_idle();
+    let read = |path: &str| server.send("GET", &format!("/v1/records/{path}"), b"");
+    assert_eq!(read("near/k").header("x-tidelock-from"), Some("kv"));
+    assert_eq!(read("newest/k").header("x-tidelock-from"), Some("d1"));
+    assert_eq!(read("newest/k?read=any").header("x-tidelock-from"), Some("kv"));
+    assert_eq!(read("near/k?read=latest").header("x-tidelock-from"), Some("d1"));
+    let own = read("own/k");
+    assert_eq!((own.status, own.text().as_str()), (200, "v"));
+    let token = own.header("x-session").expect("a session goes on from here").to_owned();
+    assert_eq!(read("own/k?read=any").header("x-session"), None);
+    assert_eq!(read("near/k").header("x-session"), None);
+    // A session that has seen more than has come here is told so, as with `read=session`.
+    let (actor, k) = ("9.0000000000000001.5", "own/k");
+    let hash = blake3::hash(b"own\0k").to_hex();
+    let bytes: Vec<u8> =
+        (0..8).map(|n| u8::from_str_radix(&hash[2 * n..2 * n + 2], 16).unwrap()).collect();
+    let hash = u64::from_le_bytes(bytes.try_into().unwrap());
+    let ahead = format!("{token},{hash:016x}:{actor}");
+    let path = format!("/v1/records/{k}");
+    let refused = server.send_with("GET", &path, &[("x-session", &ahead)], b"");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    let batch = br#"{"operations":[{"op":"get","dataset":"own","key":"k"}]}"#;
+    assert_eq!(server.send("POST", "/v1/records:batch", batch).json()["results"][0]["text"], "v");
+    let batch = br#"{"operations":[{"op":"get","dataset":"own","key":"k","read":"session"}]}"#;
+    assert_eq!(server.send("POST", "/v1/records:batch", batch).status, 400);
+}
+
 #[test]
 fn conditions() {
     let (_folder, data) = folder();

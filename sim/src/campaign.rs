@@ -65,10 +65,11 @@ pub fn never_felt(plan: &Plan, result: &Campaign) -> Vec<Kind> {
 }
 
 /// Situations that a campaign counts even when it never reaches them.
-const SITUATIONS: [&str; 24] = [
+const SITUATIONS: [&str; 25] = [
     "a-copy-answered-a-session",
     "another-coordinator-answered-a-session",
     "a-copy-was-put-again",
+    "a-value-expired",
     "acknowledged-as-pending",
     "breaker-opened",
     "claim-found-a-holder",

@@ -3,6 +3,7 @@
 //! Invariant: it never asks the engine. It sees what sessions were told, what reached the journal
 //! disks, and every change of every store, and compares versions by their entries alone.
 
+use crate::world::EPOCH_MS;
 use bytes::Bytes;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use tidelock_engine::journal::Intent;
 use tidelock_engine::record::{Loser, RecordId, StoreId, Stored};
 use tidelock_engine::row::Row;
-use tidelock_engine::version::{ContentHash, Dot, NodeId, SiteId, Version, VersionVector};
+use tidelock_engine::version::{ContentHash, Dot, NodeId, Sibling, SiteId, Version, VersionVector};
 
 /// What must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -339,6 +340,12 @@ pub struct Checker {
     /// Foreign writes that were found in a projection and are versions now. They replace nothing
     /// that their writers had not seen: what the authority held is kept beside them.
     found: BTreeSet<Dot>,
+    /// For how long writes asked their values to stand.
+    lifetimes: BTreeMap<u32, u64>,
+    /// When the values of writes that were given a time expire, by the store side's clock.
+    expires: BTreeMap<Dot, u64>,
+    /// The same by their bytes: the latest, where a write was tried again elsewhere.
+    expire_at_last: BTreeMap<ContentHash, u64>,
     /// What each session has written of a record, and read of it as a session.
     seen: BTreeMap<(u16, RecordId), VersionVector>,
     /// The operations of foreign writes to projections.
@@ -356,6 +363,12 @@ pub struct Checker {
     violations: Vec<Violation>,
     checked: [u64; Invariant::ALL.len()],
 }
+
+/// A value is gone everywhere so long after its time, once nothing is wrong.
+const GONE_WITHIN_MS: u64 = 5_000;
+/// A read that began so long after a value's time does not give it: a coordinator knows the store
+/// side's clock from an answer that took two seconds at the most.
+const SERVED_WITHIN_MS: u64 = 2_250;
 
 /// Violations kept for one run; one is enough to fail it.
 const VIOLATIONS_MAX: usize = 10;
@@ -454,6 +467,16 @@ impl Checker {
         self.asked.insert(id, Asked { at_ms, session, record, hash, told: Told::Waiting });
     }
 
+    /// A write that was asked for is to stand for so long.
+    pub fn asks_for(&mut self, id: u32, ttl_ms: u64) {
+        self.lifetimes.insert(id, ttl_ms);
+    }
+
+    /// When the last of the values that were given a time expires, in virtual time.
+    pub fn last_expiry_ms(&self) -> u64 {
+        self.expires.values().max().map_or(0, |at_ms| at_ms.saturating_sub(EPOCH_MS))
+    }
+
     /// A session is told how its write came out.
     pub fn told(&mut self, id: u32, at_ms: u64, told: Told) {
         let Some(asked) = self.asked.get_mut(&id) else { return };
@@ -542,8 +565,8 @@ impl Checker {
         Some(format!("the authority's row of {record} as {dot}"))
     }
 
-    /// A session read bytes of a record.
-    pub fn served(&mut self, at_ms: u64, record: &RecordId, bytes: &[u8]) {
+    /// A session that asked at `since_ms` read bytes of a record.
+    pub fn served(&mut self, at_ms: u64, since_ms: u64, record: &RecordId, bytes: &[u8]) {
         let hash = ContentHash::of(bytes);
         let writer = self.by_hash.get(&hash).and_then(|id| self.asked.get(id).map(|a| (*id, a)));
         self.hold(Invariant::NoCorruption, at_ms, writer.is_some(), || {
@@ -562,6 +585,26 @@ impl Checker {
         };
         self.hold(Invariant::NoPhantom, at_ms, problem.is_none(), || {
             format!("a read of {record} gave {}", problem.unwrap_or_default())
+        });
+        let long_gone = self.is_gone_since(hash, since_ms, SERVED_WITHIN_MS);
+        self.hold(Invariant::NoResurrection, at_ms, !long_gone, || {
+            format!("a read of {record} gave bytes whose time had passed long before it began")
+        });
+    }
+
+    /// A read gave a version with this history, and no value: it has none, or its time has passed.
+    pub fn gave_nothing(&mut self, at_ms: u64, record: &RecordId, history: &VersionVector) {
+        let stands = |row: &&Observed| {
+            let expired = row.current.is_some_and(|dot| self.has_expired(at_ms, dot));
+            row.history == *history && row.current.is_some() && !row.deleted && !expired
+        };
+        let hidden = self.sites().filter_map(|site| self.row(site, record)).find(stands);
+        let hidden = hidden.and_then(|row| row.current);
+        self.hold(Invariant::ZeroLoss, at_ms, hidden.is_none(), || {
+            let dot = hidden.map(|dot| dot.to_string()).unwrap_or_default();
+            format!(
+                "a read of {record} gave nothing, where {dot} stands and its time has not passed"
+            )
         });
     }
 
@@ -616,6 +659,38 @@ impl Checker {
             )
         });
         self.issued.entry(dot).or_insert(issued);
+        let id = self.by_hash.get(&sibling.hash).copied();
+        let asked =
+            id.and_then(|id| Some((id, self.asked.get(&id)?.at_ms, self.lifetimes.get(&id))));
+        let asked_for = asked.and_then(|(id, at_ms, ttl)| Some((id, at_ms + ttl?)));
+        let given = sibling.expires_at_ms;
+        let lawful = match (asked_for, given) {
+            (None, None) => true,
+            (Some((_, least_ms)), Some(given)) => given >= EPOCH_MS + least_ms,
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        self.hold(Invariant::ZeroLoss, at_ms, lawful, || {
+            format!(
+                "w{} was asked to stand until {asked_for:?} and got {given:?}",
+                id.unwrap_or_default()
+            )
+        });
+        if let Some(given) = given {
+            self.expires.insert(dot, given);
+            let at_last = self.expire_at_last.entry(sibling.hash).or_default();
+            *at_last = given.max(*at_last);
+        }
+    }
+
+    /// True when the time of the value that a write gave has passed.
+    fn has_expired(&self, at_ms: u64, dot: Dot) -> bool {
+        self.expires.get(&dot).is_some_and(|expires_ms| *expires_ms <= EPOCH_MS + at_ms)
+    }
+
+    /// True when the time of these bytes has passed more than so long before.
+    fn is_gone_since(&self, hash: ContentHash, at_ms: u64, within_ms: u64) -> bool {
+        let expires_ms = self.expire_at_last.get(&hash);
+        expires_ms.is_some_and(|expires_ms| expires_ms + within_ms < EPOCH_MS + at_ms)
     }
 
     /// The authority's row of a record changed.
@@ -648,6 +723,8 @@ impl Checker {
             let before = (observed.history.clone(), observed.current, reaped);
             self.causality_holds(at_ms, record, before, version, losers);
             self.version_changed(at_ms, site, record, version);
+        } else if observed.hash != Some(version.current().hash) {
+            self.expired(at_ms, site, record, version);
         }
         for store in PROJECTIONS.into_iter().filter(|store| cleared[at(*store)]) {
             let row = self.row(site, record).expect("entered above");
@@ -781,6 +858,7 @@ impl Checker {
         self.hold(Invariant::NoResurrection, at_ms, !risen, || {
             format!("{dot} of {record} was deleted, and is current again")
         });
+        self.ends_lawfully(at_ms, record, &sibling);
         let traced = sibling.deleted || self.wrote(record, sibling.hash);
         self.hold(Invariant::NoCorruption, at_ms, traced, || {
             format!("the authority's {record} is {dot}, of bytes that nobody wrote to it")
@@ -789,7 +867,8 @@ impl Checker {
             format!("{dot} of {record} was decided against, and is current again")
         });
         let seen = self.seen_bytes.entry(dot).or_insert_with(|| (record.clone(), sibling.hash));
-        let same = seen.0 == *record && seen.1 == sibling.hash;
+        // What is left of a value whose time has passed is the same write.
+        let same = seen.0 == *record && (seen.1 == sibling.hash || sibling.is_expired_form());
         self.hold(Invariant::UniqueDots, at_ms, same, || {
             format!("{dot} names two different writes")
         });
@@ -825,6 +904,44 @@ impl Checker {
         for store in PROJECTIONS {
             // A newer version starts the clock anew: what was owed before is owed no more.
             let projection = &mut observed.projections[at(store)];
+            self.tally.mended(projection);
+            self.tally.set(at_ms, projection, true);
+            self.tally.compare(at_ms, record, observed, store);
+        }
+        if self.rows.len() > 1 {
+            self.compare_sites(at_ms, record);
+        }
+    }
+
+    /// A value that is gone because its time has passed was given one, and it has passed.
+    fn ends_lawfully(&mut self, at_ms: u64, record: &RecordId, sibling: &Sibling) {
+        let lawful = !sibling.is_expired_form() || self.has_expired(at_ms, sibling.dot);
+        let until_ms = self.expires.get(&sibling.dot).copied();
+        self.hold(Invariant::ZeroLoss, at_ms, lawful, || {
+            format!("{} of {record} is gone, and was to stand until {until_ms:?}", sibling.dot)
+        });
+    }
+
+    /// A row holds the same version in other words: its value is gone, because its time has passed.
+    fn expired(&mut self, at_ms: u64, site: SiteId, record: &RecordId, version: &Version) {
+        let observed = self.row_entry(site, record);
+        let before = observed.hash.expect("the row had this version");
+        let sibling = *version.current();
+        let same = observed.current == Some(sibling.dot) && sibling.is_expired_form();
+        self.hold(Invariant::ZeroLoss, at_ms, same, || {
+            format!("{record} has other bytes than {before:?} under the same history")
+        });
+        self.ends_lawfully(at_ms, record, &sibling);
+        let rows = &mut self.rows[usize::from(site.0)];
+        let observed = rows.get_mut(record).expect("entered above");
+        observed.version = Some(version.clone());
+        observed.hash = Some(sibling.hash);
+        observed.deleted = sibling.deleted;
+        if let Some(issued) = self.issued.get(&sibling.dot) {
+            observed.buried = observed.buried.join(&issued.history);
+        }
+        for store in PROJECTIONS {
+            let projection = &mut observed.projections[self::at(store)];
             self.tally.mended(projection);
             self.tally.set(at_ms, projection, true);
             self.tally.compare(at_ms, record, observed, store);
@@ -1032,6 +1149,19 @@ impl Checker {
         self.hold(Invariant::Convergence, at_ms, former.is_empty(), || {
             format!("kept in a form that the policy does not say: {}", former.join(", "))
         });
+        let gone: Vec<String> = self
+            .rows
+            .iter()
+            .flatten()
+            .filter(|(_, row)| {
+                row.hash.is_some_and(|hash| self.is_gone_since(hash, at_ms, GONE_WITHIN_MS))
+            })
+            .map(|(record, _)| record.to_string())
+            .take(5)
+            .collect();
+        self.hold(Invariant::Convergence, at_ms, gone.is_empty(), || {
+            format!("still there though its time has passed: {}", gone.join(", "))
+        });
         let foreign: Vec<String> = self
             .foreign
             .iter()
@@ -1111,15 +1241,19 @@ impl Checker {
             issued.entry(&write.record).or_default().push((*dot, &write.history));
         }
         let observed = &self.rows[usize::from(site.0)];
+        // Nothing is left to be read of a value whose time has passed; see `ends_lawfully`.
+        let ended = |sibling: &Sibling| {
+            sibling.is_expired_form() && self.expires.contains_key(&sibling.dot)
+        };
         let of = |record: &RecordId, row: Option<&Row>| {
             let current = row.and_then(|row| row.version.as_ref().zip(row.value.as_ref()));
             let current = current.and_then(|(version, value)| {
                 let sibling = *version.current();
-                readable(value, sibling.hash).then_some(sibling.dot)
+                (readable(value, sibling.hash) || ended(&sibling)).then_some(sibling.dot)
             });
             let kept = losers.get(record).into_iter().flatten();
             let kept = kept
-                .filter(|loser| readable(&loser.value, loser.sibling.hash))
+                .filter(|l| readable(&l.value, l.sibling.hash) || ended(&l.sibling))
                 .map(|loser| loser.sibling.dot)
                 .collect();
             let issued = issued.get(record).map_or(&[][..], Vec::as_slice);

@@ -155,7 +155,8 @@ fn put(
     let now = world.store_time();
     match (store, value) {
         (StoreId::Kv, value) => {
-            let entry = value.map(|(value, metadata)| KvEntry { value, metadata });
+            let entry =
+                value.map(|(value, metadata)| KvEntry { value, metadata, expires_at_s: None });
             state.at(site).kv.land(now, key, entry);
         }
         (StoreId::R2, Some((value, metadata))) => {

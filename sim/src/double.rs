@@ -44,6 +44,8 @@ pub enum Double {
     D1ForgetsHistory,
     /// The journal replays each intent under a name of its own.
     ReplayRenames,
+    /// D1 shows coordinators the time at which the run began, always.
+    D1ClockStands,
     /// No coordinator is told that the former policy holds again.
     LastReloadForgotten,
     /// After the faults the stores take ten more seconds to answer anything.

@@ -306,7 +306,13 @@ impl RowStore for SimEnv {
             StoreId::D1,
             Call::D1Poll,
             |_, _| Ok(()),
-            move |world, state, ()| Ok(misread::poll_d1(world, state, site, answered, poll)),
+            move |world, state, ()| {
+                let (as_of, mut page) = misread::poll_d1(world, state, site, answered, poll);
+                if world.is(Double::D1ClockStands) {
+                    page.now = StoreTime(EPOCH_MS);
+                }
+                Ok((as_of, page))
+            },
         );
         let (as_of, page) = answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))?;
         self.was_answered(as_of);
@@ -406,6 +412,11 @@ fn land_batch(
                 _ => {}
             }
         }
+    }
+    if world.is(Double::D1ClockStands)
+        && let Outcome::Applied(answer) = &mut outcome
+    {
+        answer.now = StoreTime(EPOCH_MS);
     }
     if world.is(Double::D1RefusesAndApplies)
         && let Outcome::Applied(answer) = &mut outcome

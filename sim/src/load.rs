@@ -7,7 +7,7 @@ use crate::world::World;
 use rand::RngExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tidelock_engine::coordinator::Condition;
+use tidelock_engine::coordinator::{Condition, Lifetime};
 use tidelock_engine::version::NodeId;
 use tidelock_faults::{Fault, Kind};
 
@@ -94,8 +94,10 @@ async fn ask(world: &Arc<World>, fault: &Fault, client: Client) {
         waiting.push(madsim::task::spawn({
             let world = world.clone();
             async move {
-                let none = Condition::None;
-                crate::run::write(&world, id, session, node, &record, value, none).await.is_some()
+                let (none, usual) = (Condition::None, Lifetime::Usual);
+                let written =
+                    crate::run::write(&world, id, session, node, &record, value, none, usual);
+                written.await.is_some()
             }
         }));
         world.sleep(Duration::from_millis(STORM_APART_MS)).await;

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_engine::coordinator::{
-    Condition, Coordinator, Counters, Read, Receipt, Session, Write, WriteOutcome,
+    Condition, Coordinator, Counters, Lifetime, Read, Receipt, Session, Write, WriteOutcome,
 };
 use tidelock_engine::journal::JournalError;
 use tidelock_engine::policy::{Pace, ReadLevel};
@@ -36,6 +36,8 @@ pub const RECOVERY_MS_MAX: u64 = 5_000;
 const RECOVERY_GIVEN_UP_MS: u64 = 20_000;
 /// After recovery the run goes on so long, to see that it stays recovered.
 const QUIET_MS: u64 = 6_000;
+/// After the last expiry the run goes on so long, to see that everything of it is gone.
+const EXPIRED_WITHIN_MS: u64 = 6_000;
 /// Tries of a session at other coordinators after a refusal.
 const TRIES: u16 = 3;
 /// Operations of the run itself have ids from here on.
@@ -253,6 +255,9 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
     let recovery = stopwatch.await.expect("the stopwatch does not panic");
     let left = world.scenario.length_ms.saturating_sub(world.now_ms());
     madsim::time::sleep(Duration::from_millis(QUIET_MS.max(left))).await;
+    // What was given a time is gone by the end.
+    let last_ms = world.state().checker.last_expiry_ms() + EXPIRED_WITHIN_MS;
+    madsim::time::sleep(Duration::from_millis(last_ms.saturating_sub(world.now_ms()))).await;
     if let Some(recovery) = &recovery {
         let until_ms = recovery.healed_ms + world.scenario.mended_within_ms();
         while is_mending(world) && world.now_ms() < until_ms {
@@ -326,7 +331,7 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
             write_foreign(world, &mut state, operation.id, session, site, record, value);
             return;
         }
-        Act::Put { .. } | Act::Delete => Condition::None,
+        Act::Put { .. } | Act::PutForAWhile { .. } | Act::Delete => Condition::None,
         Act::PutWithContext { .. } => {
             Condition::Context(memory.contexts.get(&record).cloned().unwrap_or_default())
         }
@@ -339,7 +344,11 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
         }
     };
     let value = operation.value();
-    let told = write(world, operation.id, session, node, &record, value, condition).await;
+    let lifetime = match operation.act {
+        Act::PutForAWhile { ttl_ms, .. } => Lifetime::For(Duration::from_millis(ttl_ms)),
+        _ => Lifetime::Usual,
+    };
+    let told = write(world, operation.id, session, node, &record, value, condition, lifetime).await;
     if let Some(receipt) = told {
         memory.token.wrote(&receipt);
     }
@@ -368,6 +377,7 @@ pub(crate) fn write_foreign(
 }
 
 /// Writes, at other coordinators too if the first refuses; tells the checker what it was told.
+#[expect(clippy::too_many_arguments, reason = "who writes what, where and how")]
 pub(crate) async fn write(
     world: &Arc<World>,
     id: u32,
@@ -376,6 +386,7 @@ pub(crate) async fn write(
     record: &RecordId,
     value: Option<Bytes>,
     condition: Condition,
+    lifetime: Lifetime,
 ) -> Option<Receipt> {
     let now_ms = world.now_ms();
     {
@@ -393,6 +404,15 @@ pub(crate) async fn write(
             },
         );
     }
+    let ttl = match lifetime {
+        Lifetime::Usual => world.policy().datasets[&record.dataset].ttl,
+        Lifetime::Endless => None,
+        Lifetime::For(ttl) => Some(ttl),
+    };
+    if let Some(ttl) = ttl.filter(|_| value.is_some()) {
+        let ttl_ms = u64::try_from(ttl.as_millis()).expect("runs are short");
+        world.state().checker.asks_for(id, ttl_ms);
+    }
     let mut told = Told::Refused;
     let mut receipt = None;
     for attempt in 0..TRIES {
@@ -402,6 +422,7 @@ pub(crate) async fn write(
             key: record.key.to_string(),
             value: value.clone(),
             condition: condition.clone(),
+            lifetime,
         };
         let asked = world
             .ask(session, node, move |coordinator| async move { coordinator.write(write).await });
@@ -462,6 +483,7 @@ async fn read_in_session(
     memory: &mut Memory,
 ) {
     for attempt in 0..TRIES {
+        let since_ms = world.now_ms();
         let node = NodeId((node.0 + attempt) % world.scenario.nodes);
         let (dataset, key) = (record.dataset.to_string(), record.key.to_string());
         let forgets = world.is(Double::TokensForgotten);
@@ -477,13 +499,14 @@ async fn read_in_session(
         world.note(&mut state, End::Session(session), "session-read", None, now_ms, || {
             record.to_string()
         });
-        if let Some(value) = &read.value {
-            state.checker.served(now_ms, record, value);
+        let context = read.context.unwrap_or_default();
+        match &read.value {
+            Some(value) => state.checker.served(now_ms, since_ms, record, value),
+            None => state.checker.gave_nothing(now_ms, record, &context),
         }
         if read.from.is_some_and(|store| store != StoreId::D1) {
             state.sometimes.insert("a-copy-answered-a-session");
         }
-        let context = read.context.unwrap_or_default();
         state.checker.gave(now_ms, record, &context);
         state.checker.saw(now_ms, session, record, &context);
         if attempt > 0 {
@@ -500,6 +523,7 @@ async fn read(
     record: &RecordId,
     level: ReadLevel,
 ) -> Option<Read> {
+    let since_ms = world.now_ms();
     let (dataset, key) = (record.dataset.to_string(), record.key.to_string());
     let asked = world.ask(session, node, move |coordinator| async move {
         coordinator.read(&dataset, &key, Some(level)).await
@@ -512,8 +536,10 @@ async fn read(
         state.checker.gave(now_ms, record, context);
     }
     world.note(&mut state, End::Session(session), "read", None, now_ms, || record.to_string());
-    if let Some(value) = &read.value {
-        state.checker.served(now_ms, record, value);
+    match (&read.value, &read.context) {
+        (Some(value), _) => state.checker.served(now_ms, since_ms, record, value),
+        (None, Some(context)) => state.checker.gave_nothing(now_ms, record, context),
+        (None, None) => {}
     }
     Some(read)
 }
@@ -611,6 +637,7 @@ async fn fresh_write(world: Arc<World>, node: NodeId, give_up_ms: u64) -> Option
             key: record.key.to_string(),
             value: value.clone(),
             condition: Condition::None,
+            lifetime: Lifetime::Usual,
         };
         let now_ms = world.now_ms();
         world.state().checker.asks(id, now_ms, session, record.clone(), value.as_deref());
@@ -760,6 +787,7 @@ fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
         (counters.foreign_writes, "a-foreign-write-was-taken-in"),
         (counters.tombstones_reaped, "a-tombstone-was-reaped"),
         (counters.clock_drift_ms_max, "clock-drift-noticed"),
+        (counters.expired, "a-value-expired"),
     ];
     sometimes.extend(reached.into_iter().filter(|(count, _)| *count > 0).map(|(_, name)| name));
 }

@@ -169,6 +169,9 @@ pub struct Kept {
     /// Acknowledgements wait for another coordinator's journal.
     #[serde(default)]
     pub peer_keeps: bool,
+    /// For how long a value stands, in milliseconds; `None`: until it is deleted.
+    #[serde(default)]
+    pub ttl_ms: Option<u64>,
 }
 
 impl Kept {
@@ -192,6 +195,7 @@ impl Kept {
                 (false, true) => Durability::Local,
                 (false, false) => Durability::Authority,
             },
+            ttl: self.ttl_ms.map(Duration::from_millis),
             ..Dataset::everywhere(&self.name)
         }
     }
@@ -256,6 +260,7 @@ impl Scenario {
             r2_through: false,
             kv_reference: false,
             peer_keeps: false,
+            ttl_ms: None,
         }];
         datasets.push(Kept {
             name: "files".to_owned(),
@@ -264,6 +269,7 @@ impl Scenario {
             r2_through: world.random_bool(0.2),
             kv_reference: world.random_bool(0.2),
             peer_keeps: false,
+            ttl_ms: None,
         });
         let shared = nodes > sites;
         let skew_ms = match profile {
@@ -306,11 +312,25 @@ impl Scenario {
             faults,
             outside: Vec::new(),
         };
+        scenario.let_expire(&mut streams.open(Purpose::Expiry, 0));
         scenario.faults.retain(|fault| !profile.leaves_out(fault.kind));
         if profile == Profile::Liveness {
             scenario.never_heals(&mut streams.open(Purpose::Topology, 1));
         }
         scenario
+    }
+
+    /// In one run of three some values expire; in one of nine, all of a dataset.
+    fn let_expire(&mut self, rng: &mut impl Rng) {
+        if !rng.random_bool(1.0 / 3.0) {
+            return;
+        }
+        workload::let_expire(&mut self.operations, 150, rng);
+        if rng.random_bool(1.0 / 3.0)
+            && let Some(files) = self.datasets.last_mut()
+        {
+            files.ttl_ms = Some(rng.random_range(workload::TTL_MS));
+        }
     }
 
     /// One coordinator, or one store beside the authority, is gone for good.
@@ -390,6 +410,7 @@ impl Scenario {
             r2_through: false,
             kv_reference: false,
             peer_keeps: false,
+            ttl_ms: None,
         };
         Scenario {
             profile: Profile::Standard,

@@ -29,6 +29,8 @@ pub enum Purpose {
     Swizzle,
     /// What is replayed once more at the end.
     Replay,
+    /// Which values expire, and when.
+    Expiry,
 }
 
 /// All streams of a seed.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
+use std::ops::Range;
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -55,6 +56,13 @@ pub enum Act {
         /// Length.
         bytes: usize,
     },
+    /// The same, for a time.
+    PutForAWhile {
+        /// Length.
+        bytes: usize,
+        /// How long it stands.
+        ttl_ms: u64,
+    },
     /// Deletes.
     Delete,
     /// Writes with the context of the session's last read of the record.
@@ -85,6 +93,7 @@ impl Operation {
     pub fn value(&self) -> Option<Bytes> {
         let bytes = match self.act {
             Act::Put { bytes }
+            | Act::PutForAWhile { bytes, .. }
             | Act::PutWithContext { bytes }
             | Act::PutIfUnchanged { bytes }
             | Act::Foreign { bytes } => bytes,
@@ -143,3 +152,18 @@ pub fn generate(shape: &Shape, rng: &mut impl Rng) -> Vec<Operation> {
     operations.sort_by_key(|operation| (operation.at_ms, operation.id));
     operations
 }
+
+/// Gives every so many puts a time after which their values expire. Drawn from a stream of its own:
+/// all else of the run stays what it was.
+pub fn let_expire(operations: &mut [Operation], permille: u32, rng: &mut impl Rng) {
+    for operation in operations {
+        if let Act::Put { bytes } = operation.act
+            && rng.random_range(0..1_000) < permille
+        {
+            operation.act = Act::PutForAWhile { bytes, ttl_ms: rng.random_range(TTL_MS) };
+        }
+    }
+}
+
+/// How long values stand that expire.
+pub const TTL_MS: Range<u64> = 1_000..9_000;

@@ -39,8 +39,11 @@ fn clean(scenario: &Scenario) -> Outcome {
 
 fn landed(outcome: &Outcome, store: StoreId, key: &str) -> Vec<u64> {
     let here = |event: &&Event| {
-        let place = event.text.split('@').next();
-        event.lane == End::Store(store) && event.kind == "landed" && place == Some(key)
+        let record = event.text.split_once("@site").map_or(&*event.text, |(record, _)| record);
+        event.lane == End::Store(store)
+            && event.kind == "landed"
+            && record == key
+            && !event.text.ends_with(" deleted")
     };
     outcome.events.iter().filter(here).map(|event| event.at_us / 1_000).collect()
 }

@@ -174,6 +174,7 @@ fn v5_a_mark_is_not_cleared_for_other_bytes_of_the_same_history() {
             key: "k".to_owned(),
             value: Some(ours.clone()),
             condition: tidelock_engine::coordinator::Condition::None,
+            lifetime: Default::default(),
         };
         let asked =
             world.ask(0, NodeId(0), |coordinator| async move { coordinator.write(write).await });

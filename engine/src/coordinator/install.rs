@@ -62,29 +62,36 @@ enum Plan {
 impl<E: Env> Coordinator<E> {
     /// One turn of the authority's lane on one record.
     pub(super) async fn install(&self, record: &RecordId) -> Next {
-        let (policy, unkept) = {
+        let (policy, unkept, expire) = {
             let mut state = self.state();
-            let slot = state.slots.get_mut(record);
-            let unkept = slot.map(|slot| std::mem::take(&mut slot.unkept)).unwrap_or_default();
-            (state.policy.clone(), unkept)
+            let asked = state
+                .slots
+                .get_mut(record)
+                .map(|slot| (std::mem::take(&mut slot.unkept), std::mem::take(&mut slot.expire)));
+            let (unkept, expire) = asked.unwrap_or_default();
+            (state.policy.clone(), unkept, expire)
         };
         for store in unkept {
             self.forgo(record, store).await;
         }
         let Some(dataset) = policy.datasets.get(&record.dataset) else {
             // The dataset was taken out of the configuration: its intents wait for its return.
+            if expire && let Some(slot) = self.state().slots.get_mut(record) {
+                slot.expire = true;
+            }
             return Next::At(self.now() + crate::retry::PAUSE_MAX);
         };
         let mut plan = self.plan(record);
         for _ in 0..MOVED_MAX {
             let candidate = match plan {
+                Plan::Idle if expire => return self.expire(dataset, record).await,
                 Plan::Idle => return Next::Done,
                 Plan::Look => match self.row(RowOp::Read { record: record.clone() }).await {
                     Outcome::Applied((_, RowAnswer::Read(row))) => {
                         plan = self.plan_over(dataset, record, row);
                         continue;
                     }
-                    _ => return self.install_failed(record),
+                    _ => return self.install_failed(record, expire),
                 },
                 Plan::AskFloor { ours, over, candidate } => match self.floor(record).await {
                     Some(floor) if floor.buries(&ours, Some(&over)) => {
@@ -95,7 +102,7 @@ impl<E: Env> Coordinator<E> {
                         continue;
                     }
                     Some(_) => candidate,
-                    None => return self.install_failed(record),
+                    None => return self.install_failed(record, expire),
                 },
                 Plan::Install(candidate) => candidate,
             };
@@ -107,7 +114,7 @@ impl<E: Env> Coordinator<E> {
                     if let Some(dead) = self.adopted_in(record, &version)
                         && !self.bury(dataset, record, &dead).await
                     {
-                        return self.install_failed(record);
+                        return self.install_failed(record, expire);
                     }
                     let mut state = self.state();
                     self.settle(&mut state, record, &version);
@@ -124,18 +131,22 @@ impl<E: Env> Coordinator<E> {
                     }
                     plan = self.plan_over(dataset, record, row);
                 }
-                Sent::Failed => return self.install_failed(record),
+                Sent::Failed => return self.install_failed(record, expire),
             }
+        }
+        if expire && let Some(slot) = self.state().slots.get_mut(record) {
+            slot.expire = true;
         }
         Next::Again
     }
 
-    fn install_failed(&self, record: &RecordId) -> Next {
+    fn install_failed(&self, record: &RecordId, expire: bool) -> Next {
         let failures = {
             let mut state = self.state();
             let Some(slot) = state.slots.get_mut(record) else { return Next::Done };
             // The row must be read before the next try: the last one may have happened.
             slot.look = true;
+            slot.expire |= expire;
             slot.failures += 1;
             slot.failures
         };
@@ -162,7 +173,12 @@ impl<E: Env> Coordinator<E> {
             return Plan::Install(ours.conditionally());
         }
         let history = resolve::history_of(known.version.as_ref());
-        if ours.held.version.history.covers(&history) {
+        // What has expired here has expired, also in what includes it.
+        let ended = known.version.as_ref().is_some_and(|version| {
+            version.current().is_expired_form()
+                && version.current().dot == ours.held.version.current().dot
+        });
+        if ours.held.version.history.covers(&history) && !ended {
             Plan::Install(ours.over(known.expect()))
         } else {
             Plan::Look
@@ -334,7 +350,7 @@ impl<E: Env> Coordinator<E> {
         let target = Target::new(version.clone(), value, whole);
         let mut state = self.state();
         state.counters.installs += 1;
-        state.ledger.learn(record, Some((*version).clone()), row_seq, seq);
+        self.learn(&mut state, record, Some((*version).clone()), row_seq, seq);
         state.refused.remove(record);
         let slot = state.slots.entry(record.clone()).or_default();
         slot.failures = 0;

@@ -125,6 +125,7 @@ impl<E: Env> Coordinator<E> {
         );
         let mut state = self.state();
         state.ledger.forget();
+        state.expiries.clear();
         state.looks.clear();
         state.reaping.authority_went_back();
         for followed in state.sites.values_mut() {

@@ -11,8 +11,10 @@
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
 //! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over
-//! what the projections list and `scrub.rs` over the bytes behind it, `leaves.rs` holds the ledger
-//! against the authority, `reap.rs` removes tombstones that nothing needs any more, `read.rs` answers readers, `reload.rs` changes the policy.
+//! what the projections list and `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of
+//! what others wrote there, `leaves.rs` holds the ledger against the authority, `reap.rs` removes
+//! tombstones that nothing needs any more, `read.rs` answers readers, `reload.rs` changes the policy,
+//! `expire.rs` ends values whose time has passed.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -20,6 +22,7 @@
 
 mod commit;
 mod exchange;
+mod expire;
 mod install;
 mod keep;
 mod leaves;
@@ -32,6 +35,7 @@ mod rows;
 mod scrub;
 mod session;
 mod status;
+mod take_in;
 mod watch;
 mod write;
 
@@ -40,7 +44,7 @@ pub use read::{Read, ReadError};
 pub use reconcile::{Billed, Brake, Leave, Pass, PassError};
 pub use session::{Session, SessionError};
 pub use status::{Counters, OperationState, SiteStatus, Status, StoreStatus};
-pub use write::{Condition, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
+pub use write::{Condition, Lifetime, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
 use crate::breaker::{Breaker, Seen, Transition};
 use crate::env::{Clock, Env, Journal, Refusal, RefusalKind, Storage};
@@ -106,6 +110,9 @@ struct State {
     reaping: reap::Reaping,
     /// Projections that were added or changed their form, and not looked over to the end since.
     to_fill: BTreeSet<(Arc<str>, StoreId)>,
+    /// What the store side's clock showed last.
+    store_clock: Option<expire::Reading>,
+    expiries: expire::Expiries,
     /// No repair behind a read before this.
     next_read_repair: Duration,
     /// The journal's disk had no room; it is not asked again before this.
@@ -129,6 +136,8 @@ struct Slot {
     look: bool,
     /// Projections with a mark, and the dataset is not kept there.
     unkept: BTreeSet<StoreId>,
+    /// The value's time has passed.
+    expire: bool,
     /// Installs in a row without success.
     failures: u32,
 }
@@ -174,6 +183,7 @@ struct Wake {
     adopted: Notify,
     settled: Notify,
     reloaded: Notify,
+    expiry: Notify,
     stop: Notify,
 }
 
@@ -210,6 +220,8 @@ impl<E: Env> Coordinator<E> {
             reaping: reap::Reaping::default(),
             behind: BTreeMap::new(),
             to_fill: BTreeSet::new(),
+            store_clock: None,
+            expiries: expire::Expiries::default(),
             next_read_repair: Duration::ZERO,
             journal_full_until: Duration::ZERO,
             counters: Counters::default(),
@@ -250,6 +262,7 @@ impl<E: Env> Coordinator<E> {
         env.spawn(self.clone().timer_loop());
         env.spawn(self.clone().watch_loop());
         env.spawn(self.clone().reconcile_loop());
+        env.spawn(self.clone().expiry_loop());
         for store in [StoreId::Kv, StoreId::R2] {
             env.spawn(self.clone().probe_loop(store));
         }
@@ -270,6 +283,7 @@ impl<E: Env> Coordinator<E> {
         self.wake.exchange.notify_waiters();
         self.wake.adopted.notify_waiters();
         self.wake.settled.notify_waiters();
+        self.wake.expiry.notify_waiters();
         for (_, notify) in self.wake.lanes.iter().chain(self.wake.probes.iter()) {
             notify.notify_waiters();
         }
@@ -415,7 +429,7 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         match row {
             None => {
-                state.ledger.learn(record, None, 0, Seq(0));
+                self.learn(&mut state, record, None, 0, Seq(0));
             }
             Some(row) => {
                 if let Some(version) = &row.version {
@@ -423,7 +437,8 @@ impl<E: Env> Coordinator<E> {
                 } else {
                     state.ledger.reaped(&record.dataset, row.floor_stamp);
                 }
-                state.learn_version(
+                self.learn_version(
+                    &mut state,
                     record,
                     row.version.as_ref(),
                     row.row_seq,
@@ -441,20 +456,19 @@ impl<E: Env> Coordinator<E> {
             state.meet_stamp(wall, version);
         }
         let Change { record, version, row_seq, seq, foreign } = change;
-        state.learn_version(record, version.as_ref(), *row_seq, *seq, *foreign);
+        self.learn_version(&mut state, record, version.as_ref(), *row_seq, *seq, *foreign);
         if *foreign {
             state.slots.entry(record.clone()).or_default().look = true;
             self.push(&mut state, StoreId::D1, record);
         }
     }
-}
 
-impl State {
     /// Takes note of a row's version. A foreign write is only learned as part of the version that
     /// takes it in; but what it was written over is known from here on, since a new write must not
     /// seem to be the record's first (rule V1). A compare-and-set over that finds the row moved.
     fn learn_version(
-        &mut self,
+        &self,
+        state: &mut State,
         record: &RecordId,
         version: Option<&Version>,
         row_seq: u64,
@@ -462,14 +476,16 @@ impl State {
         foreign: bool,
     ) {
         match (version, foreign) {
-            (_, false) => drop(self.ledger.learn(record, version.cloned(), row_seq, seq)),
+            (_, false) => self.learn(state, record, version.cloned(), row_seq, seq),
             (Some(version), true) => {
-                self.ledger.learn(record, Some(version.clone()), row_seq.saturating_sub(1), seq);
+                self.learn(state, record, Some(version.clone()), row_seq.saturating_sub(1), seq);
             }
             (None, true) => {}
         }
     }
+}
 
+impl State {
     fn admits(&self, store: StoreId) -> bool {
         self.breakers[store].admits()
     }
@@ -511,6 +527,7 @@ impl State {
             && slot.adoptions.is_empty()
             && slot.waiters.is_empty()
             && slot.unkept.is_empty()
+            && !slot.expire
             && !slot.look
         {
             self.slots.remove(record);

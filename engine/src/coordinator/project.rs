@@ -13,7 +13,7 @@
 //! look, or was taken over, R2's copy is read before the first put: what somebody wrote there before
 //! the mark stood is taken in instead (A3). KV's caches cannot tell.
 
-use super::reconcile::TookIn;
+use super::take_in::TookIn;
 use super::{Coordinator, seen_in};
 use crate::breaker::Seen;
 use crate::env::{Doubt, DoubtKind, Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
@@ -31,6 +31,10 @@ use std::time::Duration;
 
 /// A lease with less than this left is renewed before a put: the put could not make its deadline.
 const LEASE_LEFT_MIN: Duration = Duration::from_millis(500);
+/// KV forgets a value by itself so long after its time has passed, or after a put that came even
+/// later: nothing stays for ever when no coordinator is left, and while there is one it has made the
+/// tombstone long before.
+const KV_EXPIRES_LATER_S: u64 = 3_600;
 /// After a store said 429.
 const RATE_LIMIT_PAUSE: Duration = Duration::from_millis(1_000);
 
@@ -599,7 +603,11 @@ impl<E: Env> Coordinator<E> {
         let metadata = target.metadata(store, &body);
         match store {
             StoreId::Kv => {
-                let entry = KvEntry { value: bytes, metadata: Some(metadata) };
+                let expires_at_s = current.expires_at_ms.map(|at_ms| {
+                    (at_ms / 1_000 + KV_EXPIRES_LATER_S)
+                        .max(deadline.0 / 1_000 + KV_EXPIRES_LATER_S)
+                });
+                let entry = KvEntry { value: bytes, metadata: Some(metadata), expires_at_s };
                 self.env.storage().kv().put(&key, entry, deadline).await
             }
             StoreId::R2 => {

@@ -34,7 +34,7 @@ const BEHIND_MAX: usize = 1_024;
 const READ_REPAIR_APART: Duration = Duration::from_millis(100);
 
 /// What a reader gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Read {
     /// The bytes; `None`: there is no such record, or it was deleted.
     pub value: Option<Bytes>,
@@ -43,6 +43,8 @@ pub struct Read {
     /// The history of what was read: the context of a later write. `None`: the copy's history is
     /// too large to stand beside it; read `latest` for one.
     pub context: Option<VersionVector>,
+    /// When its time passes, or has passed, by the store side's clock.
+    pub expires_at_ms: Option<u64>,
     /// The store that answered; `None`: this coordinator's own journal.
     pub from: Option<StoreId>,
     /// The bytes are chosen fields of the value, as a store was told to keep.
@@ -82,7 +84,8 @@ impl fmt::Display for ReadError {
 impl std::error::Error for ReadError {}
 
 impl<E: Env> Coordinator<E> {
-    /// Reads one record, at the dataset's level unless one is given.
+    /// Reads one record, at the dataset's level unless one is given. A session is carried by
+    /// [`Coordinator::read_in_session`] alone.
     pub async fn read(
         &self,
         dataset: &str,
@@ -93,7 +96,9 @@ impl<E: Env> Coordinator<E> {
         let (policy, record) = place(&policy, dataset, key)?;
         self.state().counters.reads += 1;
         match level.unwrap_or(policy.read) {
-            ReadLevel::Latest => self.read_latest(&record).await.map(|latest| latest.read),
+            ReadLevel::Latest | ReadLevel::Session => {
+                self.read_latest(&record).await.map(|latest| latest.read)
+            }
             ReadLevel::Any => self.read_any(policy, &record).await,
         }
     }
@@ -107,8 +112,7 @@ impl<E: Env> Coordinator<E> {
     ) -> Result<Read, ReadError> {
         let policy = self.policy();
         let (policy, record) = place(&policy, dataset, key)?;
-        let absent =
-            Read { value: None, etag: None, context: None, from: Some(store), partial: false };
+        let absent = Read { from: Some(store), ..Read::default() };
         if store == StoreId::D1 {
             let row = self.read_row(&record).await?;
             return match row.and_then(|row| resolve::held(self.site(), &record, &row)) {
@@ -118,9 +122,13 @@ impl<E: Env> Coordinator<E> {
         }
         match self.copy(policy, &record, store).await {
             Ok(Copied::Whole(read) | Copied::Partial(read)) => Ok(read),
-            Ok(Copied::Absent | Copied::Foreign | Copied::Damaged | Copied::Elsewhere) => {
-                Ok(absent)
-            }
+            Ok(
+                Copied::Absent
+                | Copied::Foreign
+                | Copied::Damaged
+                | Copied::Elsewhere
+                | Copied::Expired,
+            ) => Ok(absent),
             Err(Unavailable(detail)) => Err(ReadError::Unavailable(detail.into_owned())),
         }
     }
@@ -131,9 +139,8 @@ impl<E: Env> Coordinator<E> {
         let theirs = row.and_then(|row| resolve::held(self.site(), record, &row));
         let (held, from) = match (self.own(record), theirs) {
             (None, None) => {
-                let context = Some(Default::default());
                 let from = Some(StoreId::D1);
-                let read = Read { value: None, etag: None, context, from, partial: false };
+                let read = Read { context: Some(Default::default()), from, ..Read::default() };
                 return Ok(Latest { read, seq, owed: None });
             }
             (Some(ours), None) => (ours, None),
@@ -187,8 +194,13 @@ impl<E: Env> Coordinator<E> {
             | Copied::Partial(_)
             | Copied::Foreign
             | Copied::Damaged
-            | Copied::Elsewhere => false,
-            Copied::Absent => !known.current().deleted,
+            | Copied::Elsewhere
+            | Copied::Expired => false,
+            // KV forgets by itself what has expired long ago.
+            Copied::Absent => {
+                let current = known.current();
+                !current.deleted && !current.has_expired(self.store_time())
+            }
         }
     }
 
@@ -260,7 +272,15 @@ impl<E: Env> Coordinator<E> {
     }
 
     async fn answer(&self, held: Held, from: Option<StoreId>) -> Result<Read, ReadError> {
+        let expires_at_ms = held.version.current().expires_at_ms;
+        let until_ms = held.version.current().stands_until_ms();
+        let stands = until_ms.map(|at_ms| self.state().stands_until(at_ms, self.now()));
         let value = match held.value {
+            _ if stands == Some(Some(false)) => None,
+            _ if stands == Some(None) => {
+                let detail = "the value was given a time, and D1's clock has not been seen yet";
+                return Err(ReadError::Unavailable(detail.to_owned()));
+            }
             Stored::Tombstone => None,
             Stored::Inline(bytes) => Some(bytes),
             Stored::Reference { hash, .. } => Some(self.referred(hash).await?),
@@ -269,6 +289,7 @@ impl<E: Env> Coordinator<E> {
             value,
             etag: Some(held.version.etag()),
             context: Some(held.version.history),
+            expires_at_ms,
             from,
             partial: false,
         })
@@ -317,6 +338,12 @@ impl<E: Env> Coordinator<E> {
         let Some(described) = metadata.as_deref().and_then(projection::read) else {
             return Ok(Copied::Foreign);
         };
+        // The authority knows whether its time has passed, and whether something newer has come.
+        if let Some(at_ms) = described.expires_at_ms
+            && self.state().stands_until(at_ms, self.now()) != Some(true)
+        {
+            return Ok(Copied::Expired);
+        }
         let (value, hash) = match &described.body {
             Body::Reference => match self.blob(described.hash).await {
                 Ok(bytes) => (bytes, None),
@@ -338,6 +365,7 @@ impl<E: Env> Coordinator<E> {
                 Named::Version(version) => Some(version.history),
                 Named::Tag(_) => None,
             },
+            expires_at_ms: described.expires_at_ms,
             from: Some(store),
             partial,
         };
@@ -382,4 +410,6 @@ pub(super) enum Copied {
     Damaged,
     /// A reference, and what it refers to cannot be had now.
     Elsewhere,
+    /// A copy of a version whose time has passed, as far as is known here.
+    Expired,
 }

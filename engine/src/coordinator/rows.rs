@@ -216,7 +216,11 @@ impl<E: Env> Coordinator<E> {
 
     async fn call_batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
         let count = ops.len();
+        let sent_at = self.now();
         let outcome = self.env.storage().d1().batch(ops).await;
+        if let Outcome::Applied(answer) = &outcome {
+            self.see_store_clock(answer.now, sent_at);
+        }
         let outcome = match outcome {
             Outcome::Applied(answer) if answer.answers.len() != count => {
                 let detail = "the answer does not fit the batch";

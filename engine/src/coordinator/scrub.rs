@@ -172,7 +172,7 @@ mod tests {
             let dot = Dot { actor: Actor { node: NodeId(1), incarnation: 7 }, counter };
             let (stamp, bytes) = (Stamp { wall_ms: 5, logical: 0 }, body.len() as u64);
             let hash = ContentHash::of(body);
-            let sibling = Sibling { dot, stamp, hash, bytes, deleted: false };
+            let sibling = Sibling { dot, stamp, hash, bytes, deleted: false, expires_at_ms: None };
             Version::write(&VersionVector::new(), sibling)
         };
         let (version, older) = (written(2, b"as written"), written(1, b"before"));

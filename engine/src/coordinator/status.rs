@@ -3,6 +3,7 @@
 use super::Coordinator;
 use crate::breaker;
 use crate::env::{Env, Outcome};
+use crate::ledger::Noted;
 use crate::record::{RecordId, StoreId};
 use crate::row::{RowAnswer, RowOp, Seq};
 use crate::version::{Actor, Dot, SiteId, Version};
@@ -83,6 +84,8 @@ pub struct Counters {
     pub read_repairs: u64,
     /// Foreign writes that their dataset cannot hold, left where they are.
     pub foreign_refused: u64,
+    /// Values whose time has passed, and whose tombstone this coordinator made.
+    pub expired: u64,
     /// Policies that were put in force after the first.
     pub reloads: u64,
     /// Marks that were taken away because the dataset is not kept there any more.
@@ -238,10 +241,14 @@ impl<E: Env> Coordinator<E> {
     /// once [`Status::ledger_complete`].
     pub fn list(&self, dataset: &str, after: Option<&str>, limit: usize) -> Vec<(String, Version)> {
         let state = self.state();
+        let now = state.store_time_least(self.now());
+        let live = |noted: &Noted<'_>| {
+            noted.is_live() && noted.stands_until_ms().is_none_or(|at_ms| at_ms > now.0)
+        };
         state
             .ledger
             .range(dataset, after, None)
-            .filter(|(_, noted)| noted.is_live())
+            .filter(|(_, noted)| live(noted))
             .filter_map(|(key, noted)| Some((key.to_string(), noted.version()?)))
             .take(limit)
             .collect()

@@ -31,8 +31,10 @@ impl<E: Env> Coordinator<E> {
             self.meet_members();
             let after = self.state().ledger.cursor();
             let poll = Poll { actor: self.actor, after, limit: POLL_LIMIT };
+            let sent_at = self.now();
             let pause = match self.env.storage().d1().poll(poll).await {
                 Ok(page) => {
+                    self.see_store_clock(page.now, sent_at);
                     // A database that can be read and not written must not look healthy: while
                     // the breaker is closed only batches speak for it.
                     if !self.state().admits(StoreId::D1) {

@@ -12,9 +12,9 @@ use crate::journal::{Intent, JournalError};
 use crate::policy::{Dataset, Durability, Kind, Oversize, Policy, Table};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
-use crate::row::{Expect, RowAnswer, RowOp, Seq};
+use crate::row::{Expect, Row, RowAnswer, RowOp, Seq, StoreTime};
 use crate::structured::Schema;
-use crate::version::{Dot, NodeId, SiteId, Version, VersionVector};
+use crate::version::{Dot, NodeId, Sibling, SiteId, Version, VersionVector};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -33,6 +33,20 @@ pub struct Write {
     pub value: Option<Bytes>,
     /// What must hold.
     pub condition: Condition,
+    /// For how long the value stands; of no meaning to a delete.
+    pub lifetime: Lifetime,
+}
+
+/// For how long a value stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As the dataset says.
+    #[default]
+    Usual,
+    /// Until somebody deletes it.
+    Endless,
+    /// For so long, by the store side's clock.
+    For(Duration),
 }
 
 /// What a write is made over.
@@ -275,7 +289,7 @@ impl<E: Env> Coordinator<E> {
         if let Err(refusal) = self.wait_for_conditional(&record, &write.condition).await {
             return WriteOutcome::Refused(refusal);
         }
-        let looked = match self.know(&record, &write.condition).await {
+        let looked = match self.know(dataset, &record, &write.condition).await {
             Ok(looked) => looked,
             Err(refusal) => return WriteOutcome::Refused(refusal),
         };
@@ -353,6 +367,7 @@ impl<E: Env> Coordinator<E> {
     /// may have to keep them as a loser.
     async fn know(
         &self,
+        dataset: &Dataset,
         record: &RecordId,
         condition: &Condition,
     ) -> Result<Option<Looked>, WriteRefusal> {
@@ -377,15 +392,27 @@ impl<E: Env> Coordinator<E> {
         if !must_look {
             return Ok(None);
         }
+        let mut row = self.look_at(record).await?;
+        let expired = |row: &Option<Row>| {
+            let version = row.as_ref().and_then(|row| row.version.as_ref());
+            version.is_some_and(|version| version.current().has_expired(self.store_time()))
+        };
+        if matches!(condition, Condition::Absent) && expired(&row) {
+            // Nobody sees the value any more, and its end must not fail the condition.
+            self.expire(dataset, record).await;
+            row = self.look_at(record).await?;
+        }
+        let row = row.unwrap_or_default();
+        let held = resolve::held(self.site(), record, &row);
+        Ok(Some(Looked { expect: row.expect(), held }))
+    }
+
+    async fn look_at(&self, record: &RecordId) -> Result<Option<Row>, WriteRefusal> {
         let unreachable = |detail: String| WriteRefusal::AuthorityUnreachable { detail };
         match self.row(RowOp::Read { record: record.clone() }).await {
             Outcome::Applied((_, RowAnswer::Read(row))) => {
                 self.learn_row(record, row.as_ref());
-                let row = row.unwrap_or_default();
-                Ok(Some(Looked {
-                    expect: row.expect(),
-                    held: resolve::held(self.site(), record, &row),
-                }))
+                Ok(row)
             }
             Outcome::Applied((_, other)) => Err(unreachable(format!("answered {other:?}"))),
             Outcome::Refused(refusal) => Err(unreachable(refusal.to_string())),
@@ -416,16 +443,18 @@ impl<E: Env> Coordinator<E> {
         {
             return Err(WriteRefusal::QueueFull { waiting: state.held_intents });
         }
-        if self.now() < state.journal_full_until {
+        let now = self.now();
+        if now < state.journal_full_until {
             let detail = "no room a moment ago".to_owned();
             return Err(WriteRefusal::JournalFull { detail });
         }
+        let store_time = state.store_time_least(now);
         let only_over = match &write.condition {
             Condition::None | Condition::Context(_) => None,
-            Condition::Match(etag) => Some(check_match(looked.as_ref(), Some(etag))?),
-            Condition::Absent => Some(check_match(looked.as_ref(), None)?),
+            Condition::Match(etag) => Some(check_match(looked.as_ref(), Some(etag), store_time)?),
+            Condition::Absent => Some(check_match(looked.as_ref(), None, store_time)?),
         };
-        let Some(base) = state.base(record, self.actor.node, looked.as_ref()) else {
+        let Some(base) = state.base(record, self.actor.node, looked.as_ref(), store_time) else {
             // The slot that stood for the record's entry was settled between the look and here.
             return Err(WriteRefusal::Busy);
         };
@@ -435,11 +464,29 @@ impl<E: Env> Coordinator<E> {
             return Err(WriteRefusal::ContextAhead { dot });
         }
         let created = write.value.is_some() && !base.live;
+        let lifetime = match write.lifetime {
+            _ if write.value.is_none() => None,
+            Lifetime::Usual => dataset.ttl,
+            Lifetime::Endless => None,
+            Lifetime::For(lifetime) => Some(lifetime),
+        };
+        let expires_at_ms = match (lifetime, state.store_time_most(now)) {
+            (None, _) => None,
+            (Some(lifetime), Some(now)) => {
+                let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+                Some(now.0.saturating_add(lifetime_ms))
+            }
+            (Some(_), None) => {
+                let detail = "its clock has not been seen, and the value is to expire by it";
+                return Err(WriteRefusal::AuthorityUnreachable { detail: detail.to_owned() });
+            }
+        };
         let value = write.value.map_or(Stored::Tombstone, Stored::Inline);
         state.counter += 1;
         let dot = Dot { actor: self.actor, counter: state.counter };
         let stamp = state.clock.tick(wall, base.stamp);
-        let version = Version::write(&base.history, resolve::sibling(dot, stamp, &value));
+        let sibling = Sibling { expires_at_ms, ..resolve::sibling(dot, stamp, &value) };
+        let version = Version::write(&base.history, sibling);
         let losers = match &write.condition {
             Condition::Context(context) => base.unseen_in(context, looked.as_ref(), dot),
             Condition::None | Condition::Match(_) | Condition::Absent => Vec::new(),
@@ -543,7 +590,13 @@ struct Base {
 impl State {
     /// Everything that this coordinator knows of the record: the authority's version as last
     /// seen, what was just looked up, and its own newest intent. `None`: nothing is known.
-    fn base(&self, record: &RecordId, own: NodeId, looked: Option<&Looked>) -> Option<Base> {
+    fn base(
+        &self,
+        record: &RecordId,
+        own: NodeId,
+        looked: Option<&Looked>,
+        now: StoreTime,
+    ) -> Option<Base> {
         let newest = self.newest_own(record, own).map(|pending| pending.intent.clone());
         let known = self.ledger.known(record);
         if known.is_none() && looked.is_none() && newest.is_none() {
@@ -557,7 +610,7 @@ impl State {
         let mut base =
             Base { history: VersionVector::new(), stamp: Default::default(), live: false, newest };
         for version in versions.into_iter().flatten() {
-            base.live = !version.current().deleted;
+            base.live = !version.current().deleted && !version.current().has_expired(now);
             base.history = base.history.join(&version.history);
             base.stamp = base.stamp.max(version.stamp());
         }
@@ -626,9 +679,16 @@ fn check<'p>(
 }
 
 /// Checks a condition against what the authority holds; gives what the install must replace.
-fn check_match(looked: Option<&Looked>, etag: Option<&str>) -> Result<Expect, WriteRefusal> {
+fn check_match(
+    looked: Option<&Looked>,
+    etag: Option<&str>,
+    now: StoreTime,
+) -> Result<Expect, WriteRefusal> {
     let looked = looked.expect("a conditional write always looks first: see `know`");
-    let live = looked.held.as_ref().filter(|held| !held.version.current().deleted);
+    let live = looked.held.as_ref().filter(|held| {
+        let current = held.version.current();
+        !current.deleted && !current.has_expired(now)
+    });
     let current = live.map(|held| held.version.etag());
     if current.as_deref() == etag {
         Ok(looked.expect.clone())

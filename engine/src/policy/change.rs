@@ -158,6 +158,7 @@ fn compare_dataset(
         oversize,
         read,
         durability,
+        ttl,
         reconcile_every,
         reconcile_full,
     } = before;
@@ -224,6 +225,7 @@ fn compare_dataset(
         ("oversize", *oversize != after.oversize),
         ("read", *read != after.read),
         ("durability", *durability != after.durability),
+        ("ttl", *ttl != after.ttl),
         ("reconcile.every", *reconcile_every != after.reconcile_every),
         ("reconcile.full", *reconcile_full != after.reconcile_full),
     ];

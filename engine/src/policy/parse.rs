@@ -84,6 +84,8 @@ pub struct PolicyError {
     pub column: usize,
     /// The field, as a path such as `dataset.kv.prefix`.
     pub field: String,
+    /// Of which dataset.
+    pub dataset: Option<String>,
     /// What is wrong with it.
     pub problem: String,
     /// What would be accepted.
@@ -106,7 +108,11 @@ impl fmt::Display for PolicyError {
         // A tab would set the carets off.
         writeln!(f, "{number} | {}", self.excerpt.replace('\t', " "))?;
         writeln!(f, "{gap} | {indent}{carets}")?;
-        writeln!(f, "{gap} = field: {}", self.field)?;
+        write!(f, "{gap} = field: {}", self.field)?;
+        if let Some(dataset) = &self.dataset {
+            write!(f, ", of dataset {dataset:?}")?;
+        }
+        writeln!(f)?;
         write!(f, "{gap} = accepted: {}", self.accepted)
     }
 }
@@ -115,7 +121,7 @@ impl std::error::Error for PolicyError {}
 
 /// Reads a configuration, or gives every mistake in it, in the order of the file.
 pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<PolicyError>> {
-    let mut reader = Reader { file: file_name, text, errors: Vec::new() };
+    let mut reader = Reader { file: file_name, text, of: None, errors: Vec::new() };
     let raw: RawConfig = match toml::from_str(text) {
         Ok(raw) => raw,
         Err(error) => return Err(vec![reader.syntax(&error)]),
@@ -123,6 +129,28 @@ pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<PolicyError>> {
     let config = reader.config(&raw);
     reader.errors.sort_by_key(|error| (error.line, error.column));
     if reader.errors.is_empty() { Ok(config) } else { Err(reader.errors) }
+}
+
+/// What [`lifetime`] reads.
+pub const LIFETIMES: &str = "a number with s, m, h or d, from 1s to 3650d, or \"never\"";
+const LIFETIME_MAX: Duration = Duration::from_secs(3_650 * 86_400);
+
+/// A time after which a value expires, as in `30d`.
+pub fn lifetime(text: &str) -> Option<Duration> {
+    let within = |lifetime: &Duration| !lifetime.is_zero() && *lifetime <= LIFETIME_MAX;
+    duration(text).filter(within)
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+    let seconds = units.into_iter().find_map(|(unit, seconds)| {
+        let count = text.strip_suffix(unit)?;
+        // `parse` alone would take a sign.
+        let digits = count.bytes().all(|byte| byte.is_ascii_digit());
+        let count: u32 = digits.then(|| count.parse().ok()).flatten()?;
+        Some(u64::from(count) * seconds)
+    });
+    seconds.map(Duration::from_secs)
 }
 
 #[derive(Deserialize)]
@@ -159,6 +187,7 @@ struct RawDataset {
     durability: Option<Spanned<String>>,
     conflict: Option<RawConflict>,
     reconcile: Option<RawReconcile>,
+    ttl: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -240,6 +269,8 @@ struct Kept<'a> {
 struct Reader<'a> {
     file: &'a str,
     text: &'a str,
+    /// The dataset that is being looked at.
+    of: Option<String>,
     errors: Vec<PolicyError>,
 }
 
@@ -257,6 +288,7 @@ impl Reader<'_> {
             line: before.matches('\n').count() + 1,
             column,
             field: field.to_owned(),
+            dataset: self.of.clone(),
             problem,
             accepted: accepted.to_owned(),
             excerpt: excerpt.to_owned(),
@@ -282,7 +314,19 @@ impl Reader<'_> {
         let quoted = message.contains(" field `").then(|| message.split('`').nth(1)).flatten();
         let written = error.excerpt.split(['=', '#']).next().unwrap_or_default().trim();
         error.field = quoted.unwrap_or(written).to_owned();
+        error.dataset = self.section(error.line);
         error
+    }
+
+    /// The name of the dataset in whose section a line is. Read from the text, since there is nothing
+    /// else where the file could not be read.
+    fn section(&self, line: usize) -> Option<String> {
+        let lines: Vec<&str> = self.text.lines().map(str::trim).collect();
+        let begins = lines.iter().take(line).rposition(|line| line.starts_with("[[dataset]]"))?;
+        let section = lines[begins + 1..].iter().take_while(|line| !line.starts_with("[["));
+        let names = section.filter_map(|line| line.strip_prefix("name")?.trim().strip_prefix('='));
+        let name = names.map(|name| name.trim().split('"').nth(1)).next()?;
+        name.map(str::to_owned)
     }
 
     /// One of a few words. `later` are those that are known but not built yet.
@@ -331,6 +375,7 @@ impl Reader<'_> {
         self.check_names(raw);
         self.check_prefixes(raw, &datasets);
         self.check_tables(raw, &datasets);
+        self.of = None;
         let site = SiteId(raw.site.unwrap_or(0));
         let peers = self.peers(raw, Peer { node, site });
         if !peers.iter().any(|known| known.peer.site == site) {
@@ -342,8 +387,9 @@ impl Reader<'_> {
     /// Nobody shares these stores, so nobody can keep a write that the authority lacks.
     fn check_kept(&mut self, raw: &RawConfig, datasets: &[Dataset]) {
         let asked = raw.dataset.iter().zip(datasets);
-        for (raw, _) in asked.filter(|(_, dataset)| dataset.durability == Durability::Peer) {
+        for (raw, of) in asked.filter(|(_, dataset)| dataset.durability == Durability::Peer) {
             let Some(word) = &raw.get_ref().durability else { continue };
+            self.of = Some(of.name.to_string());
             let problem = "no peer shares this coordinator's stores, so none can keep a write \
                            that they lack"
                 .to_owned();
@@ -381,6 +427,7 @@ impl Reader<'_> {
     fn dataset(&mut self, spanned: &Spanned<RawDataset>) -> Dataset {
         let raw = spanned.get_ref();
         let name = raw.name.get_ref();
+        self.of = Some(name.clone());
         let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
             let problem = format!("{name:?} is no name for a dataset");
@@ -407,11 +454,12 @@ impl Reader<'_> {
         let r2 = raw.r2.as_ref().map(|raw| self.projection(raw, &of, "dataset.r2"));
         let strategy = self.strategy(raw);
         let oversize = self.oversize(raw, kind, r2.as_ref());
-        let reads = [("any", ReadLevel::Any), ("latest", ReadLevel::Latest)];
-        let read = raw
-            .read
-            .as_ref()
-            .and_then(|word| self.word(word, "dataset.read", &reads, &["session"]));
+        let reads = [
+            ("any", ReadLevel::Any),
+            ("session", ReadLevel::Session),
+            ("latest", ReadLevel::Latest),
+        ];
+        let read = raw.read.as_ref().and_then(|word| self.word(word, "dataset.read", &reads, &[]));
         let durability = self.durability(raw, spanned.span(), &strategy);
         if let Some(default) = raw.conflict.as_ref().and_then(|raw| raw.default.as_ref()) {
             const LATER: [&str; 6] =
@@ -428,6 +476,7 @@ impl Reader<'_> {
             oversize,
             read: read.unwrap_or(ReadLevel::Any),
             durability,
+            ttl: self.ttl(raw),
             reconcile_every: self.reconcile_every(raw),
             reconcile_full: self.reconcile_full(raw),
         }
@@ -440,10 +489,7 @@ impl Reader<'_> {
         if text == "never" {
             return None;
         }
-        let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
-        let seconds = units.into_iter().find_map(|(unit, seconds)| {
-            text.strip_suffix(unit)?.parse::<u32>().ok().map(|count| u64::from(count) * seconds)
-        });
+        let seconds = duration(text).map(|duration| duration.as_secs());
         let (least, most) = (RECONCILE_EVERY_MIN.as_secs(), RECONCILE_EVERY_MAX.as_secs());
         match seconds.filter(|seconds| (least..=most).contains(seconds)) {
             Some(seconds) => Some(Duration::from_secs(seconds)),
@@ -457,6 +503,20 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn ttl(&mut self, raw: &RawDataset) -> Option<Duration> {
+        let ttl = raw.ttl.as_ref()?;
+        let text = ttl.get_ref().as_str();
+        if text == "never" {
+            return None;
+        }
+        let found = lifetime(text);
+        if found.is_none() {
+            let problem = format!("{text:?} is no time after which a value expires");
+            self.refuse(ttl.span(), "dataset.ttl", problem, LIFETIMES);
+        }
+        found
     }
 
     fn reconcile_full(&mut self, raw: &RawDataset) -> Option<Cron> {
@@ -674,6 +734,7 @@ impl Reader<'_> {
         let mut seen = BTreeMap::new();
         for dataset in &raw.dataset {
             let name = &dataset.get_ref().name;
+            self.of = Some(name.get_ref().clone());
             if seen.insert(name.get_ref(), ()).is_some() {
                 let problem = format!("{:?} is the name of an earlier dataset", name.get_ref());
                 self.refuse(name.span(), "dataset.name", problem, "a name of its own");
@@ -686,6 +747,7 @@ impl Reader<'_> {
         let mut taken: BTreeMap<String, &str> = BTreeMap::new();
         for (raw, dataset) in raw.dataset.iter().zip(datasets) {
             let Some(table) = &dataset.table else { continue };
+            self.of = Some(dataset.name.to_string());
             // SQLite does not tell names apart by case.
             let owner = taken.insert(table.name.to_ascii_lowercase(), &dataset.name);
             if let (Some(owner), Some(d1)) = (owner, &raw.get_ref().d1) {
@@ -702,6 +764,7 @@ impl Reader<'_> {
             let mut taken = vec![("Tidelock itself", RESERVED_PREFIX)];
             for (raw, dataset) in raw.dataset.iter().zip(datasets) {
                 let Some(projection) = dataset.projection(store) else { continue };
+                self.of = Some(dataset.name.to_string());
                 let prefix = projection.prefix.as_str();
                 let meets = |held: &str| held.starts_with(prefix) || prefix.starts_with(held);
                 if let Some((owner, held)) = taken.iter().find(|(_, held)| meets(held)) {

@@ -16,7 +16,11 @@ cases![
 ];
 
 fn entry(value: &str, metadata: Option<&str>) -> KvEntry {
-    KvEntry { value: Bytes::from(value.to_owned()), metadata: metadata.map(str::to_owned) }
+    KvEntry {
+        value: Bytes::from(value.to_owned()),
+        metadata: metadata.map(str::to_owned),
+        expires_at_s: None,
+    }
 }
 
 /// Waits until a read shows it: another place's, or an older one, may come first.
@@ -73,9 +77,9 @@ async fn kv_refuses_what_is_over_its_limits<W: World>(world: &W) {
     let over = entry("v", Some(&format!("{metadata}m")));
     refused(kv.put("contract/limits/n", over, soon(world)).await, RefusalKind::TooLarge);
     let value = Bytes::from(vec![7; KV_VALUE_BYTES_MAX + 1]);
-    let whole = KvEntry { value: value.slice(1..), metadata: None };
+    let whole = KvEntry { value: value.slice(1..), metadata: None, expires_at_s: None };
     applied(kv.put("contract/limits/v", whole, soon(world)).await);
-    let over = KvEntry { value, metadata: None };
+    let over = KvEntry { value, metadata: None, expires_at_s: None };
     refused(kv.put("contract/limits/w", over, soon(world)).await, RefusalKind::TooLarge);
     for key in ["contract/limits/n", "contract/limits/w"] {
         shows(world, key, None).await;

@@ -194,6 +194,17 @@ fn times_between_two_looks() {
 }
 
 #[test]
+fn times_after_which_values_expire() {
+    let ttl = |text: &str| format!("{GOOD}ttl = {text:?}\n");
+    let parsed = |text: &str| parse("t.toml", &ttl(text)).unwrap().policy.datasets["a"].ttl;
+    assert_eq!(parsed("30d"), Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!((parsed("1s"), parsed("never")), (Some(Duration::from_secs(1)), None));
+    for wrong in ["", "0s", "3651d", "-1s", "+1s", "5", "s"] {
+        check(&ttl(wrong), &[(5, "dataset.ttl", "3650d")]);
+    }
+}
+
+#[test]
 fn times_of_full_passes() {
     let full = |text: &str| format!("{GOOD}reconcile = {{ full = {text:?} }}\n");
     let config = parse("t.toml", &full("0 3 * * *")).unwrap();
@@ -216,7 +227,84 @@ error: \"xml\" is not known here
   |
 3 | kind = \"xml\"
   |        ^^^^^
-  = field: dataset.kind
+  = field: dataset.kind, of dataset \"a\"
   = accepted: \"json\", \"text\", \"binary\", \"structured\"";
     assert_eq!(errors[0].to_string(), expected);
+}
+
+/// One row a policy that cannot hold: what is said of the second of two datasets, the field that is
+/// blamed, a part of the reason, and a part of the way out.
+const CANNOT_HOLD: &[(&str, &str, &str, &str)] = &[
+    ("strategy = { r2 = \"write-through\" }", "dataset.strategy.r2", "not kept in r2", "r2 = {}"),
+    ("strategy = { s3 = \"write-through\" }", "s3", "unknown field", "`r2`"),
+    ("strategy = { d1 = \"write-behind\" }", "dataset.durability", "this disk", "\"peer\""),
+    (
+        "kv = {}\nstrategy = { d1 = \"write-behind\", kv = \"write-behind\" }\n\
+         durability = \"authority\"",
+        "dataset.durability",
+        "every store is write-behind",
+        "write-through",
+    ),
+    ("durability = \"peer\"", "dataset.durability", "no peer shares", "[[peer]]"),
+    ("durability = \"quorum\"", "dataset.durability", "not known", "\"local\""),
+    ("reconcile = { full = \"0 0 31 4 *\" }", "dataset.reconcile.full", "never fires", "0 3 * * *"),
+    ("reconcile = { full = \"0 0 * * * *\" }", "dataset.reconcile.full", "fields", "five fields"),
+    ("reconcile = { full = \"61 * * * *\" }", "dataset.reconcile.full", "minute", "five fields"),
+    ("reconcile = { every = \"0s\" }", "dataset.reconcile.every", "no time", "from 1s to 30d"),
+    ("reconcile = { every = \"31d\" }", "dataset.reconcile.every", "no time", "from 1s to 30d"),
+    ("reconcile = { after = \"1h\" }", "after", "unknown field", "`every`"),
+    ("ttl = \"0s\"", "dataset.ttl", "expires", "from 1s to 3650d"),
+    ("ttl = \"9999d\"", "dataset.ttl", "expires", "from 1s to 3650d"),
+    ("ttl = 5", "ttl", "invalid type", "a string"),
+    ("read = \"nearest\"", "dataset.read", "not known", "\"any\", \"session\", \"latest\""),
+    ("oversize = \"reference\"", "dataset.oversize", "not kept in R2", "r2 = {}"),
+    (
+        "r2 = { keep = \"reference\" }\noversize = \"reference\"",
+        "dataset.r2.keep",
+        "not to keep it whole",
+        "keep = \"full\"",
+    ),
+    ("kv = { keep = [] }", "dataset.kv.keep", "0 fields", "1 to 64"),
+    ("kv = { keep = [\"x\", \"x\"] }", "dataset.kv.keep", "twice", "each field once"),
+    ("kv = { prefix = \"a/b/\" }", "dataset.kv.prefix", "overlaps \"a/\" of a in kv", "neither"),
+    ("kv = { prefix = \"\" }", "dataset.kv.prefix", "overlaps", "neither"),
+    ("r2 = { prefix = \"_tidelock/b/\" }", "dataset.r2.prefix", "Tidelock itself", "neither"),
+    ("r2 = { prefix = \"\\n\" }", "dataset.r2.prefix", "control character", "printable"),
+    ("d1 = {}", "d1", "duplicate", "valid TOML"),
+    ("queue = 5", "queue", "unknown field", "`durability`"),
+    ("kv = { keeps = \"full\" }", "keeps", "unknown field", "`keep`"),
+    ("conflict = { default = \"newest\" }", "dataset.conflict.default", "not known", "lww"),
+];
+
+#[test]
+fn a_policy_that_cannot_hold_is_refused_by_dataset_and_field() {
+    let first = "[[dataset]]\nname = \"a\"\nkind = \"json\"\nd1 = {}\nkv = {}\n\n";
+    for (said, field, problem, accepted) in CANNOT_HOLD {
+        let text = format!("{first}{}{said}\n", GOOD.replace("\"a\"", "\"b\""));
+        let errors = parse("t.toml", &text).expect_err(said);
+        let [error] = &errors[..] else { panic!("{said}: {errors:#?}") };
+        let what = error.to_string();
+        assert_eq!((error.field.as_str(), error.dataset.as_deref()), (*field, Some("b")), "{what}");
+        assert!(what.contains(", of dataset \"b\""), "{what}");
+        assert!(error.problem.contains(problem), "{said}: {what}");
+        assert!(error.accepted.contains(accepted), "{said}: {what}");
+        assert!(error.line > 6, "{what}");
+    }
+}
+
+#[test]
+fn what_is_no_mistake_of_a_dataset_names_none() {
+    let errors = parse("t.toml", &format!("listen = \"here\"\n{GOOD}")).unwrap_err();
+    assert_eq!((errors.len(), errors[0].dataset.as_deref()), (1, None));
+    let errors = parse("t.toml", &format!("port = 1\n{GOOD}")).unwrap_err();
+    assert_eq!((errors.len(), errors[0].dataset.as_deref()), (1, None));
+}
+
+#[test]
+fn read_levels() {
+    let read = |text: &str| {
+        parse("t.toml", &format!("{GOOD}read = {text:?}\n")).unwrap().policy.datasets["a"].read
+    };
+    let levels = [ReadLevel::Any, ReadLevel::Session, ReadLevel::Latest];
+    assert_eq!(["any", "session", "latest"].map(read), levels);
 }

@@ -139,6 +139,10 @@ struct PutArgs {
     /// Only when there is no such record
     #[arg(long)]
     create: bool,
+    /// The value expires after this, as in 90s, 1h or 30d; never: it does not, whatever the dataset
+    /// says
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
 }

@@ -121,15 +121,18 @@ pub fn put(args: &PutArgs) -> Result<(), CliError> {
         None if args.create => Some(("if-none-match", "*")),
         None => None,
     };
-    let answer = match condition {
+    let ttl = args.ttl.as_deref().map(|ttl| ("x-ttl", ttl));
+    let headers: Vec<_> = condition.into_iter().chain(ttl).collect();
+    let answer = if condition.is_some() {
         // Repeated after a lost answer, it would find its own write and fail.
-        Some(condition) => client.send(Method::PUT, &path, &[condition], &value)?,
-        None => client.send(Method::PUT, &path, &[], &value).or_else(|error| {
+        client.send(Method::PUT, &path, &headers, &value)?
+    } else {
+        client.send(Method::PUT, &path, &headers, &value).or_else(|error| {
             if !error.is_retryable() || matches!(error, NoAnswer::Connection(_)) {
                 return Err(error);
             }
-            client.send_patiently(Method::PUT, &path, &[], &value)
-        })?,
+            client.send_patiently(Method::PUT, &path, &headers, &value)
+        })?
     };
     acknowledged(&args.dataset, &args.key, "stored", &answer, args.client.json);
     Ok(())

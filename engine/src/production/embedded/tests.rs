@@ -73,7 +73,8 @@ async fn sixty_four_puts_share_a_few_commits() {
         let stores = stores.clone();
         tasks.spawn(async move {
             let key = format!("k{n}");
-            let entry = KvEntry { value: Bytes::from_static(b"v"), metadata: None };
+            let entry =
+                KvEntry { value: Bytes::from_static(b"v"), metadata: None, expires_at_s: None };
             let body = Bytes::from_static(b"v");
             let (kv, r2, d1) = tokio::join!(
                 stores.kv.put(&key, entry, NEVER),
@@ -194,9 +195,29 @@ async fn an_unreadable_companion_row_is_named_and_harms_no_other() {
 }
 
 #[tokio::test]
+async fn kv_forgets_an_entry_at_its_expiration_and_no_sooner() {
+    let (_folder, clock, stores) = open();
+    let at_s = clock.load(Ordering::Relaxed) / 1_000 + 100;
+    let entry = |at_s| KvEntry {
+        value: Bytes::from_static(b"v"),
+        metadata: None,
+        expires_at_s: Some(at_s),
+    };
+    assert_eq!(stores.kv.put("k", entry(at_s), NEVER).await, Outcome::Applied(()));
+    let near = stores.kv.put("near", entry(at_s - 60), NEVER).await;
+    assert!(matches!(near, Outcome::Refused(_)), "less than a minute away: {near:?}");
+    clock.store(at_s * 1_000 - 1, Ordering::Relaxed);
+    assert_eq!(stores.kv.get("k").await, Ok(Some(entry(at_s))));
+    assert_eq!(stores.kv.list("", None, 10).await.map(|page| page.keys.len()), Ok(1));
+    clock.store(at_s * 1_000, Ordering::Relaxed);
+    assert_eq!(stores.kv.get("k").await, Ok(None));
+    assert_eq!(stores.kv.list("", None, 10).await.map(|page| page.keys.len()), Ok(0));
+}
+
+#[tokio::test]
 async fn bytes_that_were_changed_by_hand_are_given_as_they_stand() {
     let (folder, _, stores) = open();
-    let entry = KvEntry { value: Bytes::from_static(b"v"), metadata: None };
+    let entry = KvEntry { value: Bytes::from_static(b"v"), metadata: None, expires_at_s: None };
     assert_eq!(stores.kv.put("k", entry, NEVER).await, Outcome::Applied(()));
     let body = Bytes::from_static(b"v");
     let put = stores.r2.put("k", body, None, PutIf::Always, None).await;

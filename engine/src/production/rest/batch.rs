@@ -5,9 +5,11 @@
 //! operations. A malformed request changes nothing: it is read whole before the first operation.
 
 use super::problem::{Kind, Problem};
-use super::records::{bad, body_problem, context_of, read_level, receipt, receipt_json};
+use super::records::{
+    bad, body_problem, context_of, lifetime_of, read_level, receipt, receipt_json,
+};
 use super::{App, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX};
-use crate::coordinator::{Condition, Coordinator, Write};
+use crate::coordinator::{Condition, Coordinator, Lifetime, Write};
 use crate::env::Env;
 use crate::policy::ReadLevel;
 use crate::record::VALUE_BYTES_MAX;
@@ -50,6 +52,7 @@ struct Operation {
     if_none_match: Option<String>,
     context: Option<String>,
     read: Option<String>,
+    ttl: Option<String>,
 }
 
 /// An operation that can be carried out.
@@ -175,8 +178,15 @@ async fn read<E: Env>(
 
 /// Turns what was asked for into what can be done.
 fn step(operation: Operation) -> Result<Step, String> {
-    let Operation { op, dataset, key, text, base64, if_match, if_none_match, context, read } =
+    let Operation { op, dataset, key, text, base64, if_match, if_none_match, context, read, ttl } =
         operation;
+    if ttl.is_some() && op != Verb::Put {
+        return Err("only a put takes a `ttl`".to_owned());
+    }
+    let lifetime = match ttl {
+        None => Lifetime::Usual,
+        Some(ttl) => lifetime_of(&ttl).map_err(|problem| format!("`ttl`: {}", problem.detail()))?,
+    };
     let value = match (op, text, base64) {
         (Verb::Put, Some(text), None) => Some(Bytes::from(text)),
         (Verb::Put, None, Some(base64)) => {
@@ -193,6 +203,9 @@ fn step(operation: Operation) -> Result<Step, String> {
         }
         let level = read.as_deref().map(read_level).transpose();
         let level = level.map_err(|_| "`read` is neither any nor latest".to_owned())?;
+        if level == Some(ReadLevel::Session) {
+            return Err("a batch carries no session; give any or latest as `read`".to_owned());
+        }
         return Ok(Step::Read { dataset, key, level });
     }
     if read.is_some() {
@@ -210,5 +223,5 @@ fn step(operation: Operation) -> Result<Step, String> {
             return Err("give one of `if_match`, `if_none_match` and `context`".to_owned());
         }
     };
-    Ok(Step::Write(Write { dataset, key, value, condition }))
+    Ok(Step::Write(Write { dataset, key, value, condition, lifetime }))
 }

@@ -117,6 +117,7 @@ impl Text {
             ledgers_forgotten,
             read_repairs,
             foreign_refused,
+            expired,
             reloads,
             forgone,
             breaker_opened,
@@ -200,6 +201,7 @@ impl Text {
                 "Foreign writes that their dataset cannot hold, left where they are.",
                 foreign_refused,
             ),
+            ("expired_total", "Values ended because their time had passed.", expired),
             ("policy_reloads_total", "Policies put in force while running.", reloads),
             (
                 "marks_forgone_total",

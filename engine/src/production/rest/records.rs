@@ -6,9 +6,11 @@
 
 use super::problem::{Kind, Problem};
 use super::{App, PAGE_RECORDS_MAX, too_large};
-use crate::coordinator::{Condition, Coordinator, Read, Receipt, Session, Write, WriteOutcome};
+use crate::coordinator::{
+    Condition, Coordinator, Lifetime, Read, Receipt, Session, Write, WriteOutcome,
+};
 use crate::env::Env;
-use crate::policy::{Dataset, Keep, Policy, ReadLevel};
+use crate::policy::{Dataset, Keep, Policy, ReadLevel, parse};
 use crate::record::{StoreId, VALUE_BYTES_MAX};
 use crate::version::{Dot, VersionVector};
 use axum::body::{Body, Bytes};
@@ -32,6 +34,10 @@ const FROM: HeaderName = HeaderName::from_static("x-tidelock-from");
 const REFERENCE: HeaderName = HeaderName::from_static("x-tidelock-reference");
 /// `true`: the store asked for holds chosen fields of the value, and these are those.
 const PARTIAL: HeaderName = HeaderName::from_static("x-tidelock-partial");
+/// For how long a written value stands: a number of seconds, or as in `30d`, or `never`.
+const TTL: HeaderName = HeaderName::from_static("x-ttl");
+/// When the value's time passes, in milliseconds since the Unix epoch.
+const EXPIRES: HeaderName = HeaderName::from_static("x-expires-at-ms");
 /// The operation id of a write.
 const OPERATION: HeaderName = HeaderName::from_static("x-operation");
 
@@ -49,6 +55,12 @@ pub(super) struct GetQuery {
 pub(super) struct ListQuery {
     after: Option<String>,
     limit: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PutQuery {
+    ttl: Option<String>,
 }
 
 pub(super) async fn no_key() -> Problem {
@@ -71,13 +83,16 @@ pub(super) async fn get<E: Env>(
             let store: StoreId = store.parse().map_err(bad)?;
             (coordinator.read_copy(&dataset, &key, store).await?, Some(store))
         }
-        (None, Some(level)) if level == "session" => {
-            let session = session.insert(session_of(&headers)?);
-            (coordinator.read_in_session(&dataset, &key, session).await?, None)
-        }
         (None, level) => {
-            let level = level.as_deref().map(read_level).transpose()?;
-            (coordinator.read(&dataset, &key, level).await?, None)
+            let asked = level.as_deref().map(read_level).transpose()?;
+            let policy = app.node.policy();
+            match asked.or_else(|| Some(policy.datasets.get(&*dataset)?.read)) {
+                Some(ReadLevel::Session) => {
+                    let session = session.insert(session_of(&headers)?);
+                    (coordinator.read_in_session(&dataset, &key, session).await?, None)
+                }
+                level => (coordinator.read(&dataset, &key, level).await?, None),
+            }
         }
     };
     let session = session.map(|session| session.to_string());
@@ -101,6 +116,9 @@ pub(super) async fn get<E: Env>(
     }
     if let Some(session) = session {
         put_header(headers, SESSION, &session);
+    }
+    if let Some(at_ms) = read.expires_at_ms {
+        put_header(headers, EXPIRES, &at_ms.to_string());
     }
     put_header(headers, FROM, read.from.map_or("journal", StoreId::name));
     if store.is_some_and(|store| is_reference(&app.node.policy(), &dataset, store, value.len())) {
@@ -142,15 +160,25 @@ fn is_reference(policy: &Policy, dataset: &str, store: StoreId, bytes: usize) ->
 pub(super) async fn put<E: Env>(
     State(app): State<Arc<App<E>>>,
     place: Place,
+    query: Result<Query<PutQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let (dataset, key) = place_of(place)?;
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let lifetime = match (query.ttl, headers.get(&TTL)) {
+        (None, None) => Lifetime::Usual,
+        (Some(text), None) => lifetime_of(&text)?,
+        (None, Some(text)) => {
+            lifetime_of(text.to_str().map_err(|_| bad("the header x-ttl is no ASCII text"))?)?
+        }
+        (Some(_), Some(_)) => return Err(bad("give either `ttl` or the header `X-TTL`, not both")),
+    };
     let value = body.map_err(|rejection| body_problem(&rejection, VALUE_BYTES_MAX))?;
     let coordinator = app.writer()?;
     let condition = condition(&coordinator, &dataset, &key, &headers).await?;
     let session = session_of(&headers)?;
-    let write = Write { dataset, key, value: Some(value), condition };
+    let write = Write { dataset, key, value: Some(value), condition, lifetime };
     let receipt = receipt(coordinator.write(write).await)?;
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(acknowledged(&receipt, status, session))
@@ -168,7 +196,7 @@ pub(super) async fn delete<E: Env>(
         return Err(bad("`If-None-Match: *` asks for no record, and a delete needs one"));
     }
     let session = session_of(&headers)?;
-    let write = Write { dataset, key, value: None, condition };
+    let write = Write { dataset, key, value: None, condition, lifetime: Lifetime::Usual };
     let receipt = receipt(coordinator.write(write).await)?;
     Ok(acknowledged(&receipt, StatusCode::NO_CONTENT, session))
 }
@@ -253,6 +281,7 @@ pub(super) fn body_problem(rejection: &BytesRejection, bytes_max: usize) -> Prob
 pub(super) fn read_level(name: &str) -> Result<ReadLevel, Problem> {
     match name {
         "any" => Ok(ReadLevel::Any),
+        "session" => Ok(ReadLevel::Session),
         "latest" => Ok(ReadLevel::Latest),
         other => Err(bad(format!("`read` is {other:?}; give any, session or latest"))),
     }
@@ -340,6 +369,22 @@ async fn condition<E: Env>(
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
             Err(bad("give one of `If-Match`, `If-None-Match` and `X-Context`"))
         }
+    }
+}
+
+/// For how long a value is to stand.
+pub(super) fn lifetime_of(text: &str) -> Result<Lifetime, Problem> {
+    let text = text.trim();
+    if text == "never" {
+        return Ok(Lifetime::Endless);
+    }
+    let seconds = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("{text}s"));
+    match parse::lifetime(seconds.as_deref().unwrap_or(text)) {
+        Some(lifetime) => Ok(Lifetime::For(lifetime)),
+        None => Err(bad(format!(
+            "{text:?} is no time after which a value expires; give a number of seconds, or {}",
+            parse::LIFETIMES
+        ))),
     }
 }
 
