@@ -141,6 +141,10 @@ catalogue! {
     /// Every coordinator is told of other strategies and forms of copies, one after the other, and
     /// at the end of the former ones again.
     ProcessConfigReload = "process.config-reload",
+    /// The connection of a store call is lost early: its caller learns at once that nobody knows,
+    /// while the request goes on, arrives up to seconds later, and lands within the bound that the
+    /// store side promises.
+    NetConnectionLost = "net.connection-lost",
 }
 
 impl Kind {

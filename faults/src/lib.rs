@@ -114,8 +114,8 @@ pub enum Place {
         back: bool,
     },
     /// At the `ordinal`-th such call of a coordinator after the fault's beginning (from 1): a
-    /// crash, or a late arrival by exactly the fault's span (`before`: it arrives late; `after`: it
-    /// is accepted in time and lands late).
+    /// crash, or a late arrival or lost connection by exactly the fault's span (`before`: it arrives
+    /// late; `after`: it is accepted in time and lands late).
     Call {
         /// Which coordinator.
         node: u16,

@@ -81,7 +81,7 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
     let span_ms = match kind {
         Kind::NetDelay => rng.random_range(20..1_500),
         Kind::NetFlapping => rng.random_range(100..1_500),
-        Kind::NetLateArrival => rng.random_range(500..6_000),
+        Kind::NetLateArrival | Kind::NetConnectionLost => rng.random_range(500..6_000),
         Kind::ProcessCrashInRecovery | Kind::ProcessCrashLoop => rng.random_range(10..1_500),
         _ if kind.is_crash() || kind.changes_disk() => rng.random_range(10..4_000),
         Kind::KvListLag => rng.random_range(5_000..=60_000),
@@ -94,7 +94,7 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
     // A crashed process is told to restart, and a late call lands, inside the plan's window too.
     let outlasts = kind.is_crash()
         || kind.changes_disk()
-        || matches!(kind, Kind::NetDelay | Kind::NetLateArrival);
+        || matches!(kind, Kind::NetDelay | Kind::NetLateArrival | Kind::NetConnectionLost);
     let room_ms = shape.until_ms - shape.from_ms - if outlasts { span_ms } else { 0 };
     let (shortest_ms, longest_ms) = length_ms(kind).into_inner();
     let length_ms =
@@ -128,7 +128,7 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
             }
         }
         Kind::NetDuplicate | Kind::ProcessConfigReload => Place::Everywhere,
-        Kind::NetLateArrival => {
+        Kind::NetLateArrival | Kind::NetConnectionLost => {
             permille = permille.min(600);
             Place::Everywhere
         }
@@ -256,7 +256,7 @@ mod tests {
                 assert!(fault.until_ms <= 48_000, "{fault:?}");
                 if fault.kind.is_crash()
                     || fault.kind.changes_disk()
-                    || fault.kind == Kind::NetLateArrival
+                    || matches!(fault.kind, Kind::NetLateArrival | Kind::NetConnectionLost)
                 {
                     assert!(fault.until_ms + fault.span_ms <= 48_000, "{fault:?}");
                 }

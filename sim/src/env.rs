@@ -143,6 +143,7 @@ fn doubt(lost: Lost) -> Doubt {
         Lost::Timeout => Doubt::new(DoubtKind::Timeout, "no answer within two seconds"),
         Lost::ServerError => Doubt::new(DoubtKind::ServerError, "503 Service Unavailable"),
         Lost::Overloaded => Doubt::new(DoubtKind::Overloaded, "D1 DB is overloaded"),
+        Lost::Connection => Doubt::new(DoubtKind::ConnectionLost, "connection reset by peer"),
     }
 }
 

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tidelock_faults::Kind;
 use tidelock_reports::Campaign;
-use tidelock_sim::certify::{self, Mutant};
+use tidelock_sim::certify::{self, Mutant, Verdict};
 use tidelock_sim::scenario::{Name, Profile, Scenario};
 use tidelock_sim::{campaign, failure, run, shrink};
 
@@ -372,12 +372,23 @@ fn certify(args: &CertifyArgs) -> Result<bool, String> {
     }
     let mut verdicts = Vec::with_capacity(mutants.len());
     for mutant in &mutants {
-        let verdict = copy.try_out(mutant, args.seeds, &|step| {
+        let tried = copy.try_out(mutant, args.seeds, &|step| {
             bar.set_message(format!(", {}: {step}", mutant.name));
             if !on_terminal {
                 eprintln!("{}: {step}", mutant.name);
             }
-        })?;
+        });
+        // One that is broken is no reason to show nothing of the others.
+        let verdict = tried.unwrap_or_else(|problem| {
+            bar.suspend(|| eprintln!("error: {problem}"));
+            Verdict { problem: Some(problem), ..Verdict::of(mutant) }
+        });
+        // Told as it is reached: all of them take many minutes.
+        if on_terminal {
+            bar.println(certify::row(&verdict));
+        } else {
+            eprintln!("{}", certify::row(&verdict));
+        }
         verdicts.push(verdict);
         bar.inc(1);
     }

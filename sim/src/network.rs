@@ -42,6 +42,8 @@ pub enum Lost {
     ServerError,
     /// "D1 DB is overloaded".
     Overloaded,
+    /// The connection is gone, before any answer came over it.
+    Connection,
 }
 
 /// How a message travels.
@@ -313,24 +315,34 @@ impl World {
                     None
                 }
                 Transit::Arrives { after } => {
-                    let mut late = match self.late_call(&mut state, node, call) {
-                        Some(lateness) => lateness,
-                        None if is_write(call) => self.late_write(&mut state, site),
-                        None => Lateness::default(),
-                    };
+                    let late = self.lateness(&mut state, node, call, Kind::NetLateArrival);
+                    let mut late = late.unwrap_or_default();
+                    let severed = self.lateness(&mut state, node, call, Kind::NetConnectionLost);
+                    if let Some(severed) = severed {
+                        late.arrives += severed.arrives;
+                        late.lands += severed.lands;
+                    }
                     late.arrives += self.stalled_for(&mut state, node, store, after + late.arrives);
-                    let stray = after + late.arrives + late.lands >= limit;
+                    let severed = severed.is_some().then_some(after);
+                    let stray = severed.is_some() || after + late.arrives + late.lands >= limit;
                     state.strays += u32::from(stray);
-                    Some((after + late.arrives, late.lands, stray))
+                    Some((after + late.arrives, late.lands, stray, severed))
                 }
             }
         };
-        let Some((after, landing, stray)) = sent else {
+        let Some((mut after, landing, stray, severed)) = sent else {
             self.sleep(limit).await;
             request.tell(Err(Lost::Timeout));
             return;
         };
-        self.sleep_telling(begun, after, limit, &mut *request).await;
+        if let Some(at) = severed {
+            self.sleep(at).await;
+            request.tell(Err(Lost::Connection));
+            after -= at;
+        }
+        if !after.is_zero() {
+            self.sleep_telling(begun, after, limit, &mut *request).await;
+        }
         let ended = {
             let mut state = self.state();
             state.delivered += 1;
@@ -358,7 +370,7 @@ impl World {
                 state.last_stray_ms = self.now_ms();
                 state.sometimes.insert("request-landed-after-its-caller-gave-up");
             }
-            if left.is_zero() {
+            if left.is_zero() || severed.is_some() {
                 return;
             }
             self.transit(&mut state, there, here)
@@ -420,10 +432,33 @@ impl World {
         Duration::from_millis(ends_ms - arrives_ms)
     }
 
-    /// Late arrivals that name this call: it arrives, or lands, late by exactly their spans.
-    fn late_call(&self, state: &mut State, node: NodeId, call: Call) -> Option<Lateness> {
+    /// How late a call is by faults of this kind; `None`: none strikes.
+    fn lateness(
+        &self,
+        state: &mut State,
+        node: NodeId,
+        call: Call,
+        kind: Kind,
+    ) -> Option<Lateness> {
+        if self.all_faults(kind).is_empty() {
+            return None;
+        }
+        self.late_call(state, node, call, kind).or_else(|| {
+            let by_chance = is_write(call);
+            by_chance.then(|| self.late_write(state, self.scenario.site_of(node), kind)).flatten()
+        })
+    }
+
+    /// Faults that name this call: it arrives, or lands, late by exactly their spans.
+    fn late_call(
+        &self,
+        state: &mut State,
+        node: NodeId,
+        call: Call,
+        kind: Kind,
+    ) -> Option<Lateness> {
         let mut late = None;
-        for fault in self.faults(Kind::NetLateArrival) {
+        for fault in self.faults(kind) {
             let Place::Call { node: at, call: of, ordinal, moment } = &fault.place else {
                 continue;
             };
@@ -441,15 +476,14 @@ impl World {
             }
         }
         if late.is_some() {
-            state.felt(Kind::NetLateArrival);
+            state.felt(kind);
         }
         late
     }
 
     /// A write that is late by chance: it arrives late, or lands late, or both.
-    fn late_write(&self, state: &mut State, site: SiteId) -> Lateness {
-        let strikes = self.strikes(state, site, Kind::NetLateArrival);
-        let Some(fault) = strikes else { return Lateness::default() };
+    fn late_write(&self, state: &mut State, site: SiteId, kind: Kind) -> Option<Lateness> {
+        let fault = self.strikes(state, site, kind)?;
         let choices = self.choices(state, fault.id);
         let how = choices.random_range(0..3);
         let mut late = Lateness::default();
@@ -459,7 +493,7 @@ impl World {
         if how != 0 {
             late.lands = Duration::from_millis(choices.random_range(0..LAND_MS_MAX));
         }
-        late
+        Some(late)
     }
 
     /// Sleeps, and tells the caller at its limit that there is no answer.

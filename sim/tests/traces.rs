@@ -8,13 +8,16 @@
 
 mod stories;
 
+use std::sync::Arc;
 use std::time::Duration;
 use stories::stale_at_the_other_coordinator;
+use tidelock_engine::coordinator::{Condition, Receipt, Write, WriteOutcome};
 use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::row::{Install, RowAnswer, RowOp};
 use tidelock_engine::version::{Actor, Dot, NodeId, Version};
 use tidelock_faults::{Call, End, Kind, Moment, Place};
 use tidelock_sim::checker::{Fate, Told};
+use tidelock_sim::disk::Landing;
 use tidelock_sim::run::{self, Outcome};
 use tidelock_sim::scenario::Scenario;
 use tidelock_sim::trace::Event;
@@ -100,6 +103,34 @@ fn v1_a_forgotten_record_is_looked_up_before_it_is_written() {
     assert!(matches!(fate(&outcome, 0), Fate::Superseded { .. }));
 }
 
+/// A w0; A dies; somebody writes past every coordinator; A's next life hears of that, and is asked for
+/// w1 before it has taken it in: w1 is a write over w0 all the same, and not the record's first.
+#[test]
+fn v1_a_foreign_write_does_not_hide_what_it_was_written_over() {
+    // One is about the other record, which is replayed; one is the look at this one.
+    let late = |nth| call(0, Call::D1Batch, nth, Moment::Before);
+    let scenario = Scenario::still(1)
+        .fault(Kind::NetLateArrival, late(1), 3_000..9_000, 1_900)
+        .fault(Kind::NetLateArrival, late(2), 3_000..9_000, 1_900);
+    in_world(scenario, |world| async move {
+        sleep_until(&world, 1_000).await;
+        let first = write(&world, 0, "k").await;
+        sleep_until(&world, 2_000).await;
+        // With the commit of this one the journal forgets the first.
+        write(&world, 1, "other").await;
+        sleep_until(&world, 3_000).await;
+        world.crash(NodeId(0), Duration::from_millis(500), Landing::Whole);
+        let foreign = Stored::Inline(tidelock_sim::workload::value(9, 20));
+        world.state().sites[0].d1.write_foreign(world.store_time(), &record(), foreign);
+        sleep_until(&world, 5_000).await;
+        let row = world.state().sites[0].d1.rows()[&record()].clone();
+        assert!(row.has_foreign_write(), "nobody has taken it in yet");
+        let second = write(&world, 2, "k").await;
+        assert!(second.version.history.covers_dot(first.dot), "{:?}", second.version);
+        assert!(!second.created, "the record was there");
+    });
+}
+
 /// A write leaves its coordinator while its fsync is under way. The checker sees each install
 /// leave, and knows what is on the disks.
 #[test]
@@ -161,38 +192,57 @@ fn v3_a_slow_clock_does_not_bring_back_what_it_replaced() {
 fn v5_a_mark_is_not_cleared_for_other_bytes_of_the_same_history() {
     let late = call(0, Call::KvWrite, 1, Moment::After);
     let scenario = Scenario::still(1).fault(Kind::NetLateArrival, late, 900..3_000, 700);
-    let config = madsim::Config::default();
-    let runtime = madsim::runtime::Runtime::with_seed_and_config(0, config);
-    runtime.block_on(async move {
-        let world = World::new(scenario, None, false);
-        world.create_process(NodeId(0), move |world| run::process(world, NodeId(0)));
+    in_world(scenario, |world| async move {
         sleep_until(&world, 1_000).await;
-        let record = RecordId { dataset: "notes".into(), key: "k".into() };
-        let ours = tidelock_sim::workload::value(0, 20);
-        let write = tidelock_engine::coordinator::Write {
-            dataset: "notes".to_owned(),
-            key: "k".to_owned(),
-            value: Some(ours.clone()),
-            condition: tidelock_engine::coordinator::Condition::None,
-            lifetime: Default::default(),
-        };
-        let asked =
-            world.ask(0, NodeId(0), |coordinator| async move { coordinator.write(write).await });
-        asked.await.expect("the coordinator is there");
-        let theirs = revise(&world, &record);
+        write(&world, 0, "k").await;
+        let theirs = revise(&world, &record());
         sleep_until(&world, 12_000).await;
         let (row, copy) = {
             let state = world.state();
-            let row = state.sites[0].d1.rows()[&record].clone();
+            let row = state.sites[0].d1.rows()[&record()].clone();
             (row, state.sites[0].kv.central("notes/k").expect("it was put").value.clone())
         };
         assert_eq!(row.value, Some(theirs));
         assert_eq!(row.value, Some(Stored::Inline(copy)), "the copy is the row's");
         assert!(row.owed.is_empty(), "and nothing is owed any more: {:?}", row.owed);
+    });
+}
+
+/// Tells a story that a scenario's operations cannot tell, to one coordinator.
+fn in_world<F>(scenario: Scenario, story: impl FnOnce(Arc<World>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let config = madsim::Config::default();
+    let runtime = madsim::runtime::Runtime::with_seed_and_config(0, config);
+    runtime.block_on(async move {
+        let world = World::new(scenario, None, false);
+        world.create_process(NodeId(0), move |world| run::process(world, NodeId(0)));
+        story(world.clone()).await;
         let coordinator = world.state().processes[0].coordinator.take();
         coordinator.expect("it runs").stop();
         madsim::time::sleep(Duration::from_millis(10)).await;
     });
+}
+
+fn record() -> RecordId {
+    RecordId { dataset: "notes".into(), key: "k".into() }
+}
+
+/// The coordinator writes w`id`, and acknowledges it.
+async fn write(world: &Arc<World>, id: u32, key: &str) -> Receipt {
+    let write = Write {
+        dataset: "notes".to_owned(),
+        key: key.to_owned(),
+        value: Some(tidelock_sim::workload::value(id, 20)),
+        condition: Condition::None,
+        lifetime: Default::default(),
+    };
+    let told = world.ask(0, NodeId(0), |coordinator| async move { coordinator.write(write).await });
+    match told.await.expect("the coordinator is there") {
+        WriteOutcome::Applied(receipt) => receipt,
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn sleep_until(world: &World, at_ms: u64) {
@@ -390,19 +440,21 @@ fn a5_a_put_is_refused_once_its_lease_has_ended() {
     assert!(outcome.sometimes.contains("put-refused-after-its-lease"));
 }
 
-/// A puts w0, Unknown; installs and puts w1; w0, accepted in the last moment of its lease, lands
-/// after that.
+/// A puts w0, and its connection is lost: Unknown at once, while the put goes on. A installs and puts
+/// w1; then w0 lands, still within its lease.
 #[test]
 fn a5a_an_unknown_put_keeps_its_lease_in_the_row() {
-    let late = |moment| call(0, Call::KvWrite, 1, moment);
-    let outcome = clean(
-        &Scenario::still(1)
-            .then(1_000, 0, "k", PUT)
-            .then(2_000, 0, "k", PUT)
-            .fault(Kind::NetLateArrival, late(Moment::Before), 900..3_000, 2_850)
-            .fault(Kind::NetLateArrival, late(Moment::After), 900..3_000, 740),
-    );
+    let severed = call(0, Call::KvWrite, 1, Moment::Before);
+    let outcome =
+        clean(&Scenario::still(1).then(1_000, 0, "k", PUT).then(1_500, 0, "k", PUT).fault(
+            Kind::NetConnectionLost,
+            severed,
+            900..3_000,
+            1_500,
+        ));
     assert!(outcome.sometimes.contains("put-without-an-answer"));
+    assert!(outcome.sometimes.contains("request-landed-after-its-caller-gave-up"));
+    assert_eq!(fate(&outcome, 1), Fate::Current);
 }
 
 /// A's put of w0 is on its way and A is dead; B puts w1 and may not clear yet.
