@@ -149,13 +149,18 @@ impl Described {
         self.body.is(body, self.hash)
     }
 
-    /// True when the copy is of this version, kept in this form.
-    pub fn is_of(&self, version: &Version, form: &Form) -> bool {
+    /// True when the copy is of this version, in whatever form.
+    pub fn names_version(&self, version: &Version) -> bool {
         let same = match &self.names {
             Named::Version(named) => named.history == version.history,
             Named::Tag(etag) => *etag == version.etag(),
         };
-        same && self.hash == version.current().hash && self.body.has_form(form)
+        same && self.hash == version.current().hash
+    }
+
+    /// True when the copy is of this version, kept in this form.
+    pub fn is_of(&self, version: &Version, form: &Form) -> bool {
+        self.names_version(version) && self.body.has_form(form)
     }
 }
 

@@ -845,16 +845,16 @@ mod tests {
             }))
         };
         let brief = Version::settled(first.history, brief);
-        let (row, _) = apply(None, &op(&brief, &Row::default()), StoreTime(0), Seq(1));
+        let (row, _) = apply_to_row(None, &op(&brief, &Row::default()), StoreTime(0), Seq(1));
         let row = row.expect("nothing was there");
         let end = op(&brief.expired(), &row);
-        let early = apply(Some(&row), &end, StoreTime(499), Seq(2));
+        let early = apply_to_row(Some(&row), &end, StoreTime(499), Seq(2));
         assert_eq!(early, (None, RowAnswer::Moved(Some(row.clone()))));
-        let (ended, _) = apply(Some(&row), &end, StoreTime(500), Seq(2));
+        let (ended, _) = apply_to_row(Some(&row), &end, StoreTime(500), Seq(2));
         let ended = ended.expect("its time has come");
         assert!(ended.version.as_ref().is_some_and(|v| v.current().is_expired_form()));
         // Another coordinator's finds the row moved.
-        let again = apply(Some(&ended), &end, StoreTime(501), Seq(3));
+        let again = apply_to_row(Some(&ended), &end, StoreTime(501), Seq(3));
         assert_eq!(again, (None, RowAnswer::Moved(Some(ended.clone()))));
         // What vouched for the value's copy does not vouch for its absence.
         let op = RowOp::Clear {
@@ -864,7 +864,7 @@ mod tests {
             epoch: row.epoch,
             quiet: vec![],
         };
-        assert_ne!(apply(Some(&ended), &op, StoreTime(501), Seq(3)).1, RowAnswer::Cleared);
+        assert_ne!(apply_to_row(Some(&ended), &op, StoreTime(501), Seq(3)).1, RowAnswer::Cleared);
     }
 
     #[test]

@@ -250,3 +250,57 @@ fn what_was_owed_to_a_store_that_is_given_up_is_forgone() {
     let forgone = String::from_utf8_lossy(&status.body).contains("tidelock_marks_forgone_total 5");
     assert!(forgone, "{}", String::from_utf8_lossy(&status.body));
 }
+
+/// What a reload would have written anew, or taken for records, waits for an operator.
+#[test]
+fn what_a_changed_filter_makes_waits_for_an_approval() {
+    let brief = "reconcile = { every = \"1s\" }\n";
+    let site = site(&format!("{NOTES}{brief}"));
+    for n in 0..40 {
+        assert_eq!(site.put("notes", &n.to_string(), "text"), 201);
+    }
+    site.server.until_idle();
+    let of_values = || -> i64 {
+        let sql = "SELECT count(*) FROM kv WHERE value = CAST('text' AS BLOB)";
+        site.store("kv").query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let metric = |line: &str| site.server.send("GET", "/v1/metrics", b"").text().contains(line);
+    site.server.until("a look found nothing", || {
+        metric("tidelock_pass_held{dataset=\"notes\",store=\"kv\"} 0")
+    });
+    assert!(metric("{dataset=\"notes\",store=\"kv\",operation=\"list\"} 1"), "one page each time");
+
+    let referred = NOTES.replace("kv = {}", "kv = { keep = \"reference\" }");
+    let (code, said) = site.reload(&format!("{referred}{brief}"));
+    assert_eq!((code, said.contains("notes: what kv keeps")), (0, true), "{said}");
+    site.server
+        .until("it is held", || metric("tidelock_pass_held{dataset=\"notes\",store=\"kv\"} 1"));
+    assert!(metric("{dataset=\"notes\",store=\"kv\",operation=\"put\"} 40"), "and predicted");
+    let status = site.server.send("GET", "/v1/status", b"").json();
+    let passes = status["coordinator"]["passes"].as_array().unwrap();
+    assert!(passes.iter().any(|pass| pass["held"] == "changed-filter"), "{passes:?}");
+    let synced = site.server.cli(&["sync", "--dataset", "notes"]);
+    assert!(stdout(&synced).contains("held: changed filter"), "{}", stdout(&synced));
+    assert_eq!(of_values(), 40, "nothing was touched");
+    let synced = site.server.cli(&["sync", "--dataset", "notes", "--approve"]);
+    assert!(!stdout(&synced).contains("held"), "{}", stdout(&synced));
+    site.server.until("the copies are references", || of_values() == 0);
+    site.server.until_idle();
+
+    // Keys of somebody else under a prefix that is added are not taken for records at once.
+    let theirs = site.store("kv");
+    for n in 0..30 {
+        let sql = "INSERT INTO kv(key, value) VALUES (?1, CAST('theirs' AS BLOB))";
+        theirs.execute(sql, [format!("shop/{n}")]).unwrap();
+    }
+    let shop = "\n[[dataset]]\nname = \"shop\"\nkind = \"text\"\nd1 = {}\nkv = {}\n";
+    let (code, said) = site.reload(&format!("{referred}{brief}{shop}{brief}"));
+    assert_eq!(code, 0, "{said}");
+    site.server
+        .until("it is held", || metric("tidelock_pass_held{dataset=\"shop\",store=\"kv\"} 1"));
+    let records = || site.server.send("GET", "/v1/records/shop", b"").json();
+    assert_eq!(records()["records"].as_array().map(Vec::len), Some(0), "{}", records());
+    site.server.cli(&["sync", "--dataset", "shop", "--approve"]);
+    site.server
+        .until("they are records", || records()["records"].as_array().map(Vec::len) == Some(30));
+}

@@ -7,12 +7,15 @@ use crate::double::Double;
 use crate::world::World;
 use std::sync::Arc;
 use std::time::Duration;
+use tidelock_engine::coordinator::{Brake, Leave};
 use tidelock_engine::policy::{Dataset, Keep, Policy};
 use tidelock_engine::version::NodeId;
 use tidelock_faults::{End, Fault, Kind};
 
 /// Between one coordinator's reload and the next one's.
 const APART_MS: u64 = 100;
+/// Between an operator's looks.
+const LOOKS_EVERY_MS: u64 = 2_000;
 
 /// Tells each coordinator at its times.
 pub fn begin(world: &Arc<World>) {
@@ -30,6 +33,29 @@ pub fn begin(world: &Arc<World>) {
                     }
                 });
             }
+        }
+    }
+    if world.scenario.faults.iter().any(|fault| fault.kind == Kind::ProcessConfigReload) {
+        for node in 0..world.scenario.nodes {
+            madsim::task::spawn(approve(world.clone(), NodeId(node)));
+        }
+    }
+}
+
+/// An operator who looks at a coordinator now and then, and approves of what a changed filter makes.
+async fn approve(world: Arc<World>, node: NodeId) {
+    while !world.is_over() {
+        world.sleep(Duration::from_millis(LOOKS_EVERY_MS)).await;
+        let running = world.state().processes[usize::from(node.0)].coordinator.clone();
+        let Some(coordinator) = running else { continue };
+        let held = coordinator.status().passes.into_iter();
+        for pass in held.filter(|pass| pass.held == Some(Brake::ChangedFilter)) {
+            world.state().sometimes.insert("a-changed-filter-was-approved");
+            // Whatever goes wrong, it is held still, and seen again.
+            let asked = world.ask(world.scenario.sessions, node, move |coordinator| async move {
+                drop(coordinator.look_over(&pass.dataset, pass.store, Leave::MendAll).await);
+            });
+            let _ = asked.await;
         }
     }
 }

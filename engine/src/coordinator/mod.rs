@@ -11,10 +11,11 @@
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
 //! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over
-//! what the projections list and `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of
-//! what others wrote there, `leaves.rs` holds the ledger against the authority, `reap.rs` removes
-//! tombstones that nothing needs any more, `read.rs` answers readers, `reload.rs` changes the policy,
-//! `expire.rs` ends values whose time has passed.
+//! what the projections list (`pass.rs`: what that showed, and whether it may be acted on) and
+//! `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of what others wrote there,
+//! `leaves.rs` holds the ledger against the authority, `reap.rs` removes tombstones that nothing needs
+//! any more, `read.rs` answers readers, `reload.rs` changes the policy, `expire.rs` ends values whose
+//! time has passed.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -26,6 +27,7 @@ mod expire;
 mod install;
 mod keep;
 mod leaves;
+mod pass;
 mod project;
 mod read;
 mod reap;
@@ -40,8 +42,8 @@ mod watch;
 mod write;
 
 pub use leaves::LedgerCheck;
+pub use pass::{Billed, Brake, Leave, Pass, PassError};
 pub use read::{Read, ReadError};
-pub use reconcile::{Billed, Brake, Leave, Pass, PassError};
 pub use session::{Session, SessionError};
 pub use status::{Counters, OperationState, SiteStatus, Status, StoreStatus};
 pub use write::{Condition, Lifetime, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
@@ -110,6 +112,10 @@ struct State {
     reaping: reap::Reaping,
     /// Projections that were added or changed their form, and not looked over to the end since.
     to_fill: BTreeSet<(Arc<str>, StoreId)>,
+    /// Projections of which a reload has changed what they keep.
+    filters: BTreeMap<(Arc<str>, StoreId), pass::Filter>,
+    /// The last look over each projection.
+    passes: BTreeMap<(Arc<str>, StoreId), Pass>,
     /// What the store side's clock showed last.
     store_clock: Option<expire::Reading>,
     expiries: expire::Expiries,
@@ -220,6 +226,8 @@ impl<E: Env> Coordinator<E> {
             reaping: reap::Reaping::default(),
             behind: BTreeMap::new(),
             to_fill: BTreeSet::new(),
+            filters: BTreeMap::new(),
+            passes: BTreeMap::new(),
             store_clock: None,
             expiries: expire::Expiries::default(),
             next_read_repair: Duration::ZERO,

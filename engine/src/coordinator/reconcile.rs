@@ -12,9 +12,10 @@
 //! projection are in the authority before anything is put over them (rule A3). A pass that would
 //! delete much, or finds nothing where much should be, changes nothing and says so.
 
+use super::pass::{Billed, Leave, Pass, PassError, Seen};
 use super::project::Owed;
 use super::{Coordinator, Slot, State};
-use crate::breaker::Seen;
+use crate::breaker;
 use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Storage, Unavailable};
 use crate::ledger::Noted;
 use crate::policy::{Dataset, Limits, Policy};
@@ -22,10 +23,8 @@ use crate::projection::{self, Form, Named};
 use crate::record::{RecordId, StoreId};
 use crate::row::StoreTime;
 use crate::version::Version;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,101 +38,12 @@ const DIFFERING_MAX: usize = 2 * PAGE_KEYS;
 const EMPTY_PAGES_MAX: u32 = 100;
 /// Between the two looks. What is on its way has arrived, or its mark shows it.
 pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1_000);
-/// A pass over fewer records than this is never held by a brake.
-const BRAKE_RECORDS_MIN: usize = 20;
-/// A pass that finds less than one copy in so many is held: as good as none.
-const BRAKE_LISTED_ONE_IN: usize = 20;
-/// A pass that would delete more than one record in so many is held.
-const BRAKE_DELETES_ONE_IN: usize = 4;
 /// Between looks over a projection that is being filled, and before the first: what others were
 /// told of the former policy has landed, and they have heard of the new one.
 const FILL_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Keys that a report names at most.
 const NAMED_MAX: usize = 20;
-
-/// What a look over a store showed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Pass {
-    /// Which dataset.
-    pub dataset: String,
-    /// Where.
-    pub store: StoreId,
-    /// Copies and records that were held against each other.
-    pub compared: usize,
-    /// Copies that this coordinator is bringing up to date anyway.
-    pub pending: usize,
-    /// Copies that differ from the authority.
-    pub differing: usize,
-    /// Some of their keys.
-    pub keys: Vec<String>,
-    /// Billed operations that mending all of them takes, the second look included.
-    pub predicted: Billed,
-    /// Why nothing is done about them.
-    pub held: Option<Brake>,
-}
-
-/// Operations that the services charge for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Billed {
-    /// Pages of a listing.
-    pub lists: usize,
-    /// Values read from the store.
-    pub gets: usize,
-    /// Copies put or deleted.
-    pub puts: usize,
-    /// Rows written in D1: a mark set and a mark cleared for each put, and what is taken in.
-    pub rows: usize,
-}
-
-impl Pass {
-    /// True when the store holds what the authority does.
-    pub fn is_clean(&self) -> bool {
-        self.differing == 0 && self.pending == 0
-    }
-}
-
-/// Why a look over a store could not be had.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PassError {
-    /// No such dataset, or it is not kept in that store beside the authority.
-    NotKept,
-    /// The authority's records are not all known yet.
-    Incomplete,
-    /// The store does not answer.
-    Unavailable(Unavailable),
-}
-
-impl From<Unavailable> for PassError {
-    fn from(unavailable: Unavailable) -> Self {
-        PassError::Unavailable(unavailable)
-    }
-}
-
-impl fmt::Display for PassError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PassError::NotKept => f.write_str("the dataset is not kept there beside its authority"),
-            PassError::Incomplete => {
-                f.write_str("the authority's records are still being read; try again")
-            }
-            PassError::Unavailable(unavailable) => unavailable.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for PassError {}
-
-/// What an operator lets a pass do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// Look, and change nothing.
-    Look,
-    /// Mend what differs, unless the plan looks wrong.
-    Mend,
-    /// Mend what differs, however the plan looks.
-    MendAll,
-}
 
 /// A copy as a listing shows it: its metadata, if it has any. `None`: there is no copy.
 pub(super) type Listing = Option<Option<String>>;
@@ -151,11 +61,8 @@ pub(super) struct Look {
     differ: usize,
     /// Of that, what may have to be taken in.
     foreign: usize,
-    listed: usize,
     pages: usize,
-    /// Records that exist, among those that were compared.
-    live: usize,
-    deletes: usize,
+    seen: Seen,
     /// The last key of the store that was looked at.
     at: Option<String>,
     /// The last key of the store up to which everything that differs is in `differing`.
@@ -167,17 +74,6 @@ pub(super) struct Look {
 impl Look {
     fn from(at: Option<String>) -> Self {
         Look { at: at.clone(), kept_through: at, ..Look::default() }
-    }
-
-    /// Holds what was looked at so far against itself: a look may end before the listing does.
-    fn brake(&self) -> Option<Brake> {
-        let live = self.live;
-        if live >= BRAKE_RECORDS_MIN && self.listed * BRAKE_LISTED_ONE_IN < live {
-            return Some(Brake::EmptyListing);
-        }
-        let many =
-            self.deletes >= BRAKE_RECORDS_MIN && self.deletes * BRAKE_DELETES_ONE_IN > self.listed;
-        many.then_some(Brake::MassDelete)
     }
 
     /// What mending takes, from what was seen.
@@ -245,16 +141,6 @@ struct Beside<'s> {
     limits: Limits,
     slots: &'s BTreeMap<RecordId, Slot>,
     echoes: &'s mut BTreeMap<RecordId, (Found, Duration)>,
-}
-
-/// Why a pass changed nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Brake {
-    /// The listing is empty or nearly so, and should not be.
-    EmptyListing,
-    /// Too many records would be deleted.
-    MassDelete,
 }
 
 /// What is to be done about a copy that differs.
@@ -437,18 +323,18 @@ impl<E: Env> Coordinator<E> {
             return Err(unavailable.into());
         }
         let held = match leave {
-            Leave::Look | Leave::Mend => look.brake().filter(|brake| match brake {
-                // It is known why there is next to nothing.
-                Brake::EmptyListing => !self.state().to_fill.contains(&place),
-                Brake::MassDelete => true,
-            }),
-            Leave::MendAll => None,
+            Leave::Look | Leave::Mend => look.seen.brake(self.state().expected(&place)),
+            Leave::MendAll => {
+                self.state().approve(&place);
+                None
+            }
         };
         let pass = Pass {
             dataset: dataset.name.to_string(),
             store,
             compared: look.compared,
             pending: look.pending,
+            pages: look.pages,
             differing: look.differ,
             keys: look.differing.keys().take(NAMED_MAX).map(|r| r.key.to_string()).collect(),
             predicted: look.predicted(),
@@ -457,6 +343,9 @@ impl<E: Env> Coordinator<E> {
         self.note_pass(&pass, &look);
         if pass.is_clean() || held.is_some() {
             self.state().to_fill.remove(&place);
+        }
+        if pass.is_clean() {
+            self.state().filters.remove(&place);
         }
         if held.is_some() || leave == Leave::Look {
             return Ok(pass);
@@ -502,13 +391,14 @@ impl<E: Env> Coordinator<E> {
 
     fn note_pass(&self, pass: &Pass, look: &Look) {
         let mut state = self.state();
+        state.passes.insert((pass.dataset.as_str().into(), pass.store), pass.clone());
         state.counters.passes += 1;
         state.counters.copies_compared += look.compared as u64;
         if let Some(brake) = pass.held {
             state.counters.passes_held += 1;
             tracing::error!(
-                dataset = pass.dataset, store = %pass.store, ?brake, listed = look.listed,
-                deletes = look.deletes,
+                dataset = pass.dataset, store = %pass.store, ?brake, listed = look.seen.listed,
+                deletes = look.seen.deletes,
                 "nothing is mended: the plan looks wrong; look at the store, then approve it with \
                  `tidelock sync --approve`"
             );
@@ -533,7 +423,10 @@ impl<E: Env> Coordinator<E> {
                 StoreId::R2 => self.env.storage().r2().list(prefix, after, PAGE_KEYS).await,
                 StoreId::D1 => unreachable!("the authority is no projection"),
             };
-            self.record_seen(store, if listed.is_ok() { Seen::Answer } else { Seen::Failure });
+            self.record_seen(
+                store,
+                if listed.is_ok() { breaker::Seen::Answer } else { breaker::Seen::Failure },
+            );
             let page = listed?;
             empty_pages = if page.keys.is_empty() { empty_pages + 1 } else { 0 };
             if empty_pages == EMPTY_PAGES_MAX {
@@ -543,7 +436,7 @@ impl<E: Env> Coordinator<E> {
             let last_key = page.keys.last().map(|last| last.key.clone());
             let last = page.next.map(|next| last_key.unwrap_or(next));
             look.pages += 1;
-            look.listed += page.keys.len();
+            look.seen.listed += page.keys.len();
             self.compare(dataset, store, page.keys, last.as_deref(), until, look);
             match until {
                 _ if last.is_none() => return Ok(()),
@@ -641,7 +534,7 @@ impl<E: Env> Coordinator<E> {
         look.compared += 1;
         let version = noted.and_then(|noted| noted.version());
         let expired = version.as_ref().is_some_and(|v| v.current().has_expired(beside.now));
-        look.live +=
+        look.seen.live +=
             usize::from(version.as_ref().is_some_and(|v| !v.current().deleted && !expired));
         // What this coordinator is about to put anyway is not looked at twice.
         if beside.slots.get(record).is_some_and(|slot| slot.owed.contains_key(&store)) {
@@ -675,7 +568,13 @@ impl<E: Env> Coordinator<E> {
         // A deleted record whose copy stands there, of ours: mending deletes it.
         let ours = written.is_some() || described.is_some();
         let deletes = version.is_some() && form == Form::Absent && ours;
-        look.deletes += usize::from(deletes);
+        let same_version = written.is_some()
+            || version.as_ref().is_some_and(|version| {
+                described.as_ref().is_some_and(|described| described.names_version(version))
+            });
+        look.seen.reformed += usize::from(form != Form::Absent && same_version);
+        look.seen.strangers += usize::from(version.is_none() && copy.is_some());
+        look.seen.deletes += usize::from(deletes);
         look.foreign += usize::from(copy.is_some() && !ours);
         look.differ += 1;
         if look.differing.len() < DIFFERING_MAX {
@@ -741,23 +640,5 @@ impl<E: Env> Coordinator<E> {
             (*shown, *since) = (found.clone(), now);
         }
         now >= *since + self.env.storage().kv().echoes_for()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn brakes() {
-        let brake =
-            |live, listed, deletes| Look { live, listed, deletes, ..Look::default() }.brake();
-        assert_eq!(brake(1_000, 0, 0), Some(Brake::EmptyListing));
-        assert_eq!(brake(1_000, 49, 0), Some(Brake::EmptyListing));
-        assert_eq!(brake(1_000, 50, 0), None);
-        assert_eq!(brake(19, 0, 0), None, "too few to tell");
-        assert_eq!(brake(1_000, 1_000, 251), Some(Brake::MassDelete));
-        assert_eq!(brake(1_000, 1_000, 250), None);
-        assert_eq!(brake(0, 19, 19), None, "too few to tell");
     }
 }

@@ -9,6 +9,7 @@
 //! about to put, and whoever meets the mark once its leases have ended takes it away
 //! ([`RowOp::Forgo`]).
 
+use super::pass::Filter;
 use super::{Coordinator, Settled, State};
 use crate::env::{Env, Outcome};
 use crate::policy::Policy;
@@ -38,6 +39,16 @@ impl<E: Env> Coordinator<E> {
         state.policy = Arc::new(policy);
         state.to_fill.retain(|place| !changes.dropped.contains(place));
         state.to_fill.extend(changes.to_fill.iter().cloned());
+        // What was approved before was another change.
+        let changed = changes.to_fill.iter().map(|place| (place.clone(), Filter::Changed));
+        state.filters.extend(changed);
+        let State { filters, passes, policy, .. } = &mut *state;
+        let kept = |(name, store): &(Arc<str>, StoreId)| {
+            let dataset = policy.datasets.get(name);
+            dataset.is_some_and(|dataset| dataset.projection(*store).is_some())
+        };
+        filters.retain(|place, _| kept(place));
+        passes.retain(|place, _| kept(place));
         for (record, slot) in &mut state.slots {
             slot.owed
                 .retain(|store, _| !changes.dropped.contains(&(record.dataset.clone(), *store)));

@@ -1,6 +1,6 @@
 //! What a coordinator says of itself.
 
-use super::Coordinator;
+use super::{Coordinator, Pass};
 use crate::breaker;
 use crate::env::{Env, Outcome};
 use crate::ledger::Noted;
@@ -141,6 +141,9 @@ pub struct Status {
     pub stores: Vec<StoreStatus>,
     /// The feeds of other sites.
     pub sites: Vec<SiteStatus>,
+    /// The last look over each projection: what differed, what mending it is billed, and whether an
+    /// operator has to approve that.
+    pub passes: Vec<Pass>,
     /// Since the start.
     pub counters: Counters,
 }
@@ -181,6 +184,7 @@ impl<E: Env> Coordinator<E> {
             intent_bytes: state.held_bytes,
             stores: stores.collect(),
             sites: state.sites.iter().map(|(site, followed)| followed.status(*site)).collect(),
+            passes: state.passes.values().cloned().collect(),
             counters: state.counters.clone(),
         }
     }

@@ -2,7 +2,7 @@
 //! [Prometheus text format](https://prometheus.io/docs/instrumenting/exposition_formats/).
 
 use super::App;
-use crate::coordinator::{Counters, Status, StoreStatus};
+use crate::coordinator::{Billed, Counters, Pass, Status, StoreStatus};
 use crate::env::Env;
 use axum::extract::State;
 use axum::http::header;
@@ -75,7 +75,35 @@ impl Text {
                 self.line("store_breaker", &labels, u64::from(*breaker == state));
             }
         }
+        self.passes(&status.passes);
         self.counters(&status.counters);
+    }
+
+    /// Of the last look over each projection.
+    fn passes(&mut self, passes: &[Pass]) {
+        let place = |pass: &Pass| format!("dataset=\"{}\",store=\"{}\"", pass.dataset, pass.store);
+        let help = "Billed operations that the last look over a store's copies predicts: those of the \
+                    listing itself, and those of mending what differs.";
+        self.head("pass_predicted_operations", "gauge", help);
+        for pass in passes {
+            let Billed { lists, gets, puts, rows } = pass.predicted;
+            let operations =
+                [("list", lists + pass.pages), ("get", gets), ("put", puts), ("d1_row", rows)];
+            for (operation, count) in operations {
+                let labels = format!("{{{},operation=\"{operation}\"}}", place(pass));
+                self.line("pass_predicted_operations", &labels, count as u64);
+            }
+        }
+        self.head("pass_differing", "gauge", "Copies that differed in the last look over them.");
+        for pass in passes {
+            self.line("pass_differing", &format!("{{{}}}", place(pass)), pass.differing as u64);
+        }
+        let help = "1 while what the last look would do waits for an operator's approval.";
+        self.head("pass_held", "gauge", help);
+        for pass in passes {
+            let held = u64::from(pass.held.is_some());
+            self.line("pass_held", &format!("{{{}}}", place(pass)), held);
+        }
     }
 
     fn counters(&mut self, counters: &Counters) {
