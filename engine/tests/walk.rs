@@ -1,7 +1,6 @@
 //! The walk of `walk.sh`, which anybody can take by hand: two sites, one killed and tampered with.
 
 #![cfg(feature = "production")]
-#![expect(clippy::disallowed_methods, reason = "this test runs the real binary")]
 
 use std::path::Path;
 use std::process::Command;
