@@ -229,6 +229,17 @@ impl Refusal {
     pub fn new(kind: RefusalKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Refusal { kind, detail: detail.into() }
     }
+
+    /// True when the same again is refused again: the store judged what was sent, not when.
+    pub fn is_on_the_merits(&self) -> bool {
+        match self.kind {
+            RefusalKind::TooLarge | RefusalKind::Constraint => true,
+            RefusalKind::RateLimited
+            | RefusalKind::Precondition
+            | RefusalKind::DeadlinePassed
+            | RefusalKind::Unreachable => false,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -11,6 +11,7 @@
 
 pub mod redb;
 
+use crate::dead_letter::DeadLetter;
 use crate::record::{Loser, RecordId, Stored};
 use crate::row::Expect;
 use crate::version::{Dot, Version};
@@ -46,6 +47,17 @@ pub struct JournalBatch {
     pub intents: Vec<Intent>,
     /// No longer owed.
     pub settled: Vec<Dot>,
+    /// What became of dead letters, in order.
+    pub letters: Vec<LetterNote>,
+}
+
+/// What became of a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LetterNote {
+    /// It is dead, with this history.
+    Dead(Box<DeadLetter>),
+    /// It is no more, by its id.
+    Ended(String),
 }
 
 /// What a journal remembers.
@@ -53,6 +65,8 @@ pub struct JournalBatch {
 pub struct Replay {
     /// Everything still owed, in commit order.
     pub intents: Vec<Intent>,
+    /// The dead letters, in no order.
+    pub letters: Vec<DeadLetter>,
 }
 
 /// Why the journal cannot be used.

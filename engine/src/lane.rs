@@ -1,19 +1,70 @@
-//! A lane: the records that one store is owed work on, in order of arrival.
+//! A lane: the records that one store is owed work on.
 //!
-//! Invariant: a record is in at most one place: waiting, delayed or under way. News of a record
-//! that is under way makes it wait again when that work ends, so no news is lost and no two
-//! workers meet on one record. Nothing is dropped: the lane holds record names only, one for each
-//! record, and the intents behind them are bounded where they are accepted.
+//! ```text
+//! push ──> waiting ── take ──> under way ── finish ──> done
+//!   by priority, then arrival      │ `Again`, or news came meanwhile: waiting
+//!                                  │ `At`: delayed, until then; news does not shorten it
+//!                                  └ `Park`: parked, until then or until there is news
+//! ```
+//!
+//! Each priority has turns in proportion to its weight, so that no flood of one starves another.
+//! A record has the best priority of its reasons.
+//!
+//! Invariant: a record is in at most one place. News of a record that is under way makes it wait
+//! again when that work ends, so no news is lost and no two workers meet on one record. Nothing is
+//! dropped: the lane holds record names only, one for each record, and what stands behind them is
+//! bounded where it is accepted.
 
 use crate::record::RecordId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+/// Why a record is in a lane, the most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody has just written it.
+    Foreground,
+    /// What somebody left undone, or a reader found wrong.
+    Repair,
+    /// A periodic look found it wrong.
+    Reconciliation,
+    /// An operator's request over many records.
+    Bulk,
+}
+
+impl Priority {
+    /// All of them, the most urgent first.
+    pub const ALL: [Priority; 4] =
+        [Priority::Foreground, Priority::Repair, Priority::Reconciliation, Priority::Bulk];
+
+    /// Turns of each round, when every priority has work.
+    pub const fn weight(self) -> u32 {
+        match self {
+            Priority::Foreground => 8,
+            Priority::Repair => 4,
+            Priority::Reconciliation => 2,
+            Priority::Bulk => 1,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    Waiting,
+    /// In its priority's queue, under this ticket; an entry with another one is out of date.
+    Waiting(u64),
     Delayed(Duration),
-    UnderWay { news: bool },
+    Parked(Duration),
+    UnderWay {
+        news: Option<(Priority, Duration)>,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    place: Place,
+    priority: Priority,
+    /// When the work that is owed came.
+    since: Duration,
 }
 
 /// What becomes of a record when a worker lets go of it.
@@ -25,80 +76,152 @@ pub enum Next {
     Again,
     /// Again at this monotonic time.
     At(Duration),
+    /// Again at this monotonic time, or as soon as there is news: the store will not take it as it
+    /// is.
+    Park(Duration),
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Lane {
-    places: BTreeMap<RecordId, Place>,
-    waiting: VecDeque<RecordId>,
+    entries: BTreeMap<RecordId, Entry>,
+    queues: [VecDeque<(u64, RecordId)>; 4],
+    /// Turns that each priority has left in this round.
+    turns: [u32; 4],
+    tickets: u64,
+    waiting: usize,
+    under_way: usize,
     delayed: BTreeSet<(Duration, RecordId)>,
+    parked: BTreeSet<(Duration, RecordId)>,
     paused: bool,
 }
 
 impl Lane {
-    /// News of a record. One that is delayed stays so: news does not shorten a back-off.
-    pub fn push(&mut self, record: &RecordId) {
-        match self.places.get_mut(record) {
-            None => {
-                self.places.insert(record.clone(), Place::Waiting);
-                self.waiting.push_back(record.clone());
+    /// News of a record. One that is delayed stays so: news does not shorten a back-off. True when
+    /// it is work that was not owed before.
+    pub fn push(&mut self, record: &RecordId, priority: Priority, now: Duration) -> bool {
+        let Some(entry) = self.entries.get_mut(record) else {
+            self.wait(record, priority, now);
+            return true;
+        };
+        let better = priority < entry.priority;
+        match &mut entry.place {
+            Place::UnderWay { news: Some((best, _)) } => *best = priority.min(*best),
+            Place::UnderWay { news } => {
+                *news = Some((priority, now));
+                return true;
             }
-            Some(Place::UnderWay { news }) => *news = true,
-            Some(Place::Waiting | Place::Delayed(_)) => {}
+            Place::Delayed(_) => entry.priority = priority.min(entry.priority),
+            Place::Waiting(_) if better => {
+                let since = entry.since;
+                self.waiting -= 1;
+                self.wait(record, priority, since);
+            }
+            Place::Waiting(_) => {}
+            Place::Parked(at) => {
+                self.parked.remove(&(*at, record.clone()));
+                self.wait(record, priority, now);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The record waits, last of its priority.
+    fn wait(&mut self, record: &RecordId, priority: Priority, since: Duration) {
+        self.tickets += 1;
+        self.waiting += 1;
+        let place = Place::Waiting(self.tickets);
+        self.entries.insert(record.clone(), Entry { place, priority, since });
+        self.queues[priority as usize].push_back((self.tickets, record.clone()));
+    }
+
+    /// The next record to work on, unless the lane is paused or `width` records are under way.
+    pub fn take(&mut self, width: usize) -> Option<RecordId> {
+        if !self.is_ready(width) {
+            return None;
+        }
+        loop {
+            for priority in Priority::ALL {
+                let at = priority as usize;
+                if self.turns[at] == 0 {
+                    continue;
+                }
+                if let Some(record) = self.pop(priority) {
+                    self.turns[at] -= 1;
+                    return Some(record);
+                }
+            }
+            // Whoever has work had its turns: the next round begins.
+            self.turns = Priority::ALL.map(Priority::weight);
         }
     }
 
-    /// The next record to work on, unless the lane is paused.
-    pub fn take(&mut self) -> Option<RecordId> {
-        if self.paused {
-            return None;
+    fn pop(&mut self, priority: Priority) -> Option<RecordId> {
+        while let Some((ticket, record)) = self.queues[priority as usize].pop_front() {
+            if let Some(entry) = self.entries.get_mut(&record)
+                && entry.place == Place::Waiting(ticket)
+            {
+                entry.place = Place::UnderWay { news: None };
+                self.waiting -= 1;
+                self.under_way += 1;
+                return Some(record);
+            }
         }
-        let record = self.waiting.pop_front()?;
-        self.places.insert(record.clone(), Place::UnderWay { news: false });
-        Some(record)
+        None
     }
 
     /// True when [`Lane::take`] would give a record.
-    pub fn is_ready(&self) -> bool {
-        !self.paused && !self.waiting.is_empty()
+    pub fn is_ready(&self, width: usize) -> bool {
+        !self.paused && self.waiting > 0 && self.under_way < width
     }
 
     /// A worker lets go of a record.
     pub fn finish(&mut self, record: &RecordId, next: Next) {
-        let news = match self.places.get(record) {
-            Some(Place::UnderWay { news }) => *news,
-            Some(Place::Waiting | Place::Delayed(_)) | None => false,
-        };
-        match next {
-            Next::Done if !news => {
-                self.places.remove(record);
+        let Some(entry) = self.entries.get_mut(record) else { return };
+        let Place::UnderWay { news } = entry.place else { return };
+        self.under_way -= 1;
+        let (priority, since) = (entry.priority, entry.since);
+        let best = news.map_or(priority, |(news, _)| news.min(priority));
+        match (next, news) {
+            (Next::Done, None) => drop(self.entries.remove(record)),
+            // What was owed before is paid: what came since has its own urgency and age.
+            (Next::Done | Next::Park(_), Some((priority, since))) => {
+                self.wait(record, priority, since);
             }
-            Next::Done | Next::Again => {
-                self.places.insert(record.clone(), Place::Waiting);
-                self.waiting.push_back(record.clone());
-            }
-            Next::At(at) => {
-                self.places.insert(record.clone(), Place::Delayed(at));
+            (Next::Again, _) => self.wait(record, best, since),
+            (Next::At(at), _) => {
+                *entry = Entry { place: Place::Delayed(at), priority: best, since };
                 self.delayed.insert((at, record.clone()));
+            }
+            (Next::Park(at), None) => {
+                entry.place = Place::Parked(at);
+                self.parked.insert((at, record.clone()));
             }
         }
     }
 
     /// Moves what is due at `now` to the waiting.
     pub fn wake(&mut self, now: Duration) {
-        while let Some((at, _)) = self.delayed.first()
-            && *at <= now
-        {
-            let (_, record) = self.delayed.pop_first().expect("looked at above");
-            self.places.insert(record.clone(), Place::Waiting);
-            self.waiting.push_back(record);
+        for parked in [false, true] {
+            let set = if parked { &mut self.parked } else { &mut self.delayed };
+            let mut due = Vec::new();
+            while let Some((at, _)) = set.first()
+                && *at <= now
+            {
+                due.extend(set.pop_first());
+            }
+            for (_, record) in due {
+                let entry = self.entries[&record];
+                self.wait(&record, entry.priority, entry.since);
+            }
         }
     }
 
-    /// When the next delayed record is due.
+    /// When the next delayed or parked record is due.
     pub fn due(&self) -> Option<Duration> {
-        self.delayed.first().map(|(at, _)| *at)
+        let first = |set: &BTreeSet<(Duration, RecordId)>| set.first().map(|(at, _)| *at);
+        first(&self.delayed).into_iter().chain(first(&self.parked)).min()
     }
 
     /// The store does not answer: nothing is taken until [`Lane::resume`].
@@ -106,43 +229,72 @@ impl Lane {
         self.paused = true;
     }
 
-    /// The store answers again: back-off starts anew, so what is delayed is due at once.
+    /// The store answers again: back-off starts anew, so what is delayed is due at once. What is
+    /// parked is not: that the store answers says nothing of it.
     pub fn resume(&mut self) {
         self.paused = false;
-        self.wake(Duration::MAX);
+        for (_, record) in std::mem::take(&mut self.delayed) {
+            let entry = self.entries[&record];
+            self.wait(&record, entry.priority, entry.since);
+        }
     }
 
-    /// Records that wait, are delayed or under way.
+    /// Records that wait, are delayed, parked or under way.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.entries.len()
+    }
+
+    /// Records that are parked.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Records that are under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way
     }
 
     /// True when there is no work.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.entries.is_empty()
+    }
+
+    /// Since when the oldest work is owed that is not parked.
+    pub fn oldest(&self) -> Option<Duration> {
+        let owed = self.entries.values().filter(|e| !matches!(e.place, Place::Parked(_)));
+        owed.map(|entry| entry.since).min()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Priority::{Bulk, Foreground, Reconciliation, Repair};
+    use proptest::prelude::*;
     use std::sync::Arc;
+
+    const NOW: Duration = Duration::ZERO;
+    const WIDTH: usize = 100;
 
     fn record(key: &str) -> RecordId {
         RecordId { dataset: Arc::from("d"), key: key.into() }
     }
 
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
     #[test]
     fn news_during_work_is_not_lost_and_not_doubled() {
         let mut lane = Lane::default();
-        lane.push(&record("a"));
-        lane.push(&record("a"));
-        let taken = lane.take().unwrap();
-        assert_eq!(lane.take(), None, "queued once");
-        lane.push(&record("a"));
-        assert_eq!(lane.take(), None, "nobody else works on it meanwhile");
+        assert!(lane.push(&record("a"), Foreground, NOW));
+        assert!(!lane.push(&record("a"), Foreground, NOW));
+        let taken = lane.take(WIDTH).unwrap();
+        assert_eq!(lane.take(WIDTH), None, "queued once");
+        lane.push(&record("a"), Foreground, NOW);
+        assert_eq!(lane.take(WIDTH), None, "nobody else works on it meanwhile");
         lane.finish(&taken, Next::Done);
-        assert_eq!(lane.take(), Some(record("a")));
+        assert_eq!(lane.take(WIDTH), Some(record("a")));
         lane.finish(&record("a"), Next::Done);
         assert!(lane.is_empty());
     }
@@ -150,25 +302,189 @@ mod tests {
     #[test]
     fn back_off_holds_until_due_or_resumed() {
         let mut lane = Lane::default();
-        lane.push(&record("a"));
-        let taken = lane.take().unwrap();
-        lane.finish(&taken, Next::At(Duration::from_secs(2)));
-        lane.push(&record("a"));
-        assert_eq!(lane.take(), None);
-        lane.wake(Duration::from_secs(1));
-        assert_eq!(lane.take(), None);
+        lane.push(&record("a"), Foreground, NOW);
+        let taken = lane.take(WIDTH).unwrap();
+        lane.finish(&taken, Next::At(seconds(2)));
+        lane.push(&record("a"), Foreground, NOW);
+        assert_eq!(lane.take(WIDTH), None);
+        lane.wake(seconds(1));
+        assert_eq!(lane.take(WIDTH), None);
         lane.pause();
         lane.resume();
-        assert_eq!(lane.take(), Some(record("a")));
+        assert_eq!(lane.take(WIDTH), Some(record("a")));
     }
 
     #[test]
     fn a_paused_lane_gives_nothing_and_forgets_nothing() {
         let mut lane = Lane::default();
         lane.pause();
-        lane.push(&record("a"));
-        assert_eq!(lane.take(), None);
+        lane.push(&record("a"), Foreground, NOW);
+        assert_eq!(lane.take(WIDTH), None);
         lane.resume();
-        assert_eq!(lane.take(), Some(record("a")));
+        assert_eq!(lane.take(WIDTH), Some(record("a")));
+    }
+
+    #[test]
+    fn what_is_parked_waits_for_news_or_its_time_and_not_for_the_store() {
+        let mut lane = Lane::default();
+        for wakes in ["news", "time"] {
+            lane.push(&record("a"), Foreground, NOW);
+            let taken = lane.take(WIDTH).unwrap();
+            lane.finish(&taken, Next::Park(seconds(60)));
+            lane.pause();
+            lane.resume();
+            assert_eq!(lane.take(WIDTH), None);
+            assert_eq!(lane.due(), Some(seconds(60)));
+            match wakes {
+                "news" => assert!(lane.push(&record("a"), Foreground, NOW)),
+                _ => lane.wake(seconds(60)),
+            }
+            assert_eq!(lane.take(WIDTH), Some(record("a")));
+            lane.finish(&record("a"), Next::Done);
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_parked_while_there_is_news_is_not_parked() {
+        let mut lane = Lane::default();
+        lane.push(&record("a"), Foreground, NOW);
+        let taken = lane.take(WIDTH).unwrap();
+        lane.push(&record("a"), Foreground, NOW);
+        lane.finish(&taken, Next::Park(seconds(60)));
+        assert_eq!(lane.take(WIDTH), Some(record("a")));
+    }
+
+    #[test]
+    fn a_record_has_the_best_priority_of_its_reasons() {
+        let mut lane = Lane::default();
+        lane.push(&record("bulk"), Bulk, NOW);
+        lane.push(&record("repair"), Repair, NOW);
+        lane.push(&record("bulk"), Foreground, NOW);
+        assert_eq!(lane.take(WIDTH), Some(record("bulk")));
+        assert_eq!(lane.take(WIDTH), Some(record("repair")));
+        assert_eq!(lane.take(WIDTH), None, "the former reason stands no more");
+    }
+
+    #[test]
+    fn no_more_than_the_width_is_under_way() {
+        let mut lane = Lane::default();
+        for key in ["a", "b", "c"] {
+            lane.push(&record(key), Foreground, NOW);
+        }
+        assert_eq!(lane.take(2), Some(record("a")));
+        assert_eq!(lane.take(2), Some(record("b")));
+        assert_eq!(lane.take(2), None);
+        lane.finish(&record("a"), Next::Done);
+        assert_eq!(lane.take(2), Some(record("c")));
+    }
+
+    #[test]
+    fn the_oldest_work_counts_from_when_it_came() {
+        let mut lane = Lane::default();
+        lane.push(&record("a"), Foreground, seconds(1));
+        lane.push(&record("a"), Foreground, seconds(2));
+        assert_eq!(lane.oldest(), Some(seconds(1)));
+        let taken = lane.take(WIDTH).unwrap();
+        lane.push(&record("a"), Foreground, seconds(3));
+        lane.finish(&taken, Next::Done);
+        assert_eq!(lane.oldest(), Some(seconds(3)), "what came before is done");
+        let taken = lane.take(WIDTH).unwrap();
+        lane.finish(&taken, Next::Park(seconds(60)));
+        assert_eq!(lane.oldest(), None, "what the store will not take is no backlog");
+    }
+
+    #[test]
+    fn every_priority_has_its_share_of_turns() {
+        let mut lane = Lane::default();
+        for n in 0..100 {
+            for priority in Priority::ALL {
+                lane.push(&record(&format!("{priority:?}{n}")), priority, NOW);
+            }
+        }
+        for _ in 0..5 {
+            let round: Vec<_> = (0..15).map(|_| lane.take(WIDTH * 10).unwrap().key).collect();
+            let of =
+                |p: Priority| round.iter().filter(|k| k.starts_with(&format!("{p:?}"))).count();
+            assert_eq!([8, 4, 2, 1], Priority::ALL.map(of));
+        }
+        let mut idle = Lane::default();
+        idle.push(&record("x"), Reconciliation, NOW);
+        assert_eq!(idle.take(WIDTH), Some(record("x")), "turns that nobody needs are given on");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Do {
+        Push(u8, usize),
+        Take,
+        Finish(usize, u8),
+        Wake,
+        Resume,
+    }
+
+    fn anything() -> impl Strategy<Value = Do> {
+        prop_oneof![
+            4 => (0..6u8, 0..4usize).prop_map(|(key, priority)| Do::Push(key, priority)),
+            4 => Just(Do::Take),
+            4 => (0..4usize, 0..4u8).prop_map(|(which, next)| Do::Finish(which, next)),
+            1 => Just(Do::Wake),
+            1 => Just(Do::Resume),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: nobody meets on a record, the width holds, and news
+        /// is followed by a turn that began after it.
+        #[test]
+        fn no_news_is_lost_and_no_record_is_worked_on_twice(
+            steps in proptest::collection::vec(anything(), 1..200)
+        ) {
+            let mut lane = Lane::default();
+            let mut under_way: Vec<RecordId> = Vec::new();
+            let mut owed: BTreeSet<RecordId> = BTreeSet::new();
+            for step in steps {
+                match step {
+                    Do::Push(key, priority) => {
+                        let record = record(&key.to_string());
+                        lane.push(&record, Priority::ALL[priority], NOW);
+                        owed.insert(record);
+                    }
+                    Do::Take => {
+                        let taken = lane.take(3);
+                        prop_assert!(taken.is_none() || under_way.len() < 3);
+                        if let Some(record) = taken {
+                            prop_assert!(!under_way.contains(&record));
+                            owed.remove(&record);
+                            under_way.push(record);
+                        }
+                    }
+                    Do::Finish(which, next) if !under_way.is_empty() => {
+                        let record = under_way.swap_remove(which % under_way.len());
+                        let next = match next {
+                            0 => Next::Done,
+                            1 => Next::Again,
+                            2 => Next::At(seconds(1)),
+                            _ => Next::Park(seconds(1)),
+                        };
+                        if next != Next::Done {
+                            owed.insert(record.clone());
+                        }
+                        lane.finish(&record, next);
+                    }
+                    Do::Finish(..) => {}
+                    Do::Wake => lane.wake(seconds(1)),
+                    Do::Resume => lane.resume(),
+                }
+                prop_assert_eq!(lane.under_way(), under_way.len());
+            }
+            for record in under_way {
+                lane.finish(&record, Next::Done);
+            }
+            lane.wake(Duration::MAX);
+            while let Some(record) = lane.take(1) {
+                owed.remove(&record);
+                lane.finish(&record, Next::Done);
+            }
+            prop_assert!(owed.is_empty() && lane.is_empty(), "left: {:?}", owed);
+        }
     }
 }

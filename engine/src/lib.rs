@@ -11,11 +11,14 @@
 pub mod breaker;
 pub mod coordinator;
 pub mod cron;
+pub mod dead_letter;
 pub mod env;
 pub mod fields;
+pub mod health;
 pub mod hlc;
 pub mod journal;
 pub mod lane;
+pub mod last_puts;
 pub mod ledger;
 pub mod policy;
 #[cfg(feature = "production")]

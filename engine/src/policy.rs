@@ -287,6 +287,9 @@ pub struct Pace {
     pub intents_max: usize,
     /// Bytes of their values.
     pub intent_bytes_max: usize,
+    /// Writes of a dataset that a store refuses for good and that wait for a decision; with more,
+    /// the dataset takes no new writes.
+    pub dead_letters_max: usize,
     /// Between two puts of one key at KV or R2, which take one write a second for each.
     pub same_key: Duration,
     /// Values of each dataset and store that one turn of the scrub reads.
@@ -308,6 +311,7 @@ impl Default for Pace {
             linger: Duration::from_millis(20),
             intents_max: 100_000,
             intent_bytes_max: 256 * 1024 * 1024,
+            dead_letters_max: 1_000,
             same_key: Duration::from_millis(1_000),
             scrub_values: 64,
             scrub_bytes: 16 * 1024 * 1024,

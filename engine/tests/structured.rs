@@ -232,6 +232,49 @@ fn bytes_written_over_chosen_fields_never_become_the_row() {
 }
 
 #[test]
+fn a_row_that_the_table_refuses_is_a_dead_letter_and_blocks_nobody() {
+    let (folder, data) = folder();
+    let d1 = made_before(&data, &format!("{TABLE}; CREATE UNIQUE INDEX by_made ON products(made)"));
+    let server = start(folder.path(), &data);
+    let taken = put(&server, "a", r#"{"price":1,"made":"2026-01-02"}"#);
+    assert_eq!(taken.status, 201, "{taken:?}");
+
+    let below = put(&server, "b", r#"{"price":1,"stock":-1}"#);
+    let twice = put(&server, "c", r#"{"price":1,"made":"2026-01-02"}"#);
+    assert_eq!((below.status, twice.status), (202, 202), "{below:?} {twice:?}");
+    let letter_of = |key: &str| {
+        let listed = server.send("GET", "/v1/dead-letters", b"").json();
+        let letters = listed["dead_letters"].as_array().unwrap();
+        letters.iter().find(|letter| letter["key"] == key).cloned()
+    };
+    server.until("both are dead", || letter_of("b").is_some() && letter_of("c").is_some());
+    for (key, said) in [("b", "CHECK constraint failed"), ("c", "UNIQUE constraint failed")] {
+        let letter = letter_of(key).unwrap();
+        assert_eq!(letter["store"], "d1");
+        assert!(letter["reason"].as_str().unwrap().contains(said), "{letter}");
+    }
+    let other = put(&server, "d", r#"{"price":1}"#);
+    assert_eq!(other.status, 201, "{other:?}");
+    until(&server, "d", "kv", Some(r#"{"sku":"d","price":1.0}"#));
+    for store in ["d1", "kv", "r2"] {
+        assert_eq!(get(&server, "b", &format!("?store={store}")).status, 404, "{store}");
+    }
+
+    // A row that the table takes is the way out; or the table takes it after all.
+    let over = put(&server, "b", r#"{"price":1,"stock":1}"#);
+    assert!(over.status == 200 || over.status == 201, "{over:?}");
+    server.until("it is superseded", || letter_of("b").is_none());
+    d1.execute("UPDATE products SET made = NULL WHERE sku = 'a'", []).unwrap();
+    let id = letter_of("c").unwrap()["id"].as_str().unwrap().to_owned();
+    assert_eq!(server.cli(&["dlq", "retry", &id]).status.code(), Some(0));
+    server.until("it is delivered", || letter_of("c").is_none());
+    let row = r#"{"sku":"c","price":1.0,"stock":0,"made":"2026-01-02","photo":null}"#;
+    for store in ["d1", "r2"] {
+        until(&server, "c", store, Some(row));
+    }
+}
+
+#[test]
 fn tables_that_do_not_fit_are_refused_at_the_start() {
     let (folder, data) = folder();
     made_before(&data, &format!("{TABLE}; CREATE TABLE plain(a TEXT, b TEXT)"));

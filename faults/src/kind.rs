@@ -145,6 +145,10 @@ catalogue! {
     /// while the request goes on, arrives up to seconds later, and lands within the bound that the
     /// store side promises.
     NetConnectionLost = "net.connection-lost",
+    /// Sessions write values that one store refuses for good.
+    LoadPoisonRecord = "load.poison-record",
+    /// A batch that installs something is refused by a constraint that does not hold for long.
+    D1Constraint = "d1.constraint",
 }
 
 impl Kind {

@@ -165,10 +165,16 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         Kind::D1ErrorBefore
         | Kind::D1ErrorAfter
         | Kind::D1Overloaded
+        | Kind::D1Constraint
         | Kind::D1Stall
         | Kind::D1ReplicaLag
         | Kind::D1ForeignWrite
         | Kind::D1ForeignDelete => store(shape, StoreId::D1, rng),
+        Kind::LoadPoisonRecord => {
+            // Which store of every site refuses them. They stay refused: a few are enough.
+            permille = permille.min(200);
+            Place::Store(StoreId::ALL[rng.random_range(0..StoreId::ALL.len())])
+        }
         Kind::R2ErrorBefore
         | Kind::R2ErrorAfter
         | Kind::R2Precondition

@@ -38,13 +38,17 @@ pub enum Invariant {
     /// -
     IdempotentReplay,
     /// -
+    BoundedQueue,
+    /// -
+    BreakerLive,
+    /// -
     #[serde(rename = "recovery-5s")]
     Recovery,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Invariant; 11] = [
+    pub const ALL: [Invariant; 13] = [
         Invariant::ZeroLoss,
         Invariant::NoPhantom,
         Invariant::Convergence,
@@ -55,6 +59,8 @@ impl Invariant {
         Invariant::NoResurrection,
         Invariant::NoCorruption,
         Invariant::IdempotentReplay,
+        Invariant::BoundedQueue,
+        Invariant::BreakerLive,
         Invariant::Recovery,
     ];
 
@@ -71,6 +77,8 @@ impl Invariant {
             Invariant::NoResurrection => "no-resurrection",
             Invariant::NoCorruption => "no-corruption",
             Invariant::IdempotentReplay => "idempotent-replay",
+            Invariant::BoundedQueue => "bounded-queue",
+            Invariant::BreakerLive => "breaker-live",
             Invariant::Recovery => "recovery-5s",
         }
     }
@@ -105,6 +113,14 @@ impl Invariant {
             }
             Invariant::IdempotentReplay => {
                 "Replaying what a journal once held changes nothing at the authority."
+            }
+            Invariant::BoundedQueue => {
+                "Queues stay within their bounds, refusal comes before acknowledgement, and each \
+                 entry ends applied, superseded or dead-lettered."
+            }
+            Invariant::BreakerLive => {
+                "While a breaker is not closed no work passes it, probes follow each other within \
+                 one cool-down, one at a time, and it closes once its store answers."
             }
             Invariant::Recovery => {
                 "Within five seconds of the last fault's end everything is equal, confirmed and \
@@ -261,6 +277,8 @@ struct Projection {
     /// It differs because somebody changed it behind every coordinator's back: nobody can know
     /// before a look over the store, so no stopwatch runs.
     damaged: Option<Damaged>,
+    /// The store has refused the authority's version for good: no clock runs.
+    poisoned: bool,
 }
 
 /// What was done to a copy behind every coordinator's back.
@@ -348,6 +366,8 @@ pub struct Checker {
     expire_at_last: BTreeMap<ContentHash, u64>,
     /// What each session has written of a record, and read of it as a session.
     seen: BTreeMap<(u16, RecordId), VersionVector>,
+    /// Values that the authority has refused for good.
+    poison: BTreeSet<ContentHash>,
     /// The operations of foreign writes to projections.
     in_projections: BTreeSet<u32>,
     /// Acknowledged while no store had confirmed them: promised to survive crashes alone.
@@ -358,8 +378,8 @@ pub struct Checker {
     excused: BTreeSet<Dot>,
     /// Coordinators that never come back: nobody waits for what they owe.
     outside: BTreeSet<NodeId>,
-    /// What stands in their journals at the end.
-    in_journals: BTreeSet<Dot>,
+    /// What stands in journals at the end, and whether it is that of one of those.
+    in_journals: BTreeSet<(Dot, bool)>,
     violations: Vec<Violation>,
     checked: [u64; Invariant::ALL.len()],
 }
@@ -406,9 +426,17 @@ impl Checker {
         self.tally.outside = stores;
     }
 
-    /// These stand in the journal of a coordinator that never comes back.
-    pub fn stands_in_a_journal(&mut self, dots: impl Iterator<Item = Dot>) {
-        self.in_journals.extend(dots);
+    /// These stand in a coordinator's journal at the end.
+    pub fn stands_in_a_journal(&mut self, node: NodeId, dots: impl Iterator<Item = Dot>) {
+        let away = self.outside.contains(&node);
+        self.in_journals.extend(dots.map(|dot| (dot, away)));
+    }
+
+    /// True for what the journal of a coordinator that never comes back holds as it had promised,
+    /// or any holds that the authority refuses for good.
+    fn is_kept_in_a_journal(&self, dot: Dot, hash: Option<ContentHash>) -> bool {
+        let kept = |away| self.in_journals.contains(&(dot, away));
+        kept(true) || (kept(false) && self.is_poison(hash))
     }
 
     /// Holds a condition.
@@ -496,9 +524,10 @@ impl Checker {
                     )
                 });
                 let awaited = !self.outside.contains(&dot.actor.node) && !self.is_excusable(dot);
+                let poison = self.is_poison(asked.hash);
                 for site in self.sites().filter(|_| awaited) {
                     let row = self.row(site, &asked.record);
-                    if !row.is_some_and(|row| row.has_seen(dot)) {
+                    if !poison && !row.is_some_and(|row| row.has_seen(dot)) {
                         self.unconfirmed.insert((dot, site), (asked.record.clone(), at_ms));
                     }
                 }
@@ -691,6 +720,98 @@ impl Checker {
     fn is_gone_since(&self, hash: ContentHash, at_ms: u64, within_ms: u64) -> bool {
         let expires_ms = self.expire_at_last.get(&hash);
         expires_ms.is_some_and(|expires_ms| expires_ms + within_ms < EPOCH_MS + at_ms)
+    }
+
+    fn is_poison(&self, hash: Option<ContentHash>) -> bool {
+        hash.is_some_and(|hash| self.poison.contains(&hash))
+    }
+
+    /// The authority refused a value for good, as it always will.
+    pub fn refused_by_the_authority(&mut self, value: &[u8]) {
+        let hash = ContentHash::of(value);
+        self.poison.insert(hash);
+        let issued = &self.issued;
+        self.unconfirmed.retain(|(dot, _), _| issued.get(dot).is_none_or(|i| i.hash != hash));
+    }
+
+    /// A projection refused a value for good, as it always will.
+    pub fn refused_for_good(
+        &mut self,
+        site: SiteId,
+        store: StoreId,
+        record: &RecordId,
+        value: &[u8],
+    ) {
+        // A copy in a former form is as good as equal meanwhile, and is refused in the other one.
+        let hash = ContentHash::of(value);
+        if let Some(observed) = self.rows[usize::from(site.0)].get_mut(record)
+            && observed.hash == Some(hash)
+        {
+            let projection = &mut observed.projections[at(store)];
+            let newly = !std::mem::replace(&mut projection.poisoned, true);
+            self.tally.unequal -= usize::from(newly && projection.unequal_since_ms.is_some());
+        }
+    }
+
+    /// True when a store refuses what the authority holds of a record.
+    pub fn is_refused(&self, site: SiteId, record: &RecordId, store: StoreId) -> bool {
+        self.row(site, record).is_some_and(|row| row.projections[at(store)].poisoned)
+    }
+
+    /// What a coordinator's disk holds, of which the authority may have some already.
+    pub fn holds<'i>(
+        &mut self,
+        at_ms: u64,
+        node: NodeId,
+        intents: impl Iterator<Item = &'i Intent>,
+        intents_max: usize,
+    ) {
+        let owed = |intent: &&Intent| {
+            self.sites().all(|site| {
+                let row = self.row(site, &intent.record);
+                row.is_none_or(|row| !row.has_seen(intent.dot()))
+            })
+        };
+        let intents = intents.filter(owed).count();
+        self.hold(Invariant::BoundedQueue, at_ms, intents <= intents_max, || {
+            format!("n{} holds {intents} intents and may hold {intents_max}", node.0)
+        });
+    }
+
+    /// Every acknowledged write that the authority does not hold, and every copy that its store
+    /// does not take, is a dead letter, and still owed.
+    pub fn finish_queues(&mut self, at_ms: u64, letters: &BTreeSet<(RecordId, StoreId)>) {
+        let mut problems = Vec::new();
+        let mut ended = 0;
+        for (id, asked) in &self.asked {
+            let Told::Acknowledged(dot) = asked.told else { continue };
+            let mut rows = self.sites().filter_map(|site| self.row(site, &asked.record));
+            let held = rows.any(|row| row.has_seen(dot));
+            let dead = letters.contains(&(asked.record.clone(), StoreId::D1));
+            let away = self.in_journals.contains(&(dot, true)) || self.is_excusable(dot);
+            if held || (dead && self.in_journals.contains(&(dot, false))) {
+                ended += 1;
+            } else if !away {
+                problems.push(format!(
+                    "w{id} ({}, {dot}) is neither in the authority nor a dead letter",
+                    asked.record
+                ));
+            }
+        }
+        for (record, row) in self.rows.iter().flatten() {
+            for store in PROJECTIONS {
+                if row.projections[at(store)].poisoned
+                    && !self.tally.outside.contains(&store)
+                    && !letters.contains(&(record.clone(), store))
+                {
+                    problems.push(format!("{store} refuses {record}, and no dead letter says so"));
+                }
+            }
+        }
+        self.checked[Invariant::BoundedQueue as usize] += ended;
+        for problem in problems {
+            self.report(Invariant::BoundedQueue, at_ms, problem);
+        }
     }
 
     /// The authority's row of a record changed.
@@ -906,6 +1027,7 @@ impl Checker {
             let projection = &mut observed.projections[at(store)];
             self.tally.mended(projection);
             self.tally.set(at_ms, projection, true);
+            projection.poisoned = false;
             self.tally.compare(at_ms, record, observed, store);
         }
         if self.rows.len() > 1 {
@@ -998,6 +1120,8 @@ impl Checker {
         let marked = projection.owed;
         let damaged = self.tally.mended(projection);
         let equal = self.tally.compare(at_ms, record, observed, store);
+        // What was refused in one form may be taken in another.
+        observed.projections[at(store)].poisoned &= !equal;
         let overwritten = match damaged {
             Some(Damaged { what: Damage::Foreign(id), unseen: false, history, .. })
                 if history == observed.history =>
@@ -1120,7 +1244,8 @@ impl Checker {
             .flat_map(|(site, record, row)| PROJECTIONS.map(|store| (site, record, row, store)))
             .filter(|(_, _, row, store)| {
                 let projection = &row.projections[at(*store)];
-                projection.unequal_since_ms.is_some() || projection.damaged.is_some()
+                let unequal = projection.unequal_since_ms.is_some() && !projection.poisoned;
+                unequal || projection.damaged.is_some()
             })
             .take(5)
             .map(|(site, record, _, store)| format!("{record} at {store} of {site}"))
@@ -1185,7 +1310,10 @@ impl Checker {
     ) {
         let marked: Vec<String> = rows
             .iter()
-            .flat_map(|(record, row)| row.owed.keys().map(move |store| (record, *store)))
+            .flat_map(|(record, row)| {
+                let owed = row.owed.keys().filter(|store| !self.is_refused(site, record, **store));
+                owed.map(move |store| (record, *store))
+            })
             .filter(|(_, store)| !self.tally.outside.contains(store))
             .map(|(record, store)| format!("{record} at {store}"))
             .take(5)
@@ -1214,7 +1342,7 @@ impl Checker {
         for (id, asked) in &self.asked {
             let Told::Acknowledged(dot) = asked.told else { continue };
             match present.get(&asked.record).map_or(Fate::Lost, |present| present.fate(dot)) {
-                Fate::Lost if self.in_journals.contains(&dot) => kept += 1,
+                Fate::Lost if self.is_kept_in_a_journal(dot, asked.hash) => kept += 1,
                 Fate::Lost if self.is_excusable(dot) => drop(self.excused.insert(dot)),
                 Fate::Lost => lost.push((*id, asked.record.clone(), dot)),
                 Fate::Current | Fate::Superseded { .. } | Fate::Loser => kept += 1,
@@ -1402,6 +1530,7 @@ impl Tally {
         let says = copy.and_then(|copy| copy.says.as_ref());
         self.forms_change
             && !self.outside.contains(&store)
+            && !observed.projections[at(store)].poisoned
             && says.is_some_and(|says| says.reference != self.refers(record, store))
     }
 
@@ -1418,7 +1547,11 @@ impl Tally {
             (true, None) | (false, Some(_)) => {}
             (false, None) => {
                 projection.unequal_since_ms = Some(at_ms);
-                self.unequal += 1;
+                self.unequal += usize::from(!projection.poisoned);
+            }
+            (true, Some(_)) if projection.poisoned => {
+                projection.unequal_since_ms = None;
+                projection.poisoned = false;
             }
             (true, Some(since_ms)) => {
                 projection.unequal_since_ms = None;

@@ -8,10 +8,11 @@ use crate::double::Double;
 use crate::streams::Purpose;
 use crate::world::{State, World};
 use rand::{Rng, RngExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidelock_engine::journal::{Intent, JournalBatch, JournalError};
+use tidelock_engine::dead_letter::DeadLetter;
+use tidelock_engine::journal::{Intent, JournalBatch, JournalError, LetterNote, Replay};
 use tidelock_engine::version::{Dot, NodeId};
 use tidelock_faults::{Call, End, Fault, Kind, Moment, Place};
 
@@ -24,11 +25,12 @@ const OPERATOR_TAKES: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct Disk {
     durable: BTreeMap<u64, Intent>,
+    letters: BTreeMap<String, DeadLetter>,
     by_dot: BTreeMap<Dot, u64>,
     written: u64,
     pending: Option<JournalBatch>,
-    /// The durable intents as they were earlier.
-    snapshot: BTreeMap<u64, Intent>,
+    /// The durable intents and dead letters as they were earlier.
+    snapshot: (BTreeMap<u64, Intent>, BTreeMap<String, DeadLetter>),
     /// An intent that has rotted.
     rotten: Option<u64>,
     /// Everything that it ever held, in commit order.
@@ -46,9 +48,12 @@ pub enum Landing {
 
 impl Disk {
     /// What a replay gives: everything in commit order, or word of damage.
-    pub fn replay(&self) -> Result<Vec<Intent>, JournalError> {
+    pub fn replay(&self) -> Result<Replay, JournalError> {
         match self.rotten.and_then(|rotten| self.durable.get(&rotten)) {
-            None => Ok(self.durable.values().cloned().collect()),
+            None => Ok(Replay {
+                intents: self.durable.values().cloned().collect(),
+                letters: self.letters.values().cloned().collect(),
+            }),
             Some(intent) => {
                 let detail = format!("an entry of {} fails its checksum", intent.record);
                 Err(JournalError::Damaged(detail))
@@ -62,7 +67,7 @@ impl Disk {
     }
 
     fn take_snapshot(&mut self) {
-        self.snapshot = self.durable.clone();
+        self.snapshot = (self.durable.clone(), self.letters.clone());
     }
 
     /// Becomes another disk; gives the intents that it no longer has.
@@ -86,6 +91,12 @@ impl Disk {
         for dot in batch.settled {
             if let Some(at) = self.by_dot.remove(&dot) {
                 self.durable.remove(&at);
+            }
+        }
+        for note in batch.letters {
+            match note {
+                LetterNote::Dead(letter) => drop(self.letters.insert(letter.id.clone(), *letter)),
+                LetterNote::Ended(id) => drop(self.letters.remove(&id)),
             }
         }
     }
@@ -171,6 +182,7 @@ impl World {
                 let upto = state.disk_choices[at].random_range(0..batch.intents.len());
                 batch.intents.truncate(upto);
                 batch.settled.clear();
+                batch.letters.clear();
                 self.land_commit(state, node, batch);
                 state.sometimes.insert("replay-met-torn-tail");
             }
@@ -223,9 +235,13 @@ impl World {
         let now_ms = self.now_ms();
         self.note(&mut state, End::Node(node.0), fault.kind.name(), None, now_ms, String::new);
         match fault.kind {
-            Kind::DiskLost => self.replace_disk(&mut state, node, BTreeMap::new()),
+            Kind::DiskLost => {
+                state.disks[at].letters.clear();
+                self.replace_disk(&mut state, node, BTreeMap::new());
+            }
             Kind::DiskRestored => {
-                let snapshot = std::mem::take(&mut state.disks[at].snapshot);
+                let (snapshot, letters) = std::mem::take(&mut state.disks[at].snapshot);
+                state.disks[at].letters = letters;
                 self.replace_disk(&mut state, node, snapshot);
             }
             _ => {
@@ -251,7 +267,11 @@ impl World {
             all => self.streams.open(Purpose::Replay, u64::from(node.0)).random_range(0..all),
         };
         let back = ever.into_iter().skip(from).filter(|i| !state.checker.is_gone(i.dot()));
-        let back: BTreeMap<u64, Intent> = (1..).zip(back).collect();
+        // What is held still is older than all of that, or among it.
+        let (dots, back): (BTreeSet<Dot>, Vec<Intent>) = back.map(|i| (i.dot(), i)).unzip();
+        let held = std::mem::take(&mut state.disks[at].durable).into_values();
+        let held = held.filter(|intent| !dots.contains(&intent.dot()));
+        let back: BTreeMap<u64, Intent> = (1..).zip(held.chain(back)).collect();
         let intents = back.len();
         state.disks[at].become_disk(back);
         intents
@@ -275,6 +295,7 @@ impl World {
         self.sleep(OPERATOR_TAKES).await;
         let mut state = self.state();
         self.note(&mut state, End::Node(node.0), "journal-moved-away", None, 0, String::new);
+        state.disks[at].letters.clear();
         self.replace_disk(&mut state, node, BTreeMap::new());
         let now_ms = self.now_ms();
         let process = &mut state.processes[at];
@@ -293,5 +314,10 @@ impl World {
         }
         let forgets = self.is(Double::JournalForgets);
         state.disks[usize::from(node.0)].apply(batch, forgets);
+        if let Some(intents_max) = self.scenario.intents_max {
+            let State { checker, disks, .. } = state;
+            let held = disks[usize::from(node.0)].durable.values();
+            checker.holds(now_ms, node, held, intents_max);
+        }
     }
 }

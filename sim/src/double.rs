@@ -48,6 +48,12 @@ pub enum Double {
     D1ClockStands,
     /// No coordinator is told that the former policy holds again.
     LastReloadForgotten,
+    /// Coordinators say nothing of their dead letters.
+    DeadLettersHidden,
+    /// Coordinators take in as much as they like.
+    QueuesUnbounded,
+    /// KV never answers a probe.
+    ProbesUnanswered,
     /// After the faults the stores take ten more seconds to answer anything.
     SlowToHeal,
 }

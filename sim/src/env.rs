@@ -4,6 +4,7 @@ use crate::double::Double;
 use crate::misread;
 use crate::network::Lost;
 use crate::streams::Purpose;
+use crate::workload::poison_of;
 use crate::world::{EPOCH_MS, State, World};
 use bytes::Bytes;
 use rand::Rng;
@@ -11,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tidelock_engine::coordinator::PROBE_KEY;
 use tidelock_engine::env::{
     Clock, Doubt, DoubtKind, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore,
     Outcome, Peer, PeerMessage, PeerReply, PutIf, Refusal, RefusalKind, RowHistory, RowStore,
@@ -173,6 +175,9 @@ impl SimEnv {
                 let now = world.store_time();
                 let checked = state.at(site).kv.check(now, &key, entry.as_ref(), until, limited);
                 note_refusal(state, &checked, Kind::KvRateLimit);
+                let value = entry.as_ref().map(|entry| &entry.value[..]);
+                let checked = checked
+                    .and_then(|()| refuse_poison(world, state, site, StoreId::Kv, &key, value));
                 checked.map(|()| (key, entry)).map_err(Outcome::Refused)
             },
             move |world, state, (key, mut entry)| {
@@ -216,6 +221,56 @@ impl SimEnv {
     }
 }
 
+/// Refuses what this store will never take.
+fn refuse_poison(
+    world: &World,
+    state: &mut State,
+    site: SiteId,
+    store: StoreId,
+    key: &str,
+    value: Option<&[u8]>,
+) -> Result<(), Refusal> {
+    let poison = poison_of(store).as_bytes();
+    match value {
+        Some(value) if world.has(Kind::LoadPoisonRecord) && value.starts_with(poison) => {
+            state.felt(Kind::LoadPoisonRecord);
+            match world.record_of(key) {
+                Some(record) => state.checker.refused_for_good(site, store, &record, value),
+                // The authority's own bytes of a large value: it cannot have that version.
+                None => state.checker.refused_by_the_authority(value),
+            }
+            Err(Refusal::new(RefusalKind::Constraint, "this store does not take such a value"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a batch that installs what D1 does not take, or not now.
+fn refuse_install(
+    world: &World,
+    state: &mut State,
+    site: SiteId,
+    ops: &[RowOp],
+) -> Result<(), Refusal> {
+    if !world.has(Kind::LoadPoisonRecord) && !world.has(Kind::D1Constraint) {
+        return Ok(());
+    }
+    for op in ops {
+        let RowOp::Install(install) = op else { continue };
+        if let Stored::Inline(value) = &install.value
+            && value.starts_with(poison_of(StoreId::D1).as_bytes())
+        {
+            state.felt(Kind::LoadPoisonRecord);
+            state.checker.refused_by_the_authority(value);
+            return Err(Refusal::new(RefusalKind::Constraint, "CHECK constraint failed: value"));
+        }
+        if world.strikes(state, site, Kind::D1Constraint).is_some() {
+            return Err(Refusal::new(RefusalKind::Constraint, "UNIQUE constraint failed"));
+        }
+    }
+    Ok(())
+}
+
 fn note_refusal(state: &mut State, checked: &Result<(), Refusal>, rate_limit: Kind) {
     match checked {
         Err(refusal) if refusal.kind == RefusalKind::RateLimited => state.felt(rate_limit),
@@ -232,6 +287,11 @@ impl KvStore for SimEnv {
     }
 
     async fn get(&self, key: &str) -> Result<Option<KvEntry>, Unavailable> {
+        let _probe = self.world.probe(self.node, StoreId::Kv, key);
+        if key == PROBE_KEY && self.world.is(Double::ProbesUnanswered) {
+            self.world.sleep(Duration::from_millis(10)).await;
+            return Err(unavailable(Lost::ServerError));
+        }
         let (key, node, site) = (key.to_owned(), self.node, self.site);
         let answer = self.world.call(
             node,
@@ -375,6 +435,9 @@ fn land_batch(
     if world.double.is_some() {
         spoil_ops(world, state, site, &mut ops);
     }
+    if let Err(refusal) = refuse_install(world, state, site, &ops) {
+        return Outcome::Refused(refusal);
+    }
     let (mut outcome, changed) = state.at(site).d1.batch(world.store_time(), &ops);
     if world.double.is_some() {
         spoil_rows(world, state, site, &changed, &mut outcome);
@@ -512,16 +575,16 @@ fn renamed(mut intent: Intent) -> Intent {
 impl Journal for SimEnv {
     async fn replay(&self) -> Result<Replay, JournalError> {
         self.world.crash_point(self.node, Call::JournalReplay, Moment::Before).await;
-        let intents = self.world.state().disks[usize::from(self.node.0)].replay()?;
+        let replay = self.world.state().disks[usize::from(self.node.0)].replay()?;
         self.world.crash_point(self.node, Call::JournalReplay, Moment::After).await;
-        if !intents.is_empty() {
+        if !replay.intents.is_empty() {
             self.world.state().sometimes.insert("replay-found-intents");
         }
         if self.world.is(Double::ReplayRenames) {
-            let renamed = intents.into_iter().map(renamed);
-            return Ok(Replay { intents: renamed.collect() });
+            let renamed = replay.intents.into_iter().map(renamed);
+            return Ok(Replay { intents: renamed.collect(), ..replay });
         }
-        Ok(Replay { intents })
+        Ok(replay)
     }
 
     async fn commit(&self, batch: JournalBatch) -> Result<(), JournalError> {
@@ -531,6 +594,7 @@ impl Journal for SimEnv {
 
 impl ObjectStore for SimR2 {
     async fn get(&self, key: &str) -> Result<Option<Object>, Unavailable> {
+        let _probe = self.world.probe(self.node, StoreId::R2, key);
         let (key, site) = (key.to_owned(), self.site);
         let answer = self.world.call(
             self.node,
@@ -571,6 +635,9 @@ impl ObjectStore for SimR2 {
                 let checked =
                     state.at(site).r2.check(now, &key, metadata_text, &condition, until, limited);
                 note_refusal(state, &checked, Kind::R2RateLimit);
+                let checked = checked.and_then(|()| {
+                    refuse_poison(world, state, site, StoreId::R2, &key, Some(&body))
+                });
                 checked.map(|()| (key, condition, body, metadata)).map_err(Outcome::Refused)
             },
             move |world, state, (key, condition, body, metadata)| {

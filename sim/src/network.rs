@@ -282,6 +282,7 @@ impl World {
         L: Send + 'static,
     {
         self.crash_point(node, call, Moment::Before).await;
+        self.breaker_passed(node, store, call);
         let (accept, land) = (Some(accept), Some(land));
         let world = self.clone();
         let answer = UnderWay::new(self, node, |to| {

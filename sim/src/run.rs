@@ -13,6 +13,7 @@ use crate::checker::{Fate, Invariant, Told, Violation};
 use crate::disk::Landing;
 use crate::double::Double;
 use crate::env::SimEnv;
+use crate::network::CALL_MS_MAX;
 use crate::scenario::{Profile, Scenario};
 use crate::trace::Event;
 use crate::workload::{Act, Operation};
@@ -28,7 +29,7 @@ use tidelock_engine::journal::JournalError;
 use tidelock_engine::policy::{Pace, ReadLevel};
 use tidelock_engine::record::{RecordId, StoreId, Stored, blob_key};
 use tidelock_engine::version::{ContentHash, Dot, NodeId, SiteId, VersionVector};
-use tidelock_faults::{End, Kind};
+use tidelock_faults::{End, Kind, Place};
 
 /// Recovery must be over within this.
 pub const RECOVERY_MS_MAX: u64 = 5_000;
@@ -211,7 +212,9 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         };
         let env = SimEnv::new(world.clone(), node, life);
         let lane_width = if world.scenario.profile == Profile::Scale { 16 } else { 3 };
-        let pace = Pace { lane_width, ..Pace::default() };
+        let mut pace = Pace { lane_width, ..Pace::default() };
+        let bounded = world.scenario.intents_max.filter(|_| !world.is(Double::QueuesUnbounded));
+        pace.intents_max = bounded.unwrap_or(pace.intents_max);
         let policy = crate::reload::policy_of(&world, node);
         let coordinator = match Coordinator::start(env, node, policy, pace).await {
             Ok(coordinator) => coordinator,
@@ -271,12 +274,29 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
 /// taken in from it.
 fn is_mending(world: &World) -> bool {
     let state = world.state();
-    let inside = |store: &StoreId| !world.scenario.is_outside(End::Store(*store));
-    let owes = |stores: &Stores| stores.d1.rows().values().any(|row| row.owed.keys().any(inside));
+    let letters = dead_letters(&state);
+    let owes = |(site, stores): (usize, &Stores)| {
+        let site = SiteId(u16::try_from(site).expect("a scenario has few sites"));
+        stores.d1.rows().iter().any(|(record, row)| {
+            let dead = |store: StoreId| {
+                state.checker.is_refused(site, record, store)
+                    && letters.contains(&(record.clone(), store))
+            };
+            let inside = |store: StoreId| !world.scenario.is_outside(End::Store(store));
+            row.owed.keys().any(|store| inside(*store) && !dead(*store))
+        })
+    };
     state.checker.is_damaged()
         || state.checker.is_apart()
         || state.checker.is_in_former_form()
-        || state.sites.iter().any(owes)
+        || state.sites.iter().enumerate().any(owes)
+}
+
+/// What some coordinator says is refused for good.
+fn dead_letters(state: &State) -> BTreeSet<(RecordId, StoreId)> {
+    let coordinators = state.processes.iter().filter_map(|process| process.coordinator.as_ref());
+    let letters = coordinators.flat_map(|coordinator| coordinator.dead_letters().0);
+    letters.map(|letter| (letter.record, letter.store)).collect()
 }
 
 /// What a session remembers from one operation to the next.
@@ -343,7 +363,7 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
             }
         }
     };
-    let value = operation.value();
+    let value = operation.value().map(|value| poisoned(world, value));
     let lifetime = match operation.act {
         Act::PutForAWhile { ttl_ms, .. } => Lifetime::For(Duration::from_millis(ttl_ms)),
         _ => Lifetime::Usual,
@@ -351,6 +371,33 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
     let told = write(world, operation.id, session, node, &record, value, condition, lifetime).await;
     if let Some(receipt) = told {
         memory.token.wrote(&receipt);
+    }
+}
+
+/// A session's value, or one in its place that some store will never take.
+fn poisoned(world: &World, value: Bytes) -> Bytes {
+    let mut state = world.state();
+    let fault = world.faults(Kind::LoadPoisonRecord).find(|fault| world.dice(&mut state, fault));
+    match fault.map(|fault| &fault.place) {
+        Some(Place::Store(store)) => crate::workload::poison(*store, &value),
+        _ => value,
+    }
+}
+
+/// The operator: once the faults have ended, has every dead letter tried again, for what a store
+/// refused then it may take now.
+async fn try_dead_letters_again(world: Arc<World>) {
+    for wait_ms in [0, 700, 1_300] {
+        madsim::time::sleep(Duration::from_millis(wait_ms)).await;
+        let processes =
+            world.state().processes.iter().filter_map(|p| p.coordinator.clone()).collect();
+        let processes: Vec<Arc<Coordinator<SimEnv>>> = processes;
+        for coordinator in processes {
+            for letter in coordinator.dead_letters().0 {
+                // It may have ended by itself meanwhile.
+                let _ = coordinator.retry_dead_letter(&letter.id);
+            }
+        }
     }
 }
 
@@ -589,6 +636,9 @@ async fn recover(world: &Arc<World>) -> Option<Recovered> {
         let mut state = world.state();
         world.note(&mut state, End::Session(0), "healed", None, healed_ms, String::new);
     }
+    if world.has(Kind::D1Constraint) || world.has(Kind::LoadPoisonRecord) {
+        world.spawn(try_dead_letters_again(world.clone()));
+    }
     let give_up_ms = world.now_ms() + RECOVERY_GIVEN_UP_MS;
     let fresh: Vec<_> = (0..world.scenario.nodes)
         .filter(|node| !world.scenario.is_outside(End::Node(*node)))
@@ -612,7 +662,10 @@ async fn recover(world: &Arc<World>) -> Option<Recovered> {
             return Some(Recovered { healed_ms, usable_ms: Some(usable_ms - healed_ms) });
         }
         usable_ms = world.now_ms();
+        world.check_probes(Duration::from_millis(CALL_MS_MAX));
         if world.now_ms() > give_up_ms {
+            let message = format!("still open: {}", world.open_breakers().join(", "));
+            world.state().checker.report(Invariant::BreakerLive, usable_ms, message);
             return Some(Recovered { healed_ms, usable_ms: None });
         }
         madsim::time::sleep(Duration::from_millis(20)).await;
@@ -695,17 +748,21 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         }
     }
     for (node, disk) in state.disks.iter().enumerate() {
-        if world.scenario.is_outside(End::Node(node as u16)) {
-            // What a coordinator that never comes back had promised is in its journal still.
-            state.checker.stands_in_a_journal(disk.dots());
-        }
+        let node = NodeId(u16::try_from(node).expect("a run has few coordinators"));
+        state.checker.stands_in_a_journal(node, disk.dots());
     }
     state.checker.finish(now_ms);
     for (number, stores) in state.sites.iter().enumerate() {
         let site = SiteId(u16::try_from(number).expect("a scenario has few sites"));
         let (rows, losers) = (stores.d1.rows(), stores.d1.losers());
-        state.checker.finish_site(now_ms, site, rows, losers, |hash| holds_blob(stores, hash));
+        let blob = |hash| holds_blob(stores, hash);
+        state.checker.finish_site(now_ms, site, rows, losers, blob);
     }
+    let mut letters = dead_letters(state);
+    if world.is(Double::DeadLettersHidden) {
+        letters.clear();
+    }
+    state.checker.finish_queues(now_ms, &letters);
     let stores = &state.sites[0];
     let mut outcome = Outcome {
         violations: state.checker.violations().to_vec(),
@@ -782,6 +839,7 @@ fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
         (counters.writes_pending, "acknowledged-as-pending"),
         (counters.rate_limited, "store-said-429"),
         (counters.copies_put_again, "a-copy-was-put-again"),
+        (counters.losers_in_letters, "a-dead-letter-kept-a-loser"),
         (counters.read_repairs, "a-read-repaired-a-copy"),
         (counters.copies_damaged, "a-damaged-copy-was-noticed"),
         (counters.foreign_writes, "a-foreign-write-was-taken-in"),

@@ -229,6 +229,9 @@ pub struct Scenario {
     /// And at these times of the day, as a cron.
     #[serde(default)]
     pub reconcile_full: Option<String>,
+    /// Intents that a coordinator may hold; `None`: as many as in production.
+    #[serde(default)]
+    pub intents_max: Option<usize>,
     /// What the sessions do, in time order.
     pub operations: Vec<Operation>,
     /// What goes wrong.
@@ -308,6 +311,7 @@ impl Scenario {
             clock_skew_ms,
             reconcile_every_ms: Some(RECONCILE_EVERY_MS),
             reconcile_full: None,
+            intents_max: None,
             operations,
             faults,
             outside: Vec::new(),
@@ -424,6 +428,7 @@ impl Scenario {
             clock_skew_ms: vec![0; usize::from(nodes)],
             reconcile_every_ms: None,
             reconcile_full: None,
+            intents_max: None,
             operations: Vec::new(),
             faults: Vec::new(),
             outside: Vec::new(),

@@ -6,6 +6,7 @@ use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::ops::Range;
+use tidelock_engine::record::StoreId;
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -116,6 +117,20 @@ pub fn value(id: u32, bytes: usize) -> Bytes {
         text.push(char::from(b'a' + u8::try_from((text.len() + id as usize) % 26).unwrap_or(0)));
     }
     Bytes::from(text)
+}
+
+/// The beginning of values that a store refuses for good.
+pub const fn poison_of(store: StoreId) -> &'static str {
+    match store {
+        StoreId::Kv => "!kv.",
+        StoreId::D1 => "!d1.",
+        StoreId::R2 => "!r2.",
+    }
+}
+
+/// A value that one store refuses for good, and no other write has.
+pub fn poison(store: StoreId, value: &[u8]) -> Bytes {
+    [poison_of(store).as_bytes(), value].concat().into()
 }
 
 /// Draws the operations, in time order.

@@ -4,6 +4,7 @@
 //! keyed by what it is for. A crash ends a process and what was not on its disk; how messages
 //! travel is in `network.rs`.
 
+use crate::breakers::Breakers;
 use crate::checker::Checker;
 use crate::disk::{Disk, Landing};
 use crate::double::Double;
@@ -102,6 +103,7 @@ pub struct State {
     pub(crate) call_counts: BTreeMap<u32, u32>,
     /// Of crashes that come again: what they wait for, by fault.
     pub(crate) again: BTreeMap<u32, Again>,
+    pub(crate) breakers: Breakers,
 }
 
 /// See the module.
@@ -168,6 +170,7 @@ impl World {
             disk_choices: (0..nodes).map(|n| streams.open(Purpose::Disk, n as u64)).collect(),
             call_counts: BTreeMap::new(),
             again: BTreeMap::new(),
+            breakers: Breakers::default(),
         };
         let planned = |kind: Kind| scenario.faults.iter().any(|fault| fault.kind == kind);
         if planned(Kind::KvListLag) {
@@ -302,6 +305,11 @@ impl World {
     /// The faults of a kind, whenever they hold.
     pub(crate) fn all_faults(&self, kind: Kind) -> &[Fault] {
         &self.faults[kind as usize]
+    }
+
+    /// True when the scenario has faults of a kind, whenever they hold.
+    pub fn has(&self, kind: Kind) -> bool {
+        !self.faults[kind as usize].is_empty()
     }
 
     /// The faults of a kind that hold now.

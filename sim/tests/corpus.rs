@@ -38,6 +38,16 @@ fn a_conditional_write_that_was_acknowledged_because_its_coordinator_stopped() {
 }
 
 #[test]
+fn a_write_kept_for_a_peer_that_was_settled_and_then_withdrawn_from_a_full_disk() {
+    clean(&[898]);
+}
+
+#[test]
+fn a_write_that_waited_for_ever_for_the_bytes_of_a_dead_one() {
+    clean(&[1_933]);
+}
+
+#[test]
 fn a_foreign_write_that_came_between_a_look_and_the_mark_for_what_it_showed() {
     clean_in(Profile::Hostile, &[2_498]);
 }

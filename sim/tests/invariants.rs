@@ -211,3 +211,40 @@ fn idempotent_replay_fires_when_a_journal_gives_its_intents_other_names() {
     let scenario = Scenario::still(1).then(1_000, 0, "k", PUT);
     check(&scenario, Double::ReplayRenames, Invariant::IdempotentReplay);
 }
+
+#[test]
+fn bounded_queue_fires_when_what_a_store_refuses_is_not_said() {
+    let poison = |store| {
+        let place = Place::Store(store);
+        Scenario::still(1).then(1_000, 0, "k", PUT).fault(
+            Kind::LoadPoisonRecord,
+            place,
+            900..2_000,
+            0,
+        )
+    };
+    for store in StoreId::ALL {
+        check(&poison(store), Double::DeadLettersHidden, Invariant::BoundedQueue);
+    }
+}
+
+#[test]
+fn bounded_queue_fires_when_more_is_taken_in_than_may_be_held() {
+    let mut scenario =
+        Scenario::still(1).fault(Kind::NetPartition, cut(0, StoreId::D1), 900..6_000, 0);
+    for n in 0..6 {
+        scenario = scenario.then(1_000 + n * 10, 0, &format!("k{n}"), PUT);
+    }
+    scenario.intents_max = Some(3);
+    check(&scenario, Double::QueuesUnbounded, Invariant::BoundedQueue);
+}
+
+#[test]
+fn breaker_live_fires_when_a_breaker_never_closes() {
+    let mut scenario =
+        Scenario::still(1).fault(Kind::KvErrorBefore, Place::Store(StoreId::Kv), 900..4_000, 0);
+    for n in 0..6 {
+        scenario = scenario.then(1_000 + n * 10, 0, &format!("k{n}"), PUT);
+    }
+    check(&scenario, Double::ProbesUnanswered, Invariant::BreakerLive);
+}

@@ -513,3 +513,108 @@ fn session_a_read_is_never_older_than_what_its_session_has_seen() {
     let read = outcome.events.iter().find(|event| event.kind == "session-read");
     assert!(read.is_some(), "the session was answered, by A: {}", story(&outcome));
 }
+
+/// D1 refuses w0 for good; w1 is of another record, w2 of the same.
+#[test]
+fn dead_letters_block_neither_other_records_nor_later_writes() {
+    let outcome = clean(
+        &Scenario::still(1)
+            .then(1_000, 0, "k", PUT)
+            .then(2_500, 0, "other", PUT)
+            .then(4_000, 0, "k", PUT)
+            .fault(Kind::LoadPoisonRecord, Place::Store(StoreId::D1), 900..2_000, 0),
+    );
+    assert!(matches!(told(&outcome, 0), Told::Acknowledged(_)), "{}", story(&outcome));
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+    assert_eq!(fate(&outcome, 2), Fate::Current);
+    let Told::Acknowledged(by) = told(&outcome, 2) else { panic!("{}", story(&outcome)) };
+    assert_eq!(fate(&outcome, 0), Fate::Superseded { by });
+}
+
+/// A's w0 is refused by D1 for good; B, who has not heard of it, writes w1.
+#[test]
+fn dead_letters_meet_what_others_write_and_lose_with_their_bytes_kept() {
+    let outcome =
+        clean(&Scenario::still(2).then(1_000, 0, "k", PUT).then(3_000, 1, "k", PUT).fault(
+            Kind::LoadPoisonRecord,
+            Place::Store(StoreId::D1),
+            900..2_000,
+            0,
+        ));
+    assert_eq!(fate(&outcome, 0), Fate::Loser, "{}", story(&outcome));
+    assert_eq!(fate(&outcome, 1), Fate::Current);
+}
+
+/// D1 refuses w0 by a constraint that is lifted; the operator has it tried again.
+#[test]
+fn dead_letters_are_delivered_once_the_store_takes_them() {
+    let outcome = clean(&Scenario::still(1).then(1_000, 0, "k", PUT).fault(
+        Kind::D1Constraint,
+        Place::Store(StoreId::D1),
+        900..5_000,
+        0,
+    ));
+    assert_eq!(fate(&outcome, 0), Fate::Current);
+    assert!(outcome.recovery_ms.is_some_and(|ms| ms < 2_000), "{:?}", outcome.recovery_ms);
+}
+
+/// w0 is too large for a row, and R2 refuses its bytes for good. w1 was written without having seen
+/// it, so it would have to keep it as a loser, which takes R2 too: the dead letter keeps it.
+#[test]
+fn dead_letters_keep_what_no_store_takes_and_hold_up_nobody() {
+    let scenario = Scenario::still(1)
+        .then(1_000, 0, "k", Act::Put { bytes: 600 })
+        .then(6_000, 0, "k", Act::PutWithContext { bytes: 20 })
+        .fault(Kind::LoadPoisonRecord, Place::Store(StoreId::R2), 900..2_000, 0);
+    let commits = |ordinal| call(0, Call::JournalCommit, ordinal, Moment::After);
+    let crashes = [None, Some(1), Some(2), Some(3)].map(|ordinal| match ordinal {
+        None => scenario.clone(),
+        Some(nth) => scenario.clone().fault(Kind::ProcessCrash, commits(nth), 5_900..9_000, 300),
+    });
+    for scenario in crashes {
+        let outcome = clean(&scenario);
+        assert!(matches!(told(&outcome, 0), Told::Acknowledged(_)), "{}", story(&outcome));
+        let rows = outcome.events.iter().filter(|e| e.lane == End::Store(StoreId::D1));
+        let installed = rows.filter(|e| e.kind == "row").count();
+        assert!(installed > 0, "w1 got through: {}", story(&outcome));
+        assert!(outcome.sometimes.contains("a-dead-letter-kept-a-loser"), "{}", story(&outcome));
+    }
+}
+
+/// KV refuses w0's copy for good: R2 gets its own, and w1 goes everywhere.
+#[test]
+fn dead_letters_of_one_projection_leave_the_other_alone() {
+    let outcome =
+        clean(&Scenario::still(1).then(1_000, 0, "k", PUT).then(6_000, 0, "k", PUT).fault(
+            Kind::LoadPoisonRecord,
+            Place::Store(StoreId::Kv),
+            900..2_000,
+            0,
+        ));
+    let landed = |store| first(&outcome, store, "landed").expect("it landed in the end");
+    assert!(landed(StoreId::R2) < 2_000_000, "{}", story(&outcome));
+    assert!(landed(StoreId::Kv) > 6_000_000, "{}", story(&outcome));
+}
+
+/// Ten writes of one record within a second: KV and R2 get the first and the newest, and no two
+/// puts of a key within a second.
+#[test]
+fn lanes_coalesce_to_the_newest_version_and_put_a_key_once_a_second() {
+    let mut scenario = Scenario::still(1);
+    for n in 0..10 {
+        scenario = scenario.then(1_000 + n * 100, 0, "k", PUT);
+    }
+    let outcome = clean(&scenario);
+    assert_eq!(fate(&outcome, 9), Fate::Current);
+    for store in [StoreId::Kv, StoreId::R2] {
+        let landed: Vec<u64> = outcome
+            .events
+            .iter()
+            .filter(|e| e.lane == End::Store(store) && e.kind == "landed" && e.text == "notes/k")
+            .map(|event| event.at_us)
+            .collect();
+        assert!((2..=3).contains(&landed.len()), "{store}: {landed:?}");
+        let apart = landed.windows(2).map(|two| two[1] - two[0]).min().unwrap();
+        assert!(apart >= 990_000, "{store}: {landed:?}");
+    }
+}

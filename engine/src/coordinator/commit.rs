@@ -6,8 +6,10 @@
 //! withdrawn, and the next write finds out whether there is room again.
 
 use super::{Coordinator, State};
+use crate::dead_letter::TRIES_MIN;
 use crate::env::{Clock, Env, Journal, Storage};
-use crate::journal::{Intent, JournalBatch, JournalError};
+use crate::journal::{Intent, JournalBatch, JournalError, LetterNote};
+use crate::lane::Priority;
 use crate::record::StoreId;
 use crate::version::Dot;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -40,6 +42,11 @@ type Committed = Result<(), JournalError>;
 struct Waiting {
     intents: Vec<(Arc<Intent>, oneshot::Sender<Committed>)>,
     settled: Vec<Dot>,
+    letters: Vec<LetterNote>,
+    /// Some of what waits is not to wait for an intent.
+    urgent: bool,
+    /// These wait for what is settled, and for the letters, to be durable.
+    flush: Vec<oneshot::Sender<Committed>>,
 }
 
 impl Queue {
@@ -49,14 +56,18 @@ impl Queue {
 
     /// Nothing is committed any more: whoever waits is told that nobody knows.
     pub(super) fn close(&self) {
-        self.waiting().intents.clear();
+        let mut waiting = self.waiting();
+        waiting.intents.clear();
+        waiting.flush.clear();
         self.wake.notify_waiters();
     }
 
     /// Takes what the next commit carries, if there is reason for one.
     fn take(&self) -> Option<Waiting> {
         let mut waiting = self.waiting();
-        if waiting.intents.is_empty() && waiting.settled.len() < SETTLED_WAITING_MAX {
+        let many = waiting.settled.len() >= SETTLED_WAITING_MAX
+            || waiting.letters.len() >= SETTLED_WAITING_MAX;
+        if waiting.intents.is_empty() && !many && !waiting.urgent {
             return None;
         }
         let mut bytes = 0;
@@ -69,7 +80,10 @@ impl Queue {
         let rest = waiting.intents.split_off(count);
         let intents = std::mem::replace(&mut waiting.intents, rest);
         let settled = std::mem::take(&mut waiting.settled);
-        Some(Waiting { intents, settled })
+        let letters = std::mem::take(&mut waiting.letters);
+        let urgent = std::mem::take(&mut waiting.urgent);
+        let flush = std::mem::take(&mut waiting.flush);
+        Some(Waiting { intents, settled, letters, urgent, flush })
     }
 }
 
@@ -96,6 +110,36 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
+    /// Takes note of what became of a dead letter, with the next commit.
+    pub(super) fn note_letter(&self, note: LetterNote) {
+        let mut waiting = self.journal.waiting();
+        let urgent = matches!(&note, LetterNote::Dead(letter) if letter.tries == TRIES_MIN);
+        waiting.letters.push(note);
+        waiting.urgent |= urgent;
+        if urgent || waiting.letters.len() >= SETTLED_WAITING_MAX {
+            self.journal.wake.notify_one();
+        }
+    }
+
+    /// The same with a commit of its own; the answer comes when it is durable. `settled`: an intent
+    /// that is given up.
+    pub(super) fn note_letter_durably(
+        &self,
+        note: LetterNote,
+        settled: Option<Dot>,
+    ) -> oneshot::Receiver<Committed> {
+        let (done, durable) = oneshot::channel();
+        let mut waiting = self.journal.waiting();
+        if !self.is_stopped() {
+            waiting.letters.push(note);
+            waiting.settled.extend(settled);
+            waiting.flush.push(done);
+            waiting.urgent = true;
+            self.journal.wake.notify_one();
+        }
+        durable
+    }
+
     pub(super) async fn commit_loop(self: Arc<Self>) {
         loop {
             let news = self.journal.wake.notified();
@@ -110,6 +154,7 @@ impl<E: Env> Coordinator<E> {
             let batch = JournalBatch {
                 intents: taken.intents.iter().map(|(intent, _)| (**intent).clone()).collect(),
                 settled: taken.settled.clone(),
+                letters: taken.letters.clone(),
             };
             match self.env.storage().journal().commit(batch).await {
                 Ok(()) => self.durable(&taken.intents),
@@ -120,13 +165,17 @@ impl<E: Env> Coordinator<E> {
                 }
                 Err(error) => {
                     self.poison(error.clone());
-                    for (_, done) in taken.intents {
+                    let waiting = taken.intents.into_iter().map(|(_, done)| done);
+                    for done in waiting.chain(taken.flush) {
                         let _ = done.send(Err(error.clone()));
                     }
                     return;
                 }
             }
             let several = taken.intents.len() > 1;
+            for done in taken.flush {
+                let _ = done.send(Ok(()));
+            }
             for (_, done) in taken.intents {
                 // A caller that went away does not need the answer; the intent stays.
                 let _ = done.send(Ok(()));
@@ -148,7 +197,7 @@ impl<E: Env> Coordinator<E> {
                     pending.durable |= pending.intent.dot() == intent.dot();
                 }
             }
-            self.push(&mut state, StoreId::D1, &intent.record);
+            self.push(&mut state, StoreId::D1, &intent.record, Priority::Foreground);
         }
     }
 
@@ -160,6 +209,8 @@ impl<E: Env> Coordinator<E> {
         let mut waiting = self.journal.waiting();
         let refused: Vec<_> = taken.intents.into_iter().chain(waiting.intents.drain(..)).collect();
         waiting.settled.extend(taken.settled);
+        waiting.letters.splice(0..0, taken.letters);
+        waiting.urgent |= taken.urgent;
         drop(waiting);
         state.counters.journal_full += 1;
         state.journal_full_until = self.now() + FULL_PAUSE;
@@ -168,7 +219,8 @@ impl<E: Env> Coordinator<E> {
         }
         drop(state);
         self.wake.settled.notify_waiters();
-        for (_, done) in refused {
+        let refused = refused.into_iter().map(|(_, done)| done);
+        for done in refused.chain(taken.flush) {
             let _ = done.send(Err(JournalError::Full(detail.to_owned())));
         }
     }
@@ -189,10 +241,13 @@ impl State {
         let dot = intent.dot();
         self.operations.remove(&dot);
         let Some(slot) = self.slots.get_mut(&intent.record) else { return };
+        let before = slot.intents.len();
         slot.intents.retain(|pending| pending.intent.dot() != dot);
+        // One that was kept for another may have been settled by that other meanwhile.
+        let removed = before - slot.intents.len();
         slot.waiters.retain(|waiter| waiter.dot != dot);
-        self.held_intents -= 1;
-        self.held_bytes -= intent.value.held_bytes();
+        self.held_intents -= removed;
+        self.held_bytes -= removed * intent.value.held_bytes();
         self.drop_idle_slot(&intent.record);
     }
 }

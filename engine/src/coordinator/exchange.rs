@@ -21,6 +21,7 @@ use crate::env::{
     Clock, Env, FeedPage, Network, Outcome, Peer, PeerMessage, PeerReply, RowHistory, RowStore,
     Storage, Wanted, Whole,
 };
+use crate::lane::Priority;
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held};
 use crate::row::{Change, Poll, Seq};
@@ -51,6 +52,8 @@ pub(super) struct Adoption {
     pub(super) held: Held,
     pub(super) losers: Vec<Loser>,
     from: SiteId,
+    /// The authority will not take it: it is passed over.
+    pub(super) dead: bool,
 }
 
 impl Adoption {
@@ -271,9 +274,9 @@ impl<E: Env> Coordinator<E> {
                 return Err(NotNow);
             }
             state.meet_stamp(wall, &held.version);
-            let adoption = Adoption { held, losers: whole.losers, from };
+            let adoption = Adoption { held, losers: whole.losers, from, dead: false };
             state.begin_adoption(&wanted.record, adoption);
-            self.push(&mut state, StoreId::D1, &wanted.record);
+            self.push(&mut state, StoreId::D1, &wanted.record, Priority::Repair);
         }
         Ok(())
     }

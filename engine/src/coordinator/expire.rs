@@ -15,7 +15,7 @@
 use super::install::{Candidate, Sent};
 use super::{Coordinator, State};
 use crate::env::{Clock, Env, Outcome};
-use crate::lane::Next;
+use crate::lane::{Next, Priority};
 use crate::policy::{Dataset, Policy};
 use crate::record::{Key, RecordId, StoreId, Stored};
 use crate::resolve::Held;
@@ -158,7 +158,7 @@ impl<E: Env> Coordinator<E> {
         self.state().store_time_least(self.now())
     }
 
-    /// Takes note of what the authority holds.
+    /// Takes note of what the authority holds. True when it is newer than what was known.
     pub(super) fn learn(
         &self,
         state: &mut State,
@@ -166,14 +166,14 @@ impl<E: Env> Coordinator<E> {
         version: Option<Version>,
         row_seq: u64,
         seq: Seq,
-    ) {
+    ) -> bool {
         let stands = version.as_ref().and_then(|version| version.current().stands_until_ms());
         // Nearly no record has had a time, or gets one.
         let before = (!state.expiries.by_dataset.is_empty())
             .then(|| state.ledger.noted(record)?.stands_until_ms())
             .flatten();
         if !state.ledger.learn(record, version, row_seq, seq) {
-            return;
+            return false;
         }
         if let Some(at_ms) = before {
             state.expiries.remove(record, at_ms);
@@ -181,6 +181,7 @@ impl<E: Env> Coordinator<E> {
         if let Some(at_ms) = stands {
             self.expire_at(state, record, at_ms);
         }
+        true
     }
 
     /// A record's value is to be looked at then.
@@ -232,7 +233,7 @@ impl<E: Env> Coordinator<E> {
             let record = expiries.take_due(policy, first_ms)?;
             let next_ms = expiries.first_ms(policy);
             state.slots.entry(record.clone()).or_default().expire = true;
-            self.push(&mut state, StoreId::D1, &record);
+            self.push(&mut state, StoreId::D1, &record, Priority::Repair);
             first_ms = next_ms?;
         }
         Some(PAUSE)
@@ -250,8 +251,7 @@ impl<E: Env> Coordinator<E> {
             }
             // What is about to be installed over it supersedes it anyway; or is cancelled.
             let slot = state.slots.get(record);
-            let waits =
-                slot.is_some_and(|s| s.look || !s.intents.is_empty() || !s.adoptions.is_empty());
+            let waits = slot.is_some_and(|slot| slot.look || slot.has_living());
             let held = Held { version: version.expired(), value: Stored::Tombstone };
             let expect = known.expect();
             (!waits).then_some(Candidate { expect, held, losers: Vec::new(), conditional: None })
@@ -274,7 +274,9 @@ impl<E: Env> Coordinator<E> {
                 }
                 self.expire_again(record, PAUSE_MAX)
             }
-            Sent::Failed => self.expire_again(record, PAUSE_MAX),
+            Sent::Failed | Sent::Refused(_) | Sent::LoserRefused(..) => {
+                self.expire_again(record, PAUSE_MAX)
+            }
         }
     }
 

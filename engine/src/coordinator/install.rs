@@ -7,14 +7,15 @@
 use super::project::Target;
 use super::{Coordinator, Settled, State};
 use crate::breaker::Seen;
-use crate::env::{Env, ObjectStore, Outcome, PutIf, RefusalKind, Storage};
-use crate::journal::Intent;
-use crate::lane::Next;
+use crate::dead_letter::{Ending, Refused, Verdict};
+use crate::env::{Env, ObjectStore, Outcome, PutIf, Refusal, RefusalKind, Storage};
+use crate::journal::{Intent, LetterNote};
+use crate::lane::{Next, Priority};
 use crate::policy::{Dataset, Kind, Limits};
 use crate::record::{Loser, RecordId, StoreId, Stored, blob_key};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
-use crate::version::{Dot, NodeId, Version};
+use crate::version::{Dot, NodeId, Sibling, Version};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,12 +52,12 @@ enum Plan {
     Look,
     /// The floor must be looked at first: this version is from a journal that may be old, and
     /// the row has not seen it.
-    AskFloor {
-        ours: Version,
-        over: Row,
+    AskFloor { ours: Version, over: Row, candidate: Candidate, suspect: Sibling },
+    Install {
         candidate: Candidate,
+        /// What is refused if it is: what was to be brought in, be it as a loser.
+        suspect: Sibling,
     },
-    Install(Candidate),
 }
 
 impl<E: Env> Coordinator<E> {
@@ -81,11 +82,17 @@ impl<E: Env> Coordinator<E> {
             }
             return Next::At(self.now() + crate::retry::PAUSE_MAX);
         };
+        self.state().exhume(record, self.now());
         let mut plan = self.plan(record);
         for _ in 0..MOVED_MAX {
-            let candidate = match plan {
-                Plan::Idle if expire => return self.expire(dataset, record).await,
-                Plan::Idle => return Next::Done,
+            let (candidate, suspect) = match plan {
+                Plan::Idle if expire => {
+                    return match self.expire(dataset, record).await {
+                        Next::Done => self.rest(record),
+                        next => next,
+                    };
+                }
+                Plan::Idle => return self.rest(record),
                 Plan::Look => match self.row(RowOp::Read { record: record.clone() }).await {
                     Outcome::Applied((_, RowAnswer::Read(row))) => {
                         plan = self.plan_over(dataset, record, row);
@@ -93,21 +100,24 @@ impl<E: Env> Coordinator<E> {
                     }
                     _ => return self.install_failed(record, expire),
                 },
-                Plan::AskFloor { ours, over, candidate } => match self.floor(record).await {
-                    Some(floor) if floor.buries(&ours, Some(&over)) => {
-                        let mut state = self.state();
-                        self.settle(&mut state, record, &ours);
-                        drop(state);
-                        plan = self.plan(record);
-                        continue;
+                Plan::AskFloor { ours, over, candidate, suspect } => {
+                    match self.floor(record).await {
+                        Some(floor) if floor.buries(&ours, Some(&over)) => {
+                            let mut state = self.state();
+                            self.settle(&mut state, record, &ours);
+                            drop(state);
+                            plan = self.plan(record);
+                            continue;
+                        }
+                        Some(_) => (candidate, suspect),
+                        None => return self.install_failed(record, expire),
                     }
-                    Some(_) => candidate,
-                    None => return self.install_failed(record, expire),
-                },
-                Plan::Install(candidate) => candidate,
+                }
+                Plan::Install { candidate, suspect } => (candidate, suspect),
             };
             let conditional = candidate.conditional.clone();
             let version = candidate.held.version.clone();
+            let Sibling { dot, bytes, .. } = suspect;
             match self.send_install(dataset, record, candidate).await {
                 Sent::Done => plan = self.plan(record),
                 Sent::Dead => {
@@ -132,12 +142,40 @@ impl<E: Env> Coordinator<E> {
                     plan = self.plan_over(dataset, record, row);
                 }
                 Sent::Failed => return self.install_failed(record, expire),
+                Sent::LoserRefused(loser, refusal) if self.holds(record, loser.sibling.dot) => {
+                    // Once it is dead, the letter keeps it and the winner goes its way.
+                    match self.note_loser_refused(record, &loser, &refusal) {
+                        Verdict::TryAgain => return self.install_failed(record, expire),
+                        Verdict::Dead(_) => plan = self.plan(record),
+                    }
+                }
+                Sent::Refused(refusal) | Sent::LoserRefused(_, refusal) => {
+                    let what = Refused { record, store: StoreId::D1, dot, bytes };
+                    match self.note_refused(what, &refusal) {
+                        Verdict::TryAgain => return self.install_failed(record, expire),
+                        Verdict::Dead(_) => plan = self.plan_beside(record),
+                    }
+                }
             }
         }
         if expire && let Some(slot) = self.state().slots.get_mut(record) {
             slot.expire = true;
         }
         Next::Again
+    }
+
+    /// True when a write waits here.
+    fn holds(&self, record: &RecordId, dot: Dot) -> bool {
+        let state = self.state();
+        let slot = state.slots.get(record);
+        slot.is_some_and(|slot| slot.intents.iter().any(|p| p.durable && p.intent.dot() == dot))
+    }
+
+    /// What to install beside what is dead.
+    fn plan_beside(&self, record: &RecordId) -> Plan {
+        let alive =
+            self.state().slots.get(record).is_some_and(|slot| slot.ours(self.actor.node).is_some());
+        if alive { self.plan(record) } else { Plan::Idle }
     }
 
     fn install_failed(&self, record: &RecordId, expire: bool) -> Next {
@@ -170,7 +208,7 @@ impl<E: Env> Coordinator<E> {
             return self.plan(record);
         }
         if ours.only_over.is_some() {
-            return Plan::Install(ours.conditionally());
+            return ours.conditionally();
         }
         let history = resolve::history_of(known.version.as_ref());
         // What has expired here has expired, also in what includes it.
@@ -179,7 +217,7 @@ impl<E: Env> Coordinator<E> {
                 && version.current().dot == ours.held.version.current().dot
         });
         if ours.held.version.history.covers(&history) && !ended {
-            Plan::Install(ours.over(known.expect()))
+            ours.over(known.expect())
         } else {
             Plan::Look
         }
@@ -211,41 +249,47 @@ impl<E: Env> Coordinator<E> {
             None if foreign => state.counters.foreign_writes += 1,
             None => {}
         }
-        let take_in = |held: Held, losers: Vec<Loser>| {
-            Plan::Install(Candidate { expect: expect.clone(), held, losers, conditional: None })
+        let take_in = |held: Held, losers: Vec<Loser>, suspect: Sibling| {
+            let expect = expect.clone();
+            let candidate = Candidate { expect, held, losers, conditional: None };
+            Plan::Install { candidate, suspect }
         };
         let (ours, theirs) = match (ours, theirs) {
             // Left where it is.
             (None, Some(_)) if refused.is_some() => return Plan::Idle,
-            (None, Some(theirs)) if foreign => return take_in(theirs, Vec::new()),
+            (None, Some(theirs)) if foreign => {
+                let suspect = *theirs.version.current();
+                return take_in(theirs, Vec::new(), suspect);
+            }
             (None, _) => return Plan::Idle,
-            (Some(ours), None) => return Plan::Install(ours.over(expect)),
+            (Some(ours), None) => return ours.over(expect),
             (Some(ours), Some(theirs)) => (ours, theirs),
         };
         if ours.only_over.is_some() {
             // Sent with its own expectation: the compare-and-set decides the condition.
-            return Plan::Install(ours.conditionally());
+            return ours.conditionally();
         }
+        let suspect = *ours.held.version.current();
         match resolve::meet(&ours.held, &theirs) {
-            Met::Ours => Plan::Install(ours.over(expect)),
-            Met::Theirs if foreign && refused.is_none() => take_in(theirs, ours.losers),
+            Met::Ours => ours.over(expect),
+            Met::Theirs if foreign && refused.is_none() => take_in(theirs, ours.losers, suspect),
             Met::Theirs => Plan::Idle,
             // What the dataset cannot hold loses, whatever its stamp, and is kept.
             Met::Concurrent { .. } if refused.is_some() => {
                 state.counters.conflicts += 1;
                 let (merged, loser) = over_refused(ours.held, theirs);
-                take_in(merged, ours.losers.into_iter().chain([loser]).collect())
+                take_in(merged, ours.losers.into_iter().chain([loser]).collect(), suspect)
             }
             Met::Concurrent { merged, losers } => {
                 state.counters.conflicts += losers.len() as u64;
                 let losers = ours.losers.into_iter().chain(losers).collect();
-                let candidate = Candidate { expect, held: merged, losers, conditional: None };
                 let version = ours.held.version;
                 let is_old = ours.from_journal && version.current().dot.actor != self.actor;
                 if is_old && !foreign {
-                    Plan::AskFloor { ours: version, over: row, candidate }
+                    let candidate = Candidate { expect, held: merged, losers, conditional: None };
+                    Plan::AskFloor { ours: version, over: row, candidate, suspect }
                 } else {
-                    Plan::Install(candidate)
+                    take_in(merged, losers, suspect)
                 }
             }
         }
@@ -257,13 +301,23 @@ impl<E: Env> Coordinator<E> {
         record: &RecordId,
         candidate: Candidate,
     ) -> Sent {
-        let Candidate { expect, held, losers, .. } = candidate;
-        let Some(value) = self.fit(&held.value).await else { return Sent::Failed };
+        let Candidate { expect, held, mut losers, .. } = candidate;
+        let value = match self.fit(&held.value).await {
+            Ok(value) => value,
+            Err(not) => return not,
+        };
+        if !losers.is_empty() && !self.leave_to_letters(record, &mut losers).await {
+            return Sent::Failed;
+        }
         let mut fitting = Vec::with_capacity(losers.len());
         for loser in losers {
-            let Some(value) = self.fit(&loser.value).await else { return Sent::Failed };
-            fitting.push(Loser { value, ..loser });
+            match self.fit(&loser.value).await {
+                Ok(value) => fitting.push(Loser { value, ..loser }),
+                Err(Sent::Refused(refusal)) => return Sent::LoserRefused(Box::new(loser), refusal),
+                Err(not) => return not,
+            }
         }
+        let kept: Vec<Dot> = fitting.iter().map(|loser| loser.sibling.dot).collect();
         let owe: Vec<StoreId> = dataset.projections().collect();
         let sent_at = self.now();
         let op = RowOp::Install(Box::new(Install {
@@ -277,6 +331,7 @@ impl<E: Env> Coordinator<E> {
         }));
         match self.row(op).await {
             Outcome::Applied((now, RowAnswer::Installed { row_seq, seq, grant })) => {
+                self.kept_by_the_authority(record, &kept);
                 let installed = Installed { row_seq, seq, grant, sent_at, now };
                 self.installed(record, owe, held, value, installed);
                 Sent::Done
@@ -288,9 +343,9 @@ impl<E: Env> Coordinator<E> {
                 Sent::Failed
             }
             Outcome::Refused(refusal) => {
-                if matches!(refusal.kind, RefusalKind::TooLarge | RefusalKind::Constraint) {
+                if refusal.is_on_the_merits() {
                     self.state().counters.installs_poisoned += 1;
-                    tracing::error!(%record, %refusal, "the authority cannot keep this version");
+                    return Sent::Refused(refusal);
                 }
                 Sent::Failed
             }
@@ -299,24 +354,25 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// A value as the authority can keep it. One over its limit goes to R2 first, under the name
-    /// of its own hash, so that the row never refers to nothing (rule A0). `None`: not now.
-    async fn fit(&self, value: &Stored) -> Option<Stored> {
-        let Stored::Inline(bytes) = value else { return Some(value.clone()) };
+    /// of its own hash, so that the row never refers to nothing (rule A0).
+    async fn fit(&self, value: &Stored) -> Result<Stored, Sent> {
+        let Stored::Inline(bytes) = value else { return Ok(value.clone()) };
         if bytes.len() <= self.policy().limits.authority_value_bytes_max {
-            return Some(value.clone());
+            return Ok(value.clone());
         }
         if !self.state().admits(StoreId::R2) {
-            return None;
+            return Err(Sent::Failed);
         }
         let hash = crate::version::ContentHash::of(bytes);
         let r2 = self.env.storage().r2();
+        let began = self.now();
         let stored = r2.put(&blob_key(hash), bytes.clone(), None, PutIf::Absent, None).await;
         let seen = match &stored {
             Outcome::Applied(_) => Seen::Answer,
             Outcome::Refused(refusal) => super::seen_in(refusal),
             Outcome::Unknown(_) => Seen::Failure,
         };
-        self.record_seen(StoreId::R2, seen);
+        self.record_seen(StoreId::R2, began, seen);
         let stands = match stored {
             Outcome::Applied(_) => true,
             // 412 says that something stands under the name; the name is its hash, so it should
@@ -327,9 +383,13 @@ impl<E: Env> Coordinator<E> {
                     Ok(None) | Err(_) => false,
                 }
             }
+            Outcome::Refused(refusal) if refusal.is_on_the_merits() => {
+                return Err(Sent::Refused(refusal));
+            }
             Outcome::Refused(_) | Outcome::Unknown(_) => false,
         };
-        stands.then(|| Stored::Reference { hash, bytes: bytes.len() as u64 })
+        let stored = Stored::Reference { hash, bytes: bytes.len() as u64 };
+        if stands { Ok(stored) } else { Err(Sent::Failed) }
     }
 
     /// The authority holds the version, and this coordinator the right to project it.
@@ -360,7 +420,7 @@ impl<E: Env> Coordinator<E> {
             owed.installed(target.clone());
         }
         for store in owe {
-            self.push(&mut state, store, record);
+            self.push(&mut state, store, record, Priority::Foreground);
         }
         self.settle(&mut state, record, &version);
         let change = Change {
@@ -378,21 +438,34 @@ impl<E: Env> Coordinator<E> {
         self.settle_adoptions(state, record, &version.history);
         let Some(slot) = state.slots.get_mut(record) else { return };
         let mut settled: Vec<Dot> = Vec::new();
+        let concerned = !state.letters.is_empty();
+        let mut letters: Vec<Arc<Intent>> = Vec::new();
         let mut bytes = 0;
         slot.intents.retain(|pending| {
             let covered = version.history.covers_dot(pending.intent.dot());
-            if covered {
+            if covered && concerned {
+                letters.push(pending.intent.clone());
+            } else if covered {
                 settled.push(pending.intent.dot());
                 bytes += pending.intent.value.held_bytes();
             }
             !covered
         });
+        for intent in letters {
+            if let Some(letter) = state.stays_as_letter(&intent, version.current().dot) {
+                self.note_letter(LetterNote::Dead(Box::new(letter)));
+            } else {
+                settled.push(intent.dot());
+                bytes += intent.value.held_bytes();
+            }
+        }
         state.held_intents -= settled.len();
         state.held_bytes -= bytes;
         if !settled.is_empty() {
             self.forget(settled);
             self.wake.settled.notify_waiters();
         }
+        self.end_letters(state, record, StoreId::D1, version);
         state.confirm(record, StoreId::D1, version);
     }
 
@@ -414,6 +487,8 @@ impl<E: Env> Coordinator<E> {
         state.held_intents -= removed;
         state.held_bytes -= removed * intent.value.held_bytes();
         state.counters.writes_cancelled += 1;
+        let (record, dot) = (&intent.record, intent.dot());
+        self.end_letter(&mut state, record, StoreId::D1, dot, Ending::Cancelled);
         self.forget([intent.dot()]);
         self.wake.settled.notify_waiters();
     }
@@ -493,13 +568,23 @@ pub(super) enum Sent {
     /// It was deleted, and the tombstone reaped.
     Dead,
     Failed,
+    /// On its merits: the same again is refused again.
+    Refused(Refusal),
+    /// The bytes of a loser were, on their merits.
+    LoserRefused(Box<Loser>, Refusal),
 }
 
 impl super::Slot {
+    /// True when something is to be brought into the authority that is not dead.
+    pub(super) fn has_living(&self) -> bool {
+        let mut intents = self.intents.iter();
+        intents.any(|pending| !pending.dead) || self.adoptions.iter().any(|a| !a.dead)
+    }
+
     /// A version of another site; or the newest durable intent that may be installed, with all the
     /// losers up to it. A conditional one is not skipped: it goes alone.
     fn ours(&self, own: NodeId) -> Option<Ours> {
-        if let Some(adoption) = self.adoptions.first() {
+        if let Some(adoption) = self.adoptions.iter().find(|adoption| !adoption.dead) {
             let (held, losers) = (adoption.held.clone(), adoption.losers.clone());
             return Some(Ours { held, losers, from_journal: false, only_over: None });
         }
@@ -508,24 +593,29 @@ impl super::Slot {
         for pending in self.intents.iter().take_while(|pending| pending.durable) {
             // What is kept for another is in nobody's chain here: it goes alone.
             if pending.is_kept_for(own).is_some() {
-                if newest.is_none() {
+                if newest.is_none() && !pending.dead {
                     losers.clone_from(&pending.intent.losers);
-                    newest = Some(pending.intent.clone());
+                    newest = Some((pending.intent.clone(), losers.len()));
                     break;
                 }
                 continue;
             }
             let conditional = pending.intent.only_over.is_some();
-            if conditional && newest.is_some() {
+            if conditional && newest.is_some() && !pending.dead {
                 break;
             }
+            // Whatever covers a dead write keeps what that had to keep.
             losers.extend(pending.intent.losers.iter().cloned());
-            newest = Some(pending.intent.clone());
+            if pending.dead {
+                continue;
+            }
+            newest = Some((pending.intent.clone(), losers.len()));
             if conditional {
                 break;
             }
         }
-        let intent = newest?;
+        let (intent, kept) = newest?;
+        losers.truncate(kept);
         let held = Held { version: intent.version.clone(), value: intent.value.clone() };
         let only_over = intent.only_over.clone().map(|expect| (intent, expect));
         Some(Ours { held, losers, from_journal: true, only_over })
@@ -533,15 +623,20 @@ impl super::Slot {
 }
 
 impl Ours {
-    fn over(self, expect: Expect) -> Candidate {
+    fn over(self, expect: Expect) -> Plan {
         let Ours { held, losers, .. } = self;
-        Candidate { expect, held, losers, conditional: None }
+        let suspect = *held.version.current();
+        let candidate = Candidate { expect, held, losers, conditional: None };
+        Plan::Install { candidate, suspect }
     }
 
     /// Over the row that its own condition names.
-    fn conditionally(self) -> Candidate {
-        let (intent, expect) = self.only_over.clone().expect("asked of conditional ones only");
-        Candidate { conditional: Some(intent), ..self.over(expect) }
+    fn conditionally(self) -> Plan {
+        let Ours { held, losers, only_over, .. } = self;
+        let (intent, expect) = only_over.expect("asked of conditional ones only");
+        let suspect = *held.version.current();
+        let candidate = Candidate { expect, held, losers, conditional: Some(intent) };
+        Plan::Install { candidate, suspect }
     }
 }
 

@@ -58,7 +58,7 @@ impl<E: Env> Coordinator<E> {
                 return refused("it is being kept already");
             }
             let intent = Arc::new(intent);
-            state.hold(intent.clone(), false);
+            state.hold(intent.clone(), false, self.now());
             self.commit(&mut state, intent)
         };
         match durable.await {

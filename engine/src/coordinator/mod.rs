@@ -14,14 +14,15 @@
 //! what the projections list (`pass.rs`: what that showed, and whether it may be acted on) and
 //! `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of what others wrote there,
 //! `leaves.rs` holds the ledger against the authority, `reap.rs` removes tombstones that nothing needs
-//! any more, `read.rs` answers readers, `reload.rs` changes the policy, `expire.rs` ends values whose
-//! time has passed.
+//! any more, `dead.rs` sees to what a store refuses for good, `read.rs` answers readers, `reload.rs`
+//! changes the policy, `expire.rs` ends values whose time has passed.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
 //! (rule V2); a coordinator whose journal fails stops, and a new one starts from replay.
 
 mod commit;
+mod dead;
 mod exchange;
 mod expire;
 mod install;
@@ -41,18 +42,23 @@ mod take_in;
 mod watch;
 mod write;
 
+pub use dead::DeadLetterError;
 pub use leaves::LedgerCheck;
 pub use pass::{Billed, Brake, Leave, Pass, PassError};
 pub use read::{Read, ReadError};
 pub use session::{Session, SessionError};
 pub use status::{Counters, OperationState, SiteStatus, Status, StoreStatus};
+pub use watch::PROBE_KEY;
 pub use write::{Condition, Lifetime, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
 use crate::breaker::{Breaker, Seen, Transition};
+use crate::dead_letter::DeadLetters;
 use crate::env::{Clock, Env, Journal, Refusal, RefusalKind, Storage};
+use crate::health::{Ended, Health};
 use crate::hlc::{HybridClock, Met};
-use crate::journal::{Intent, JournalError};
-use crate::lane::{Lane, Next};
+use crate::journal::{Intent, JournalError, LetterNote};
+use crate::lane::{Lane, Next, Priority};
+use crate::last_puts::LastPuts;
 use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
 use crate::record::{PerStore, RecordId, StoreId};
@@ -88,6 +94,8 @@ struct State {
     slots: BTreeMap<RecordId, Slot>,
     lanes: PerStore<Lane>,
     breakers: PerStore<Breaker>,
+    health: PerStore<Health>,
+    last_puts: PerStore<LastPuts>,
     held_intents: usize,
     held_bytes: usize,
     operations: BTreeMap<Dot, RecordId>,
@@ -119,6 +127,9 @@ struct State {
     /// What the store side's clock showed last.
     store_clock: Option<expire::Reading>,
     expiries: expire::Expiries,
+    letters: DeadLetters,
+    /// Writes that stand in a dead letter alone: the authority holds a version over them.
+    lost: BTreeMap<Dot, Arc<Intent>>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
     /// The journal's disk had no room; it is not asked again before this.
@@ -151,6 +162,8 @@ struct Slot {
 struct Pending {
     intent: Arc<Intent>,
     durable: bool,
+    /// The authority will not take it: it is passed over.
+    dead: bool,
 }
 
 impl Pending {
@@ -211,6 +224,8 @@ impl<E: Env> Coordinator<E> {
             slots: BTreeMap::new(),
             lanes: PerStore::default(),
             breakers: PerStore::default(),
+            health: PerStore::default(),
+            last_puts: PerStore::default(),
             held_intents: 0,
             held_bytes: 0,
             operations: BTreeMap::new(),
@@ -230,6 +245,8 @@ impl<E: Env> Coordinator<E> {
             passes: BTreeMap::new(),
             store_clock: None,
             expiries: expire::Expiries::default(),
+            letters: DeadLetters::default(),
+            lost: BTreeMap::new(),
             next_read_repair: Duration::ZERO,
             journal_full_until: Duration::ZERO,
             counters: Counters::default(),
@@ -240,8 +257,9 @@ impl<E: Env> Coordinator<E> {
             state.remember_operation(intent.dot(), &intent.record);
             state.meet_stamp(env.clock().wall(), &intent.version);
             state.reaping.replayed(node, intent.dot());
-            state.hold(Arc::new(intent), true);
+            state.hold(Arc::new(intent), true, env.clock().monotonic());
         }
+        let gone = state.restore_letters(replay.letters, env.clock().monotonic());
         let coordinator = Arc::new(Coordinator {
             env,
             pace,
@@ -252,6 +270,9 @@ impl<E: Env> Coordinator<E> {
             wake: Wake::default(),
             stopped: AtomicBool::new(false),
         });
+        for id in gone {
+            coordinator.note_letter(LetterNote::Ended(id));
+        }
         coordinator.clone().spawn_tasks();
         Ok(coordinator)
     }
@@ -337,15 +358,20 @@ impl<E: Env> Coordinator<E> {
         Next::At(self.now() + crate::retry::pause(failures, self.env.random()))
     }
 
-    fn push(&self, state: &mut State, store: StoreId, record: &RecordId) {
-        state.lanes[store].push(record);
+    fn push(&self, state: &mut State, store: StoreId, record: &RecordId, why: Priority) {
+        state.lanes[store].push(record, why, self.now());
         self.wake.lanes[store].notify_one();
     }
 
-    /// Takes note of how a call to a store ended.
-    fn record_seen(&self, store: StoreId, seen: Seen) {
+    /// Takes note of how a call to a store ended that had begun at `began`.
+    fn record_seen(&self, store: StoreId, began: Duration, seen: Seen) {
         let now = self.now();
         let mut state = self.state();
+        let ended = match seen {
+            Seen::Answer => Ended::Answered,
+            Seen::Failure => Ended::Failed,
+        };
+        state.health[store].record(now, now.saturating_sub(began), ended);
         match state.breakers[store].record(now, seen) {
             Transition::None => {}
             Transition::Opened => {
@@ -368,17 +394,15 @@ impl<E: Env> Coordinator<E> {
                 StoreId::D1 => self.install(&record).await,
                 StoreId::Kv | StoreId::R2 => self.project(&record, store).await,
             };
+            let now = self.now();
             let mut state = self.state();
             state.drop_idle_slot(&record);
             state.lanes[store].finish(&record, next);
+            state.health[store].ended(now, next == Next::Done);
             match next {
-                Next::At(_) => self.wake.timer.notify_one(),
-                Next::Again => self.wake.lanes[store].notify_one(),
-                Next::Done => {
-                    if state.lanes[store].is_ready() {
-                        self.wake.lanes[store].notify_one();
-                    }
-                }
+                Next::At(_) | Next::Park(_) => self.wake.timer.notify_one(),
+                // This worker takes the next one itself.
+                Next::Again | Next::Done => {}
             }
         }
     }
@@ -391,12 +415,13 @@ impl<E: Env> Coordinator<E> {
             }
             {
                 let mut state = self.state();
-                let lane = &mut state.lanes[store];
-                if let Some(record) = lane.take() {
+                let width = self.pace.lane_width;
+                if let Some(record) = state.lanes[store].take(width) {
                     // One permit may stand for several records.
-                    if lane.is_ready() {
+                    if state.lanes[store].is_ready(width) {
                         self.wake.lanes[store].notify_one();
                     }
+                    state.health[store].began(self.now());
                     return Some(record);
                 }
             }
@@ -412,7 +437,7 @@ impl<E: Env> Coordinator<E> {
                 let mut state = self.state();
                 for (store, lane) in state.lanes.iter_mut() {
                     lane.wake(now);
-                    if lane.is_ready() {
+                    if lane.is_ready(self.pace.lane_width) {
                         self.wake.lanes[store].notify_one();
                     }
                 }
@@ -464,16 +489,20 @@ impl<E: Env> Coordinator<E> {
             state.meet_stamp(wall, version);
         }
         let Change { record, version, row_seq, seq, foreign } = change;
-        self.learn_version(&mut state, record, version.as_ref(), *row_seq, *seq, *foreign);
+        let news =
+            self.learn_version(&mut state, record, version.as_ref(), *row_seq, *seq, *foreign);
         if *foreign {
             state.slots.entry(record.clone()).or_default().look = true;
-            self.push(&mut state, StoreId::D1, record);
+            self.push(&mut state, StoreId::D1, record, Priority::Repair);
+        } else if news {
+            self.row_of_letters_changed(&mut state, record);
         }
     }
 
     /// Takes note of a row's version. A foreign write is only learned as part of the version that
     /// takes it in; but what it was written over is known from here on, since a new write must not
-    /// seem to be the record's first (rule V1). A compare-and-set over that finds the row moved.
+    /// seem to be the record's first (rule V1). A compare-and-set over that finds the row moved. True
+    /// when it is newer than what was known.
     fn learn_version(
         &self,
         state: &mut State,
@@ -482,13 +511,13 @@ impl<E: Env> Coordinator<E> {
         row_seq: u64,
         seq: Seq,
         foreign: bool,
-    ) {
+    ) -> bool {
         match (version, foreign) {
             (_, false) => self.learn(state, record, version.cloned(), row_seq, seq),
             (Some(version), true) => {
-                self.learn(state, record, Some(version.clone()), row_seq.saturating_sub(1), seq);
+                self.learn(state, record, Some(version.clone()), row_seq.saturating_sub(1), seq)
             }
-            (None, true) => {}
+            (None, true) => false,
         }
     }
 }
@@ -508,14 +537,18 @@ impl State {
     }
 
     /// Keeps an intent until the authority holds its version.
-    fn hold(&mut self, intent: Arc<Intent>, durable: bool) {
+    fn hold(&mut self, intent: Arc<Intent>, durable: bool, now: Duration) {
         self.held_intents += 1;
         self.held_bytes += intent.value.held_bytes();
         let record = intent.record.clone();
         if durable {
-            self.lanes[StoreId::D1].push(&record);
+            self.lanes[StoreId::D1].push(&record, Priority::Foreground, now);
         }
-        self.slots.entry(record).or_default().intents.push_back(Pending { intent, durable });
+        self.slots.entry(record).or_default().intents.push_back(Pending {
+            intent,
+            durable,
+            dead: false,
+        });
     }
 
     fn remember_operation(&mut self, dot: Dot, record: &RecordId) {

@@ -16,14 +16,15 @@
 use super::take_in::TookIn;
 use super::{Coordinator, seen_in};
 use crate::breaker::Seen;
+use crate::dead_letter::{Refused, Verdict};
 use crate::env::{Doubt, DoubtKind, Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
 use crate::env::{Refusal, RefusalKind, Storage};
-use crate::lane::Next;
+use crate::lane::{Next, Priority};
 use crate::policy::Dataset;
 use crate::projection::{self, Body, Form};
 use crate::record::{RecordId, StoreId, Stored, blob_key};
 use crate::row::{Epoch, Grant, LEASE_MS, REPUT_MS, Row, RowAnswer, RowOp, StoreTime};
-use crate::version::{Version, VersionId};
+use crate::version::{Sibling, Version, VersionId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -84,7 +85,6 @@ pub(super) struct Owed {
     /// This coordinator has put the copy itself, or has seen that it holds nobody else's bytes, or
     /// installs the version that is owed.
     looked: bool,
-    last_put: Option<Duration>,
     failures: u32,
 }
 
@@ -225,16 +225,26 @@ impl<E: Env> Coordinator<E> {
             return Step::Wait(Next::Done);
         };
         // KV and R2 take one write a second for each key; only the newest version is put.
-        if let Some(next_put) = owed.last_put.map(|at| at + self.pace.same_key)
-            && next_put > now
-        {
+        if let Some(next_put) = state.last_puts[store].next(record, now, self.pace.same_key) {
             return Step::Wait(Next::At(next_put));
+        }
+        // A lease is held by whoever puts, and nobody puts what the store will not take.
+        if let Some(target) = &owed.target
+            && let dot = target.version.current().dot
+            && let Some(until) = state.letters.dead_until(record, store, dot)
+            && until > now
+        {
+            return Step::Wait(Next::Park(until));
         }
         if let Some(version) = &owed.unmarked {
             return Step::Owe(version.clone());
         }
         if owed.needs_claim(now) {
             return Step::Claim { renew: owed.renewable(), quiet: owed.quiet() };
+        }
+        if !state.admits(store) {
+            // It stopped answering while the mark was claimed. The lane is paused.
+            return Step::Wait(Next::Again);
         }
         if store == StoreId::R2 && !owed.looked {
             return Step::Look;
@@ -296,7 +306,8 @@ impl<E: Env> Coordinator<E> {
             Outcome::Applied((_, RowAnswer::Held { .. })) => {
                 // Somebody installed a newer version, or took over: it is theirs to project.
                 self.release(record, store).await;
-                Some(self.give_up(record, store))
+                let dead = self.leave_dead_copy(record, store);
+                Some(dead.unwrap_or_else(|| self.give_up(record, store)))
             }
             Outcome::Applied((_, answer)) => {
                 tracing::error!(%record, %store, ?answer, "a claim was answered with this");
@@ -324,7 +335,7 @@ impl<E: Env> Coordinator<E> {
             // The bytes in the row are not the version's: they are taken in first, which installs
             // a version of their own and marks this projection again.
             state.slots.entry(record.clone()).or_default().look = true;
-            self.push(&mut state, StoreId::D1, record);
+            self.push(&mut state, StoreId::D1, record, Priority::Repair);
             drop(state);
             return Some(self.projection_failed(record, store));
         }
@@ -365,7 +376,7 @@ impl<E: Env> Coordinator<E> {
             let described = metadata.as_deref().and_then(projection::read);
             let ours = described.is_some_and(|described| described.has(&body));
             if !ours {
-                match self.take_in(dataset, record, store, Some(metadata)).await {
+                match self.take_in(dataset, record, store, Some(metadata), Priority::Repair).await {
                     TookIn::Installed => return Some(Next::Again),
                     TookIn::Undecided => return Some(self.projection_failed(record, store)),
                     TookIn::Known | TookIn::Unholdable => {}
@@ -387,13 +398,15 @@ impl<E: Env> Coordinator<E> {
         target: Target,
         lease: Held,
     ) -> Next {
-        let outcome = self.put(dataset, record, store, &target, lease.ends).await;
+        let began = self.now();
+        let sent = self.put(dataset, record, store, &target, lease.ends).await;
+        let Some(outcome) = sent else { return self.projection_failed(record, store) };
         let seen = match &outcome {
             Outcome::Applied(()) => Seen::Answer,
             Outcome::Refused(refusal) => seen_in(refusal),
             Outcome::Unknown(_) => Seen::Failure,
         };
-        self.record_seen(store, seen);
+        self.record_seen(store, began, seen);
         match self.after_put(record, store, &target, &lease, outcome) {
             AfterPut::Turn(next) => next,
             AfterPut::Failed => self.projection_failed(record, store),
@@ -412,10 +425,10 @@ impl<E: Env> Coordinator<E> {
         let now = self.now();
         let mut state = self.state();
         state.counters.puts += 1;
+        state.last_puts[store].note(record, now, self.pace.same_key);
         let Some(owed) = state.slots.get_mut(record).and_then(|s| s.owed.get_mut(&store)) else {
             return AfterPut::Turn(Next::Done);
         };
-        owed.last_put = Some(now);
         let refusal = match outcome {
             Outcome::Applied(()) => {
                 owed.failures = 0;
@@ -425,6 +438,7 @@ impl<E: Env> Coordinator<E> {
                     held.put = true;
                 }
                 let quiet = owed.quiet();
+                self.end_letters(&mut state, record, store, &target.version);
                 state.confirm(record, store, &target.version);
                 let Some(until) = lease.others_until else { return AfterPut::Clear { quiet } };
                 // Another put may land over this one: put again once none can, and at least every
@@ -452,8 +466,13 @@ impl<E: Env> Coordinator<E> {
             }
             RefusalKind::TooLarge | RefusalKind::Constraint => {
                 state.counters.puts_poisoned += 1;
-                tracing::error!(%record, %store, %refusal, "the store cannot keep this copy");
-                AfterPut::Failed
+                // The put has a definite answer, and its lease is left to end.
+                drop(state);
+                let Sibling { dot, bytes, .. } = *target.version.current();
+                match self.note_refused(Refused { record, store, dot, bytes }, &refusal) {
+                    Verdict::TryAgain => AfterPut::Failed,
+                    Verdict::Dead(until) => AfterPut::Turn(Next::Park(until)),
+                }
             }
             RefusalKind::Precondition | RefusalKind::Unreachable => AfterPut::Failed,
         }
@@ -544,9 +563,11 @@ impl<E: Env> Coordinator<E> {
 
     /// Nothing is owed here any more, or somebody else does it.
     fn give_up(&self, record: &RecordId, store: StoreId) -> Next {
-        if let Some(slot) = self.state().slots.get_mut(record) {
+        let mut state = self.state();
+        if let Some(slot) = state.slots.get_mut(record) {
             slot.owed.remove(&store);
         }
+        self.end_letters_elsewhere(&mut state, record, store);
         Next::Done
     }
 
@@ -561,7 +582,8 @@ impl<E: Env> Coordinator<E> {
         self.back_off(failures)
     }
 
-    /// Sends the copy, or the delete, that the version asks for.
+    /// Sends the copy, or the delete, that the version asks for. `None`: nothing was sent, since the
+    /// store stopped answering meanwhile.
     async fn put(
         &self,
         dataset: &Dataset,
@@ -569,7 +591,7 @@ impl<E: Env> Coordinator<E> {
         store: StoreId,
         target: &Target,
         deadline: StoreTime,
-    ) -> Outcome<()> {
+    ) -> Option<Outcome<()>> {
         let projection = dataset.projection(store).expect("checked before the turn began");
         let key = format!("{}{}", projection.prefix, record.key);
         let current = target.version.current();
@@ -577,11 +599,11 @@ impl<E: Env> Coordinator<E> {
         let (bytes, body) = match form {
             Form::Absent => {
                 let storage = self.env.storage();
-                return match store {
+                return Some(match store {
                     StoreId::Kv => storage.kv().delete(&key, deadline).await,
                     StoreId::R2 => storage.r2().delete(&key, deadline).await,
                     StoreId::D1 => unreachable!("the authority is no projection"),
-                };
+                });
             }
             Form::Reference => {
                 let place = record.to_string();
@@ -589,7 +611,7 @@ impl<E: Env> Coordinator<E> {
             }
             Form::Whole => match self.whole(target).await {
                 Ok(bytes) => (bytes, Body::Whole),
-                Err(refusal) => return Outcome::Refused(refusal),
+                Err(refusal) => return Some(Outcome::Refused(refusal)),
             },
             Form::Partial(fields) => match self.whole(target).await {
                 Ok(bytes) => {
@@ -597,11 +619,14 @@ impl<E: Env> Coordinator<E> {
                     let body = Body::partial(&fields, &part);
                     (part, body)
                 }
-                Err(refusal) => return Outcome::Refused(refusal),
+                Err(refusal) => return Some(Outcome::Refused(refusal)),
             },
         };
+        if target.whole.is_none() && !self.state().admits(store) {
+            return None;
+        }
         let metadata = target.metadata(store, &body);
-        match store {
+        let put = match store {
             StoreId::Kv => {
                 let expires_at_s = current.expires_at_ms.map(|at_ms| {
                     (at_ms / 1_000 + KV_EXPIRES_LATER_S)
@@ -616,7 +641,8 @@ impl<E: Env> Coordinator<E> {
                 put.await.map(drop)
             }
             StoreId::D1 => unreachable!("the authority is no projection"),
-        }
+        };
+        Some(put)
     }
 
     /// The value's bytes: at hand, or from where the row refers to.
@@ -642,8 +668,13 @@ impl<E: Env> Coordinator<E> {
     /// The bytes that a row refers to, verified.
     pub(super) async fn blob(&self, hash: crate::version::ContentHash) -> Result<Bytes, Doubt> {
         let key = blob_key(hash);
+        let began = self.now();
         let found = self.env.storage().r2().get(&key).await;
-        self.record_seen(StoreId::R2, if found.is_ok() { Seen::Answer } else { Seen::Failure });
+        self.record_seen(
+            StoreId::R2,
+            began,
+            if found.is_ok() { Seen::Answer } else { Seen::Failure },
+        );
         let doubt = |detail: String| Doubt::new(DoubtKind::ServerError, detail);
         match found {
             Ok(Some(object)) if crate::version::ContentHash::of(&object.body) == hash => {

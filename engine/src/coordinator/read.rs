@@ -15,6 +15,7 @@
 use super::Coordinator;
 use crate::breaker::Seen;
 use crate::env::{Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
+use crate::lane::Priority;
 use crate::policy::{Dataset, Policy, ReadLevel};
 use crate::projection::{self, Body, Named};
 use crate::record::{KeyError, RecordId, StoreId, Stored};
@@ -236,7 +237,7 @@ impl<E: Env> Coordinator<E> {
             state.counters.read_repairs += 1;
             known
         };
-        self.put_again(record, store, &known);
+        self.put_again(record, store, &known, Priority::Repair);
     }
 
     pub(super) fn owes(&self, record: &RecordId, store: StoreId) -> bool {
@@ -309,6 +310,7 @@ impl<E: Env> Coordinator<E> {
         let Some(projection) = policy.projection(store) else { return Ok(None) };
         let key = format!("{}{}", projection.prefix, record.key);
         let storage = self.env.storage();
+        let began = self.now();
         let found = match store {
             StoreId::Kv => {
                 let entry = storage.kv().get(&key).await;
@@ -320,7 +322,7 @@ impl<E: Env> Coordinator<E> {
             }
             StoreId::D1 => return Ok(None),
         };
-        self.record_seen(store, if found.is_ok() { Seen::Answer } else { Seen::Failure });
+        self.record_seen(store, began, if found.is_ok() { Seen::Answer } else { Seen::Failure });
         found
     }
 

@@ -199,7 +199,9 @@ impl<E: Env> Coordinator<E> {
                     return true;
                 }
                 Sent::Moved(now) => row = now,
-                Sent::Dead | Sent::Failed => return false,
+                Sent::Dead | Sent::Failed | Sent::Refused(_) | Sent::LoserRefused(..) => {
+                    return false;
+                }
             }
         }
         false

@@ -17,6 +17,7 @@ use super::project::Owed;
 use super::{Coordinator, Slot, State};
 use crate::breaker;
 use crate::env::{Clock, Env, KvStore, Listed, ObjectStore, Storage, Unavailable};
+use crate::lane::Priority;
 use crate::ledger::Noted;
 use crate::policy::{Dataset, Limits, Policy};
 use crate::projection::{self, Form, Named};
@@ -181,7 +182,7 @@ impl<E: Env> Coordinator<E> {
             }
             for store in dataset.projections() {
                 self.reconcile(dataset, store).await;
-                self.scrub(dataset, store).await;
+                self.scrub(dataset, store, Priority::Reconciliation).await;
             }
             self.reap(dataset).await;
             let again = if self.is_to_be_filled(dataset) {
@@ -275,7 +276,8 @@ impl<E: Env> Coordinator<E> {
         if !self.state().admits(store) {
             return;
         }
-        if let Err(error) = self.pass(dataset, store, Leave::Mend).await {
+        let why = Priority::Reconciliation;
+        if let Err(error) = self.pass(dataset, store, Leave::Mend, why).await {
             tracing::warn!(dataset = %dataset.name, %store, %error, "a look over the store failed");
         }
     }
@@ -290,10 +292,10 @@ impl<E: Env> Coordinator<E> {
         let policy = self.policy();
         let dataset = policy.datasets.get(dataset).ok_or(PassError::NotKept)?;
         dataset.projection(store).ok_or(PassError::NotKept)?;
-        let pass = self.pass(dataset, store, leave).await?;
+        let pass = self.pass(dataset, store, leave, Priority::Bulk).await?;
         match leave {
             Leave::Look => {}
-            Leave::Mend | Leave::MendAll => self.scrub(dataset, store).await,
+            Leave::Mend | Leave::MendAll => self.scrub(dataset, store, Priority::Bulk).await,
         }
         Ok(pass)
     }
@@ -303,6 +305,7 @@ impl<E: Env> Coordinator<E> {
         dataset: &Dataset,
         store: StoreId,
         leave: Leave,
+        why: Priority,
     ) -> Result<Pass, PassError> {
         if !self.state().ledger.is_complete() {
             return Err(PassError::Incomplete);
@@ -354,7 +357,7 @@ impl<E: Env> Coordinator<E> {
         // behind it, a stretch at a time.
         let mut from = None;
         while !look.differing.is_empty() && !self.is_stopped() {
-            self.confirm_and_mend(dataset, store, from.take(), &look).await?;
+            self.confirm_and_mend(dataset, store, from.take(), &look, why).await?;
             if look.is_whole() {
                 break;
             }
@@ -373,6 +376,7 @@ impl<E: Env> Coordinator<E> {
         store: StoreId,
         from: Option<String>,
         first: &Look,
+        why: Priority,
     ) -> Result<(), Unavailable> {
         self.wait_until(self.now() + LOOK_AGAIN_AFTER).await;
         let until = match &first.kept_through {
@@ -383,7 +387,7 @@ impl<E: Env> Coordinator<E> {
         self.look(dataset, store, until, &mut second).await?;
         for (record, found) in second.differing {
             if first.differing.get(&record) == Some(&found) {
-                self.mend(dataset, store, &record, found).await;
+                self.mend(dataset, store, &record, found, why).await;
             }
         }
         Ok(())
@@ -418,6 +422,7 @@ impl<E: Env> Coordinator<E> {
         let mut empty_pages = 0;
         loop {
             let after = look.at.as_deref();
+            let began = self.now();
             let listed = match store {
                 StoreId::Kv => self.env.storage().kv().list(prefix, after, PAGE_KEYS).await,
                 StoreId::R2 => self.env.storage().r2().list(prefix, after, PAGE_KEYS).await,
@@ -425,6 +430,7 @@ impl<E: Env> Coordinator<E> {
             };
             self.record_seen(
                 store,
+                began,
                 if listed.is_ok() { breaker::Seen::Answer } else { breaker::Seen::Failure },
             );
             let page = listed?;
@@ -585,14 +591,21 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// A copy has differed twice.
-    async fn mend(&self, dataset: &Dataset, store: StoreId, record: &RecordId, found: Found) {
+    async fn mend(
+        &self,
+        dataset: &Dataset,
+        store: StoreId,
+        record: &RecordId,
+        found: Found,
+        why: Priority,
+    ) {
         self.state().counters.copies_differing += 1;
         match self.mending(record, &found.copy) {
             // What the listing shows may have been mended, and written over by somebody, since.
             Mend::Put(_) if !self.is_no_echo(record, store, &found) => {}
-            Mend::Put(version) => self.put_again(record, store, &version),
+            Mend::Put(version) => self.put_again(record, store, &version, why),
             Mend::TakeIn => {
-                self.take_in(dataset, record, store, found.copy).await;
+                self.take_in(dataset, record, store, found.copy, why).await;
             }
         }
     }
@@ -615,13 +628,19 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// A copy is to be put again. The authority decides whether that is still so.
-    pub(super) fn put_again(&self, record: &RecordId, store: StoreId, version: &Version) {
+    pub(super) fn put_again(
+        &self,
+        record: &RecordId,
+        store: StoreId,
+        version: &Version,
+        why: Priority,
+    ) {
         let mut state = self.state();
         let slot = state.slots.entry(record.clone()).or_default();
         if let Entry::Vacant(vacant) = slot.owed.entry(store) {
             vacant.insert(Owed::differs_from(version.id()));
             state.counters.copies_put_again += 1;
-            self.push(&mut state, store, record);
+            self.push(&mut state, store, record, why);
         }
     }
 

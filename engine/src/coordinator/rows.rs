@@ -70,13 +70,14 @@ enum Unsent {
 impl Unsent {
     fn answer(self) -> Answer {
         match self {
-            Unsent::BreakerOpen => {
-                let detail = "D1 does not answer; its breaker is open";
-                Outcome::Refused(Refusal::new(RefusalKind::Unreachable, detail))
-            }
+            Unsent::BreakerOpen => Outcome::Refused(breaker_open()),
             Unsent::Stopped => stopped(),
         }
     }
+}
+
+fn breaker_open() -> Refusal {
+    Refusal::new(RefusalKind::Unreachable, "D1 does not answer; its breaker is open")
 }
 
 fn stopped() -> Answer {
@@ -215,6 +216,10 @@ impl<E: Env> Coordinator<E> {
     }
 
     async fn call_batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+        if !self.state().admits(StoreId::D1) {
+            // The breaker opened while these waited.
+            return Outcome::Refused(breaker_open());
+        }
         let count = ops.len();
         let sent_at = self.now();
         let outcome = self.env.storage().d1().batch(ops).await;
@@ -229,9 +234,9 @@ impl<E: Env> Coordinator<E> {
             outcome => outcome,
         };
         match &outcome {
-            Outcome::Applied(_) => self.record_seen(StoreId::D1, Seen::Answer),
-            Outcome::Refused(refusal) => self.record_seen(StoreId::D1, seen_in(refusal)),
-            Outcome::Unknown(_) => self.record_seen(StoreId::D1, Seen::Failure),
+            Outcome::Applied(_) => self.record_seen(StoreId::D1, sent_at, Seen::Answer),
+            Outcome::Refused(refusal) => self.record_seen(StoreId::D1, sent_at, seen_in(refusal)),
+            Outcome::Unknown(_) => self.record_seen(StoreId::D1, sent_at, Seen::Failure),
         }
         outcome
     }

@@ -11,6 +11,7 @@
 use super::Coordinator;
 use super::reconcile::{LOOK_AGAIN_AFTER, PAGE_KEYS};
 use crate::env::{Env, KvStore, ObjectStore, Storage};
+use crate::lane::Priority;
 use crate::policy::Dataset;
 use crate::projection::{self, Form, Named};
 use crate::record::{RecordId, StoreId};
@@ -41,7 +42,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// One turn of the scrub of a dataset in a store.
-    pub(super) async fn scrub(&self, dataset: &Dataset, store: StoreId) {
+    pub(super) async fn scrub(&self, dataset: &Dataset, store: StoreId, why: Priority) {
         let mut changed = Vec::new();
         for (record, version) in self.next_to_scrub(dataset, store) {
             if self.is_stopped() || !self.state().admits(store) {
@@ -65,7 +66,7 @@ impl<E: Env> Coordinator<E> {
                 continue;
             };
             if ContentHash::of(&body) == hash && again == metadata {
-                self.take_in(dataset, &record, store, Some(metadata)).await;
+                self.take_in(dataset, &record, store, Some(metadata), why).await;
             }
         }
     }

@@ -2,12 +2,14 @@
 
 use super::{Coordinator, Pass};
 use crate::breaker;
+use crate::dead_letter::Ending;
 use crate::env::{Env, Outcome};
 use crate::ledger::Noted;
 use crate::record::{RecordId, StoreId};
 use crate::row::{RowAnswer, RowOp, Seq};
 use crate::version::{Actor, Dot, SiteId, Version};
 use serde::Serialize;
+use std::time::Duration;
 
 /// Counts since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -86,6 +88,8 @@ pub struct Counters {
     pub foreign_refused: u64,
     /// Values whose time has passed, and whose tombstone this coordinator made.
     pub expired: u64,
+    /// Losers whose bytes the authority does not take either: dead letters keep them.
+    pub losers_in_letters: u64,
     /// Policies that were put in force after the first.
     pub reloads: u64,
     /// Marks that were taken away because the dataset is not kept there any more.
@@ -144,6 +148,8 @@ pub struct Status {
     /// The last look over each projection: what differed, what mending it is billed, and whether an
     /// operator has to approve that.
     pub passes: Vec<Pass>,
+    /// Writes and copies that a store refuses for good.
+    pub dead_letters: usize,
     /// Since the start.
     pub counters: Counters,
 }
@@ -158,6 +164,19 @@ pub enum OperationState {
     Applied {
         /// Projections that this coordinator is still bringing up to date.
         pending: Vec<StoreId>,
+    },
+    /// The authority refuses it for good; it waits for an operator's decision, or for a later write
+    /// that includes it.
+    Dead {
+        /// The dead letter.
+        letter: String,
+        /// The authority's words.
+        reason: String,
+    },
+    /// An operator gave it up.
+    Discarded {
+        /// Why.
+        reason: String,
     },
     /// It was conditional, and its condition did not hold.
     Cancelled,
@@ -174,25 +193,41 @@ impl<E: Env> Coordinator<E> {
                 breaker::State::Open { .. } => "open",
                 breaker::State::HalfOpen { .. } => "half-open",
             },
-            backlog: state.lanes[store].len(),
+            backlog: state.lanes[store].len() - state.lanes[store].parked(),
         });
         Status {
             actor: self.actor,
             ledger_complete: state.ledger.is_complete(),
             records: state.ledger.len(),
-            intents: state.held_intents,
+            // What a dead letter alone keeps waits for nobody.
+            intents: state.held_intents - state.lost.len(),
             intent_bytes: state.held_bytes,
             stores: stores.collect(),
             sites: state.sites.iter().map(|(site, followed)| followed.status(*site)).collect(),
             passes: state.passes.values().cloned().collect(),
+            dead_letters: state.letters.len(),
             counters: state.counters.clone(),
         }
     }
 
-    /// True when nothing is owed by this coordinator.
+    /// How long a store will take to work off what it is owed. `None`: it does not answer, or has
+    /// not been measured yet.
+    pub fn predicted_drain(&self, store: StoreId) -> Option<Duration> {
+        self.state().predicted_drain(store, self.pace.lane_width)
+    }
+
+    /// True when nothing is owed by this coordinator, but for dead letters.
     pub fn is_idle(&self) -> bool {
-        let state = self.state();
-        state.held_intents == 0 && state.slots.values().all(|slot| slot.owed.is_empty())
+        let (state, now) = (self.state(), self.now());
+        state.slots.iter().all(|(record, slot)| {
+            slot.intents.iter().all(|pending| pending.dead)
+                && slot.owed.keys().all(|store| state.is_copy_dead(record, *store, now))
+        })
+    }
+
+    /// True when a store's breaker lets work through.
+    pub fn admits(&self, store: StoreId) -> bool {
+        self.state().admits(store)
     }
 
     /// True when every breaker lets work through.
@@ -207,8 +242,18 @@ impl<E: Env> Coordinator<E> {
             let state = self.state();
             let record = state.operations.get(&dot)?.clone();
             let slot = state.slots.get(&record);
-            if slot.is_some_and(|slot| slot.intents.iter().any(|p| p.intent.dot() == dot)) {
-                return Some(OperationState::Pending);
+            let waits = slot.is_some_and(|s| s.intents.iter().any(|p| p.intent.dot() == dot));
+            if waits || state.lost.contains_key(&dot) {
+                let letter = state.letters.at(&record, StoreId::D1).find(|l| l.dot == dot);
+                let dead = letter.filter(|letter| letter.retry_at.is_some());
+                return Some(dead.map_or(OperationState::Pending, |letter| OperationState::Dead {
+                    letter: letter.id.clone(),
+                    reason: letter.reason().to_owned(),
+                }));
+            }
+            let ended = state.letters.ended().find(|ended| ended.letter.dot == dot);
+            if let Some(Ending::Discarded { reason }) = ended.map(|ended| &ended.ending) {
+                return Some(OperationState::Discarded { reason: reason.clone() });
             }
             record
         };
@@ -256,5 +301,18 @@ impl<E: Env> Coordinator<E> {
             .filter_map(|(key, noted)| Some((key.to_string(), noted.version()?)))
             .take(limit)
             .collect()
+    }
+}
+
+impl super::State {
+    /// See [`Coordinator::predicted_drain`]; cheap enough to ask for each write.
+    pub(super) fn predicted_drain(&self, store: StoreId, width: usize) -> Option<Duration> {
+        let lane = &self.lanes[store];
+        // What is parked is not drained; what is under way and alone is as good as done.
+        let backlog = lane.len() - lane.parked();
+        if backlog > 0 && !self.admits(store) {
+            return None;
+        }
+        self.health[store].predicted_drain(backlog, width)
     }
 }

@@ -13,6 +13,7 @@ use super::install::{Candidate, Sent};
 use super::reconcile::{Found, Listing};
 use super::{Coordinator, write::accepted};
 use crate::env::{Env, Outcome};
+use crate::lane::Priority;
 use crate::policy::{Dataset, Keep};
 use crate::projection::{self, Body, Named};
 use crate::record::{Loser, RecordId, StoreId, Stored};
@@ -33,6 +34,7 @@ impl<E: Env> Coordinator<E> {
         record: &RecordId,
         store: StoreId,
         seen: Listing,
+        why: Priority,
     ) -> TookIn {
         let Ok(Some((body, metadata))) = self.fetch(dataset, record, store).await else {
             return TookIn::Undecided;
@@ -110,7 +112,7 @@ impl<E: Env> Coordinator<E> {
                     };
                     let differs = described.as_ref().is_none_or(|d| d.history != version.history);
                     if differs && no_echo {
-                        self.put_again(record, store, version);
+                        self.put_again(record, store, version, why);
                     }
                     return TookIn::Known;
                 }
@@ -148,7 +150,9 @@ impl<E: Env> Coordinator<E> {
                     let buried = self.bury(dataset, record, dead).await;
                     return if buried { TookIn::Installed } else { TookIn::Undecided };
                 }
-                Sent::Failed => return TookIn::Undecided,
+                Sent::Failed | Sent::Refused(_) | Sent::LoserRefused(..) => {
+                    return TookIn::Undecided;
+                }
             }
         }
         TookIn::Undecided

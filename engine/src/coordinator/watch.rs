@@ -7,6 +7,7 @@
 use super::{Coordinator, project::Owed};
 use crate::breaker::{COOL_DOWN, Seen};
 use crate::env::{Clock, Env, KvStore, Network, ObjectStore, Peer, PeerMessage, RowStore, Storage};
+use crate::lane::Priority;
 use crate::policy::Pace;
 use crate::record::StoreId;
 use crate::row::{Change, Poll, PollPage};
@@ -21,7 +22,7 @@ const POLL_LIMIT: usize = 500;
 /// News that waits for a peer; older news is dropped, since the peer's own poll brings it too.
 const NEWS_WAITING_MAX: usize = 256;
 /// A key that nothing is stored under: reading it asks whether the store answers.
-const PROBE_KEY: &str = "_tidelock/probe";
+pub const PROBE_KEY: &str = "_tidelock/probe";
 
 impl<E: Env> Coordinator<E> {
     /// Follows the authority's change feed and takes lapsed marks over. Its calls are the
@@ -29,8 +30,12 @@ impl<E: Env> Coordinator<E> {
     pub(super) async fn watch_loop(self: Arc<Self>) {
         while !self.is_stopped() {
             self.meet_members();
-            let after = self.state().ledger.cursor();
-            let poll = Poll { actor: self.actor, after, limit: POLL_LIMIT };
+            let (after, dead) = {
+                let state = self.state();
+                (state.ledger.cursor(), state.letters.len())
+            };
+            // Marks of copies that no store takes stay lapsed: they must not hide the others.
+            let poll = Poll { actor: self.actor, after, limit: POLL_LIMIT + dead };
             let sent_at = self.now();
             let pause = match self.env.storage().d1().poll(poll).await {
                 Ok(page) => {
@@ -38,7 +43,7 @@ impl<E: Env> Coordinator<E> {
                     // A database that can be read and not written must not look healthy: while
                     // the breaker is closed only batches speak for it.
                     if !self.state().admits(StoreId::D1) {
-                        self.record_seen(StoreId::D1, Seen::Answer);
+                        self.record_seen(StoreId::D1, sent_at, Seen::Answer);
                     }
                     let admits = self.state().admits(StoreId::D1);
                     // Another page waits, or the breaker wants its next probe: no pause.
@@ -51,7 +56,7 @@ impl<E: Env> Coordinator<E> {
                     pause
                 }
                 Err(_) => {
-                    self.record_seen(StoreId::D1, Seen::Failure);
+                    self.record_seen(StoreId::D1, sent_at, Seen::Failure);
                     COOL_DOWN
                 }
             };
@@ -81,7 +86,7 @@ impl<E: Env> Coordinator<E> {
         for change in &page.changes {
             self.learn_change(change);
         }
-        let mut state = self.state();
+        let (mut state, now) = (self.state(), self.now());
         for (dataset, latest) in &page.reaped {
             state.ledger.reaped(dataset, *latest);
         }
@@ -96,11 +101,11 @@ impl<E: Env> Coordinator<E> {
             let Some(dataset) = state.policy.datasets.get(&record.dataset) else { continue };
             if dataset.projection(store).is_none() {
                 state.slots.entry(record.clone()).or_default().unkept.insert(store);
-                self.push(&mut state, StoreId::D1, &record);
+                self.push(&mut state, StoreId::D1, &record, Priority::Repair);
                 continue;
             }
             // While the store does not answer us, somebody whom it does answer may take it.
-            if !state.admits(store) {
+            if !state.admits(store) || state.is_copy_dead(&record, store, now) {
                 continue;
             }
             let slot = state.slots.entry(record.clone()).or_default();
@@ -108,7 +113,7 @@ impl<E: Env> Coordinator<E> {
                 vacant.insert(Owed::default());
                 state.counters.taken_over += 1;
             }
-            self.push(&mut state, store, &record);
+            self.push(&mut state, store, &record, Priority::Repair);
         }
     }
 
@@ -128,6 +133,10 @@ impl<E: Env> Coordinator<E> {
             if !wait.is_zero() {
                 self.env.clock().sleep(wait).await;
             }
+            if self.is_stopped() {
+                return;
+            }
+            let began = self.now();
             let storage = self.env.storage();
             let answered = match store {
                 StoreId::Kv => storage.kv().get(PROBE_KEY).await.is_ok(),
@@ -135,7 +144,7 @@ impl<E: Env> Coordinator<E> {
                 StoreId::D1 => unreachable!("the authority is probed by its poll"),
             };
             self.state().counters.probes += 1;
-            self.record_seen(store, if answered { Seen::Answer } else { Seen::Failure });
+            self.record_seen(store, began, if answered { Seen::Answer } else { Seen::Failure });
         }
     }
 

@@ -157,6 +157,11 @@ pub enum WriteRefusal {
         /// The disk's words.
         detail: String,
     },
+    /// Too much of the dataset is refused by a store for good, and waits for a decision.
+    DeadLettersFull {
+        /// How much.
+        letters: usize,
+    },
     /// The record's current entry is not known, and the authority does not tell. The same again,
     /// later.
     AuthorityUnreachable {
@@ -181,6 +186,7 @@ impl WriteRefusal {
         match self {
             WriteRefusal::QueueFull { .. }
             | WriteRefusal::JournalFull { .. }
+            | WriteRefusal::DeadLettersFull { .. }
             | WriteRefusal::AuthorityUnreachable { .. }
             | WriteRefusal::ContextAhead { .. }
             | WriteRefusal::Busy
@@ -220,6 +226,11 @@ impl fmt::Display for WriteRefusal {
             WriteRefusal::JournalFull { detail } => {
                 write!(f, "the journal's disk is full ({detail}); free space on it, then try again")
             }
+            WriteRefusal::DeadLettersFull { letters } => write!(
+                f,
+                "{letters} writes of this dataset are refused by a store for good and wait for a \
+                 decision; look at `tidelock dlq list`, then retry or discard them"
+            ),
             WriteRefusal::AuthorityUnreachable { detail } => write!(
                 f,
                 "the record's current version is not known here and the authority does not \
@@ -346,7 +357,8 @@ impl<E: Env> Coordinator<E> {
                 return Err(WriteRefusal::Stopping);
             }
             let must_wait = self.state().slots.get(record).is_some_and(|slot| {
-                slot.intents.iter().any(|pending| alone || pending.intent.only_over.is_some())
+                let alive = slot.intents.iter().filter(|pending| !pending.dead);
+                alive.into_iter().any(|pending| alone || pending.intent.only_over.is_some())
             });
             if !must_wait {
                 return Ok(());
@@ -448,6 +460,12 @@ impl<E: Env> Coordinator<E> {
             let detail = "no room a moment ago".to_owned();
             return Err(WriteRefusal::JournalFull { detail });
         }
+        // A write over what is dead is a way out.
+        if state.letters.is_full(&record.dataset, self.pace.dead_letters_max)
+            && !state.letters.concerns(record)
+        {
+            return Err(WriteRefusal::DeadLettersFull { letters: self.pace.dead_letters_max });
+        }
         let store_time = state.store_time_least(now);
         let only_over = match &write.condition {
             Condition::None | Condition::Context(_) => None,
@@ -489,11 +507,13 @@ impl<E: Env> Coordinator<E> {
         let version = Version::write(&base.history, sibling);
         let losers = match &write.condition {
             Condition::Context(context) => base.unseen_in(context, looked.as_ref(), dot),
-            Condition::None | Condition::Match(_) | Condition::Absent => Vec::new(),
+            // It is made over what the authority holds, and whatever still waits here is dead.
+            Condition::Match(_) | Condition::Absent => base.dead(dot),
+            Condition::None => Vec::new(),
         };
         state.counters.conflicts += losers.len() as u64;
         let intent = Arc::new(Intent { record: record.clone(), version, value, losers, only_over });
-        state.hold(intent.clone(), false);
+        state.hold(intent.clone(), false, self.now());
         state.remember_operation(dot, record);
         let (done, settled) = oneshot::channel();
         let missing: BTreeSet<StoreId> = dataset.write_through().collect();
@@ -623,6 +643,17 @@ impl State {
 }
 
 impl Base {
+    /// The newest intent, as a loser.
+    fn dead(&self, winner: Dot) -> Vec<Loser> {
+        let newest = self.newest.iter();
+        let loser = |i: &Arc<Intent>| Loser {
+            sibling: *i.version.current(),
+            value: i.value.clone(),
+            winner,
+        };
+        newest.map(loser).collect()
+    }
+
     /// The values that the caller's context had not seen: they lose against the new write, whose
     /// stamp is the greater, and are kept.
     fn unseen_in(

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! entries   order of commit -> [format 1][BLAKE3 of the rest][postcard of Intent]
+//! letters   id of a letter  -> [format 1][BLAKE3 of the rest][postcard of DeadLetter]
 //! state     0               -> [format 1][BLAKE3 of the rest][next order, entries held]
+//!           1               -> the same of letters: [0, letters held]; absent before the first
 //! ```
 //!
 //! Invariant: one [`RedbJournal::commit`] is one transaction and one sync (and one more when the
@@ -17,7 +19,8 @@
 //!
 //! Opening files, threads and locks are left to `production`.
 
-use super::{Intent, JournalBatch, JournalError, Replay};
+use super::{Intent, JournalBatch, JournalError, LetterNote, Replay};
+use crate::dead_letter::DeadLetter;
 use crate::version::Dot;
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
@@ -31,6 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub const FORMAT: u8 = 1;
 
 const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
+const LETTERS: TableDefinition<&str, &[u8]> = TableDefinition::new("letters");
 const STATE: TableDefinition<u64, &[u8]> = TableDefinition::new("state");
 const HASH_BYTES: usize = 32;
 // Entries are written once and read at a start; redb's default of 1 GiB would be held for nothing.
@@ -75,7 +79,8 @@ impl RedbJournal {
     pub fn replay(&self) -> Result<Replay, JournalError> {
         self.usable()?;
         let (entries, _) = self.read()?;
-        Ok(Replay { intents: entries.into_iter().map(|(_, intent)| intent).collect() })
+        let intents = entries.into_iter().map(|(_, intent)| intent).collect();
+        Ok(Replay { intents, letters: self.read_letters()? })
     }
 
     /// Makes the batch durable, in one transaction and one sync. After an error nobody knows
@@ -104,6 +109,20 @@ impl RedbJournal {
                 let mut state = transaction.open_table(STATE)?;
                 let now = State { next_order: *next_order, entries: orders.len() as u64 };
                 state.insert(0, now.encode().as_slice())?;
+                if !batch.letters.is_empty() {
+                    let mut letters = transaction.open_table(LETTERS)?;
+                    for note in &batch.letters {
+                        match note {
+                            LetterNote::Dead(letter) => {
+                                letters
+                                    .insert(letter.id.as_str(), encode_letter(letter).as_slice())?;
+                            }
+                            LetterNote::Ended(id) => drop(letters.remove(id.as_str())?),
+                        }
+                    }
+                    let held = State { next_order: 0, entries: letters.len()? };
+                    state.insert(1, held.encode().as_slice())?;
+                }
             }
             Ok(transaction.commit()?)
         }));
@@ -111,6 +130,35 @@ impl RedbJournal {
             self.poisoned = Some(error.clone());
         }
         committed
+    }
+
+    fn read_letters(&self) -> Result<Vec<DeadLetter>, JournalError> {
+        let database = self.database.as_ref().ok_or_else(closed)?;
+        type Found = (Option<Vec<u8>>, Vec<Vec<u8>>);
+        let (state, raw) = guarded(AssertUnwindSafe(|| -> Result<Found, redb::Error> {
+            let transaction = database.begin_read()?;
+            let table = match transaction.open_table(LETTERS) {
+                Ok(table) => table,
+                // Of a journal without a letter yet, or of a former version.
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok((None, Vec::new())),
+                Err(error) => return Err(error.into()),
+            };
+            let mut raw = Vec::new();
+            for letter in table.iter()? {
+                raw.push(letter?.1.value().to_vec());
+            }
+            let state = transaction.open_table(STATE)?.get(1)?.map(|value| value.value().to_vec());
+            Ok((state, raw))
+        }))?;
+        let state = state.map(|bytes| State::decode(&bytes)).transpose()?.unwrap_or_default();
+        if raw.len() as u64 != state.entries {
+            return Err(JournalError::Damaged(format!(
+                "it holds {} dead letters where {} were committed",
+                raw.len(),
+                state.entries
+            )));
+        }
+        raw.iter().map(|bytes| decode_letter(bytes)).collect()
     }
 
     fn usable(&self) -> Result<(), JournalError> {
@@ -200,6 +248,24 @@ pub fn decode(order: u64, bytes: &[u8]) -> Result<Intent, JournalError> {
         return Err(damaged(&format!("the version of record {} has no value", intent.record)));
     }
     Ok(intent)
+}
+
+/// One dead letter as it stands on the disk.
+pub fn encode_letter(letter: &DeadLetter) -> Vec<u8> {
+    let payload = postcard::to_stdvec(letter)
+        .expect("postcard fails on sequences of unknown length alone, and a letter has none");
+    seal(&payload)
+}
+
+/// Reads a dead letter.
+pub fn decode_letter(bytes: &[u8]) -> Result<DeadLetter, JournalError> {
+    let damaged = |problem: &str| JournalError::Damaged(format!("a dead letter: {problem}"));
+    let payload = unseal(bytes).map_err(|broken| damaged(&broken.problem))?;
+    match postcard::take_from_bytes::<DeadLetter>(payload) {
+        Ok((letter, [])) => Ok(letter),
+        Ok(_) => Err(damaged("bytes follow it")),
+        Err(error) => Err(damaged(&format!("it is none ({error})"))),
+    }
 }
 
 fn seal(payload: &[u8]) -> Vec<u8> {
@@ -304,6 +370,8 @@ fn sorted(error: redb::Error) -> JournalError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dead_letter::Try;
+    use crate::env::RefusalKind;
     use crate::record::{Loser, RecordId, Stored};
     use crate::resolve::sibling;
     use crate::row::Expect;
@@ -387,6 +455,7 @@ mod tests {
         JournalBatch {
             intents: keep.map(intent).collect(),
             settled: settle.map(|counter| intent(counter).dot()).collect(),
+            letters: vec![],
         }
     }
 
@@ -412,6 +481,56 @@ mod tests {
         journal.commit(&batch(9..10, 1..9)).unwrap();
         drop(journal);
         assert_eq!(replayed(&disk).unwrap(), vec![intent(9)]);
+    }
+
+    fn letter(id: &str) -> DeadLetter {
+        let Intent { record, version, .. } = intent(7);
+        let refusal = |reason: &str| Try {
+            at_ms: 1_000,
+            kind: RefusalKind::Constraint,
+            reason: reason.to_owned(),
+        };
+        DeadLetter {
+            id: id.to_owned(),
+            record,
+            store: crate::record::StoreId::D1,
+            dot: version.current().dot,
+            bytes: 63,
+            tries: 4,
+            history: vec![refusal("CHECK constraint failed"), refusal("ключ")],
+            since_ms: 999,
+            unkept: true,
+            lost_to: None,
+            retry_at: None,
+        }
+    }
+
+    #[test]
+    fn dead_letters_come_back_until_they_end_and_none_goes_missing_unnoticed() {
+        let disk = Shared::default();
+        let mut journal = RedbJournal::open(disk.clone()).unwrap();
+        let dead = |id| LetterNote::Dead(Box::new(letter(id)));
+        let notes = |letters| JournalBatch { letters, ..JournalBatch::default() };
+        journal.commit(&notes(vec![dead("a"), dead("b"), dead("b"), dead("c")])).unwrap();
+        journal.commit(&notes(vec![LetterNote::Ended("b".to_owned())])).unwrap();
+        drop(journal);
+        let journal = RedbJournal::open(disk.clone()).unwrap();
+        assert_eq!(journal.replay().unwrap().letters, [letter("a"), letter("c")]);
+        let transaction = journal.database.as_ref().unwrap().begin_write().unwrap();
+        transaction.open_table(LETTERS).unwrap().remove("a").unwrap();
+        transaction.commit().unwrap();
+        let error = journal.replay().unwrap_err().to_string();
+        assert!(error.contains("1 dead letters where 2"), "{error}");
+    }
+
+    #[test]
+    fn letters_of_format_1_stay_readable() {
+        let bytes = include_bytes!("../../golden/journal-letter-1.bin");
+        assert_eq!(decode_letter(bytes), Ok(letter("golden")));
+        assert_eq!(encode_letter(&letter("golden")), bytes, "a new layout needs a new format byte");
+        for length in 0..bytes.len() {
+            assert!(decode_letter(&bytes[..length]).is_err());
+        }
     }
 
     #[test]

@@ -285,7 +285,10 @@ mod tests {
         let lock = FolderLock::take(folder.path()).unwrap();
         let journal = DiskJournal::open(folder.path(), &lock).unwrap();
         let intents = vec![intent(1), intent(2)];
-        journal.commit(JournalBatch { intents: intents.clone(), settled: vec![] }).await.unwrap();
+        journal
+            .commit(JournalBatch { intents: intents.clone(), ..JournalBatch::default() })
+            .await
+            .unwrap();
         drop(journal);
         let journal = DiskJournal::open(folder.path(), &lock).unwrap();
         assert_eq!(journal.replay().await.unwrap().intents, intents);
@@ -318,12 +321,15 @@ mod tests {
     #[test]
     fn a_commit_that_met_a_full_disk_is_there_or_certainly_not() {
         let mut journal = RedbJournal::open(redb::backends::InMemoryBackend::new()).unwrap();
-        journal.commit(&JournalBatch { intents: vec![intent(1)], settled: vec![] }).unwrap();
+        journal
+            .commit(&JournalBatch { intents: vec![intent(1)], ..JournalBatch::default() })
+            .unwrap();
         let full = || "no room".to_owned();
-        let batch = |counter| JournalBatch { intents: vec![intent(counter)], settled: vec![] };
+        let batch =
+            |counter| JournalBatch { intents: vec![intent(counter)], ..JournalBatch::default() };
         assert_eq!(became_of(&journal, &batch(1), full()), Ok(()));
         assert_eq!(became_of(&journal, &batch(2), full()), Err(JournalError::Full(full())));
-        let settled = JournalBatch { intents: vec![], settled: vec![intent(1).dot()] };
+        let settled = JournalBatch { settled: vec![intent(1).dot()], ..JournalBatch::default() };
         assert_eq!(became_of(&journal, &settled, full()), Err(JournalError::Full(full())));
     }
 }

@@ -84,12 +84,19 @@ impl From<NoAnswer> for CliError {
         match no {
             NoAnswer::Connection(detail) => CliError::Unreachable(detail),
             NoAnswer::Problem { status: 401, detail, .. } => CliError::Unreachable(detail),
-            NoAnswer::Problem { kind, detail, .. } if kind == "not-found" => {
+            NoAnswer::Problem { kind, detail, .. }
+                if kind == "not-found" || kind == "unknown-dead-letter" =>
+            {
                 CliError::NotFound(detail)
             }
             NoAnswer::Problem { detail, .. } => CliError::Failed(detail),
         }
     }
+}
+
+/// Text as one segment of a path, or one value of a query.
+pub fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
 }
 
 /// The headers of a request.

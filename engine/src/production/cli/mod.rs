@@ -4,6 +4,7 @@
 //! start, 4 no such record, 5 the server cannot be reached or does not know the token.
 
 mod client;
+mod dlq;
 mod export;
 mod import;
 mod jsonl;
@@ -67,6 +68,8 @@ enum Verb {
     /// Look at the configuration, or have the server read it again
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// See to dead letters: what a store refuses for good
+    Dlq(DlqArgs),
 }
 
 /// `tidelock serve`.
@@ -294,6 +297,56 @@ struct PolicyCheckArgs {
     client: ClientArgs,
 }
 
+#[derive(Debug, Args)]
+struct DlqArgs {
+    #[command(subcommand)]
+    verb: DlqVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum DlqVerb {
+    /// Show what is refused, and how the last ones ended
+    List {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show one with the history of its tries
+    Show {
+        id: String,
+        /// Give the bytes of a write that D1 refuses, and nothing else
+        #[arg(long)]
+        value: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Try one again now
+    Retry {
+        id: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Give up a write that was acknowledged and that D1 refuses
+    Discard {
+        id: String,
+        /// Why; it is logged
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+impl DlqArgs {
+    fn json(&self) -> bool {
+        match &self.verb {
+            DlqVerb::List { client }
+            | DlqVerb::Show { client, .. }
+            | DlqVerb::Retry { client, .. }
+            | DlqVerb::Discard { client, .. } => client.json,
+        }
+    }
+}
+
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
 pub enum CliError {
@@ -360,6 +413,7 @@ pub fn main() -> ExitCode {
         Verb::Policy(PolicyVerb::Reload(args)) => (policy::reload(&args), args.client.json),
         Verb::Policy(PolicyVerb::Show(args)) => (policy::show(&args), args.client.json),
         Verb::Policy(PolicyVerb::Check(args)) => (policy::check(&args), args.client.json),
+        Verb::Dlq(args) => (dlq::dlq(&args), args.json()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

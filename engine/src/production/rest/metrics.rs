@@ -76,6 +76,8 @@ impl Text {
             }
         }
         self.passes(&status.passes);
+        let help = "Writes and copies that a store refuses for good.";
+        self.gauge("dead_letters", help, status.dead_letters as u64);
         self.counters(&status.counters);
     }
 
@@ -146,6 +148,7 @@ impl Text {
             read_repairs,
             foreign_refused,
             expired,
+            losers_in_letters,
             reloads,
             forgone,
             breaker_opened,
@@ -230,6 +233,11 @@ impl Text {
                 foreign_refused,
             ),
             ("expired_total", "Values ended because their time had passed.", expired),
+            (
+                "losers_in_dead_letters_total",
+                "Losers whose bytes D1 does not take either: dead letters keep them.",
+                losers_in_letters,
+            ),
             ("policy_reloads_total", "Policies put in force while running.", reloads),
             (
                 "marks_forgone_total",

@@ -9,6 +9,7 @@
 //! Bodies that are held at once are bounded in bytes.
 
 mod batch;
+mod dead_letters;
 mod door;
 mod metrics;
 mod page;
@@ -97,6 +98,9 @@ impl<E: Env> App<E> {
         let hear = post(peers::hear::<E>).layer(DefaultBodyLimit::max(peers::MESSAGE_BYTES_MAX));
         let reload =
             post(policies::reload::<E>).layer(DefaultBodyLimit::max(policies::POLICY_BYTES_MAX));
+        let dead_letter = get(dead_letters::get::<E>)
+            .post(dead_letters::act::<E>)
+            .delete(dead_letters::discard::<E>);
         let guarded = Router::new()
             .route("/v1/records/{dataset}", get(records::list::<E>))
             .route("/v1/records/{dataset}/", any(records::no_key))
@@ -106,6 +110,9 @@ impl<E: Env> App<E> {
             .route("/v1/policies", get(policies::show::<E>))
             .route("/v1/policies:reload", reload)
             .route("/v1/operations/{id}", get(records::operation::<E>))
+            .route("/v1/dead-letters", get(dead_letters::list::<E>))
+            .route("/v1/dead-letters/{id}", dead_letter)
+            .route("/v1/dead-letters/{id}/value", get(dead_letters::value::<E>))
             .route("/v1/status", get(status::status::<E>))
             .route("/v1/metrics", get(metrics::metrics::<E>))
             .route("/v1/peers", members)

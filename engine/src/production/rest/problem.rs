@@ -25,6 +25,10 @@ pub enum Kind {
     NotFound,
     /// The record exists, but the store asked for holds no copy of it.
     NotInStore,
+    /// No such dead letter.
+    UnknownDeadLetter,
+    /// The copy is owed, and cannot be given up alone.
+    StillOwed,
     /// Not an operation that this process remembers.
     UnknownOperation,
     /// No such peer, or one that stands in the configuration.
@@ -90,6 +94,10 @@ impl Kind {
             Kind::WireVersion => {
                 ("wire-version", "Another version of the wire", S::UPGRADE_REQUIRED, false)
             }
+            Kind::UnknownDeadLetter => {
+                ("unknown-dead-letter", "No such dead letter", S::NOT_FOUND, false)
+            }
+            Kind::StillOwed => ("still-owed", "The copy is owed", S::CONFLICT, false),
             Kind::NoSuchAddress => ("no-such-address", "No such address", S::NOT_FOUND, false),
             Kind::MethodNotAllowed => {
                 ("method-not-allowed", "Method not allowed", S::METHOD_NOT_ALLOWED, false)
@@ -224,7 +232,9 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::TooLarge { .. } => Kind::TooLarge,
             WriteRefusal::WrongKind { .. } => Kind::WrongKind,
             WriteRefusal::ConditionFailed { .. } => Kind::ConditionFailed,
-            WriteRefusal::QueueFull { .. } => Kind::QueueFull,
+            WriteRefusal::QueueFull { .. } | WriteRefusal::DeadLettersFull { .. } => {
+                Kind::QueueFull
+            }
             WriteRefusal::JournalFull { .. } => Kind::JournalFull,
             WriteRefusal::AuthorityUnreachable { .. } => Kind::StoreUnavailable,
             WriteRefusal::ContextAhead { .. } | WriteRefusal::Busy => Kind::Busy,

@@ -127,11 +127,15 @@ pub(super) async fn get<E: Env>(
     if read.partial {
         put_header(headers, PARTIAL, "true");
     }
-    // A value is data, never a page of this server: a browser with a session must not run it.
+    as_data(headers);
+    Ok(response)
+}
+
+/// A value is data, never a page of this server: a browser with a session must not run it.
+pub(super) fn as_data(headers: &mut HeaderMap) {
     put_header(headers, header::CONTENT_TYPE, "application/octet-stream");
     put_header(headers, header::CONTENT_DISPOSITION, "attachment");
     put_header(headers, header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
-    Ok(response)
 }
 
 fn absent(dataset: &str, key: &str, read: &Read, store: Option<StoreId>) -> Problem {

@@ -130,7 +130,6 @@ fn verdict<E: Env>(app: &App<E>, status: &Status) -> Verdict {
     let away = status.stores.iter().filter(|store| store.breaker != "closed");
     let away: Vec<&str> = away.map(|store| store.store.name()).collect();
     let owed: usize = status.stores.iter().map(|store| store.backlog).sum();
-    let poisoned = status.counters.installs_poisoned + status.counters.puts_poisoned;
     let say = |level, title: &str, detail: String| Verdict { level, title: title.into(), detail };
     let behind = match owed {
         0 => "Nothing waits.".to_owned(),
@@ -156,11 +155,13 @@ fn verdict<E: Env>(app: &App<E>, status: &Status) -> Verdict {
         );
         return say("bad", &title, detail);
     }
-    if poisoned > 0 {
+    if status.dead_letters > 0 {
         let detail = format!(
-            "{poisoned} copies were refused for good by a store; the log names them. {behind}"
+            "Dead letters: {}. A store refuses these writes or copies for good; `tidelock dlq \
+             list` names them and says why. {behind}",
+            status.dead_letters
         );
-        return say("warn", "A store refuses some copies", detail);
+        return say("warn", "A store refuses some writes", detail);
     }
     if !status.ledger_complete {
         let detail = "The authority's records are being read.".to_owned();
