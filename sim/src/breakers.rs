@@ -27,6 +27,17 @@ pub struct Breakers {
     probing: BTreeMap<(NodeId, StoreId), u64>,
 }
 
+impl Breakers {
+    /// A process goes on that stood still: it could not probe, and what it waited for shows now.
+    pub fn resumed(&mut self, node: NodeId, now: Duration) {
+        for ((called, _), (_, at)) in &mut self.called {
+            if *called == node {
+                *at = now;
+            }
+        }
+    }
+}
+
 /// A probe under way.
 pub struct Probe {
     world: Arc<World>,

@@ -65,6 +65,7 @@ async fn pause(world: &Arc<World>, node: NodeId, until_ms: u64) {
         let process = &mut state.processes[at];
         process.pauses -= 1;
         let goes_on = process.pauses == 0;
+        state.breakers.resumed(node, world.now());
         world.note(&mut state, End::Node(node.0), "resume", None, 0, String::new);
         goes_on
     };

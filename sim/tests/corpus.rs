@@ -51,3 +51,8 @@ fn a_write_that_waited_for_ever_for_the_bytes_of_a_dead_one() {
 fn a_foreign_write_that_came_between_a_look_and_the_mark_for_what_it_showed() {
     clean_in(Profile::Hostile, &[2_498]);
 }
+
+#[test]
+fn a_coordinator_that_stood_still_with_an_open_breaker() {
+    clean(&[201_114]);
+}
