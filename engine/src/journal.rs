@@ -38,6 +38,13 @@ impl Intent {
     pub fn dot(&self) -> Dot {
         self.version.current().dot
     }
+
+    /// True when its condition is that there is no such record, and never was one.
+    pub fn is_over_nothing(&self) -> bool {
+        let own = self.dot().actor;
+        let over_none = self.only_over.as_ref().is_some_and(|over| over.history.is_empty());
+        over_none && self.version.history.iter().all(|(actor, _)| *actor == own)
+    }
 }
 
 /// What one commit makes durable.

@@ -56,3 +56,8 @@ fn a_foreign_write_that_came_between_a_look_and_the_mark_for_what_it_showed() {
 fn a_coordinator_that_stood_still_with_an_open_breaker() {
     clean(&[201_114]);
 }
+
+#[test]
+fn a_conditional_write_that_was_refused_because_another_tombstone_was_reaped() {
+    clean(&[30_008, 31_568]);
+}

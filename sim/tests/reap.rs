@@ -3,11 +3,13 @@
 
 use tidelock_engine::record::StoreId;
 use tidelock_faults::{End, Kind, Place};
+use tidelock_sim::checker::Told;
 use tidelock_sim::run::{self, Outcome};
 use tidelock_sim::scenario::Scenario;
 use tidelock_sim::workload::Act;
 
 const PUT: Act = Act::Put { bytes: 20 };
+const UNCHANGED: Act = Act::PutIfUnchanged { bytes: 20 };
 /// More than the authority takes whole: it goes to R2 first.
 const LARGE: Act = Act::Put { bytes: 600 };
 
@@ -101,4 +103,27 @@ fn a6_the_floor_never_passes_a_write_that_is_on_its_way() {
             .fault(Kind::NetPartition, cut(0, StoreId::R2), 900..20_000, 0),
     );
     assert!(reaped_at(&outcome) >= 20_000, "at {} ms", reaped_at(&outcome));
+}
+
+/// Nothing is there, and a write asks for just that; meanwhile another record's tombstone is reaped,
+/// which changes what is expected of everything that is not there.
+#[test]
+fn a_write_to_what_is_not_there_is_not_refused_because_a_tombstone_went() {
+    let reaping = || {
+        looked_over(1)
+            .then(1_000, 0, "k", PUT)
+            .then(2_000, 0, "k", Act::Delete)
+            .then(3_000, 0, "j", PUT)
+    };
+    let at = reaped_at(&clean(&reaping()));
+    let mut overtaken = 0;
+    for at_ms in at - 100..at + 20 {
+        let outcome = clean(&reaping().then(at_ms, 0, "new", UNCHANGED));
+        let told = outcome.fates.iter().find(|write| write.id == 3).expect("it was asked for").told;
+        assert!(matches!(told, Told::Acknowledged(_)), "at {at_ms} ms: {told:?}");
+        let installed = outcome.events.iter().find(|event| event.text.starts_with("notes/new is"));
+        let installed_ms = installed.expect("it was acknowledged").at_us / 1_000;
+        overtaken += u32::from((at_ms..installed_ms).contains(&reaped_at(&outcome)));
+    }
+    assert!(overtaken > 0, "no tombstone was reaped while a write was on its way");
 }

@@ -15,7 +15,7 @@ use crate::policy::{Dataset, Kind, Limits};
 use crate::record::{Loser, RecordId, StoreId, Stored, blob_key};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
-use crate::version::{Dot, NodeId, Sibling, Version};
+use crate::version::{Actor, Dot, NodeId, Sibling, Version};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,6 +135,7 @@ impl<E: Env> Coordinator<E> {
                     self.state().counters.installs_moved += 1;
                     if let Some(intent) = conditional
                         && !covers(row.as_ref(), intent.dot())
+                        && !still_holds(&intent, row.as_ref(), self.actor)
                     {
                         self.learn_row(record, row.as_ref());
                         self.cancel(&intent);
@@ -262,7 +263,8 @@ impl<E: Env> Coordinator<E> {
                 return take_in(theirs, Vec::new(), suspect);
             }
             (None, _) => return Plan::Idle,
-            (Some(ours), None) => return ours.over(expect),
+            (Some(ours), None) if ours.only_over.is_none() => return ours.over(expect),
+            (Some(ours), None) => return ours.over_nothing(expect, self.actor),
             (Some(ours), Some(theirs)) => (ours, theirs),
         };
         if ours.only_over.is_some() {
@@ -630,6 +632,20 @@ impl Ours {
         Plan::Install { candidate, suspect }
     }
 
+    /// Where nothing is, conditionally. What tombstones leave when they are reaped may have changed
+    /// the sequence of what is not there, and with it what an intent expects to find absent.
+    fn over_nothing(self, expect: Expect, own: Actor) -> Plan {
+        let (intent, _) = self.only_over.as_ref().expect("asked of conditional ones only");
+        if intent.is_over_nothing() && intent.dot().actor == own {
+            let Ours { held, losers, only_over, .. } = self;
+            let conditional = only_over.map(|(intent, _)| intent);
+            let suspect = *held.version.current();
+            let candidate = Candidate { expect, held, losers, conditional };
+            return Plan::Install { candidate, suspect };
+        }
+        self.conditionally()
+    }
+
     /// Over the row that its own condition names.
     fn conditionally(self) -> Plan {
         let Ours { held, losers, only_over, .. } = self;
@@ -638,6 +654,12 @@ impl Ours {
         let candidate = Candidate { expect, held, losers, conditional: Some(intent) };
         Plan::Install { candidate, suspect }
     }
+}
+
+/// True when nothing was to be there, and nothing is. Of a former life nobody knows whether its caller
+/// was told that the condition had failed.
+fn still_holds(intent: &Intent, row: Option<&Row>, own: Actor) -> bool {
+    intent.dot().actor == own && intent.is_over_nothing() && row.is_none_or(Row::is_absent)
 }
 
 fn covers(row: Option<&Row>, dot: Dot) -> bool {
