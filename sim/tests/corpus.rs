@@ -61,3 +61,8 @@ fn a_coordinator_that_stood_still_with_an_open_breaker() {
 fn a_conditional_write_that_was_refused_because_another_tombstone_was_reaped() {
     clean(&[30_008, 31_568]);
 }
+
+#[test]
+fn a_coordinator_that_had_stopped_sent_one_more_put() {
+    clean_in(Profile::Hostile, &[1_239]);
+}

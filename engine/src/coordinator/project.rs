@@ -219,6 +219,10 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn next_step(&self, record: &RecordId, store: StoreId) -> Step {
+        if self.is_stopped() {
+            // Whoever follows in this process knows of this store what we do not.
+            return Step::Wait(Next::Again);
+        }
         let now = self.now();
         let state = self.state();
         let Some(owed) = state.slots.get(record).and_then(|slot| slot.owed.get(&store)) else {
