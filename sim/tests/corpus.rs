@@ -66,3 +66,8 @@ fn a_conditional_write_that_was_refused_because_another_tombstone_was_reaped() {
 fn a_coordinator_that_had_stopped_sent_one_more_put() {
     clean_in(Profile::Hostile, &[1_239]);
 }
+
+#[test]
+fn a_value_that_a_store_would_not_take_and_that_expired() {
+    clean_in(Profile::Quick, &[875]);
+}

@@ -233,8 +233,11 @@ impl<E: Env> Coordinator<E> {
             return Step::Wait(Next::At(next_put));
         }
         // A lease is held by whoever puts, and nobody puts what the store will not take.
+        // What has expired is deleted under the dot of the value: that is taken.
         if let Some(target) = &owed.target
-            && let dot = target.version.current().dot
+            && let current = target.version.current()
+            && !current.deleted
+            && let dot = current.dot
             && let Some(until) = state.letters.dead_until(record, store, dot)
             && until > now
         {
