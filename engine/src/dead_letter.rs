@@ -93,6 +93,8 @@ pub enum Ending {
         /// The write that is current now.
         by: Dot,
     },
+    /// The value's time has passed, so that nothing of it is to be taken any more.
+    Expired,
     /// An operator gave it up.
     Discarded {
         /// Why.
@@ -348,6 +350,7 @@ impl fmt::Display for Ending {
         match self {
             Ending::Applied => f.write_str("applied after all"),
             Ending::Superseded { by } => write!(f, "superseded by {by}"),
+            Ending::Expired => f.write_str("its time has passed"),
             Ending::Discarded { reason } => write!(f, "discarded: {reason}"),
             Ending::Cancelled => f.write_str("its condition did not hold"),
             Ending::Elsewhere => f.write_str("looked after elsewhere"),

@@ -1,4 +1,4 @@
-//! How a store or peer does: how often it answers, how fast, and how long it would take to work
+//! How a store does: how often it answers, how fast, and how long it would take to work
 //! off what it is owed.
 //!
 //! ```text
@@ -6,8 +6,7 @@
 //! work began, work ended ──> occupancy ──> time per record ──> predicted drain
 //! ```
 //!
-//! Latencies are kept in a histogram with four buckets an octave, so a quantile is at most a
-//! quarter too high. Time is passed in; everything is an integer.
+//! Latencies are counted in four buckets an octave, so a quantile is at most a quarter too high. Time is passed in; everything is an integer.
 //!
 //! The predicted drain follows Little's law: while `width` records are under way at once and each
 //! takes `t` of a worker's time, failed turns included, a backlog of `n` takes `n · t / width`. The
@@ -61,8 +60,6 @@ pub struct Health {
     /// Since the start, for counters that never go back.
     answered: u64,
     failed: u64,
-    latency: [u64; BUCKETS],
-    latency_sum_us: u64,
     last_good: Option<Duration>,
     under_way: u32,
     /// Up to when `busy_us` is counted.
@@ -77,8 +74,6 @@ impl Default for Health {
             slices: [const { Slice::new(0) }; SLICES],
             answered: 0,
             failed: 0,
-            latency: [0; BUCKETS],
-            latency_sum_us: 0,
             last_good: None,
             under_way: 0,
             counted: Duration::ZERO,
@@ -87,9 +82,13 @@ impl Default for Health {
     }
 }
 
-/// What a store or peer showed in the last minute.
+/// What a store showed in the last minute, but for its calls, which are counted from the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HealthReport {
+    /// Calls that were answered.
+    pub answered: u64,
+    /// Calls that were not.
+    pub failed: u64,
     /// Answers of a thousand calls; `None`: no calls.
     pub success_permille: Option<u32>,
     /// Half of the answers came within this.
@@ -116,8 +115,6 @@ impl Health {
                 slice.answered += 1;
                 slice.latency[bucket(took_us)] += 1;
                 self.answered += 1;
-                self.latency[bucket(took_us)] += 1;
-                self.latency_sum_us += took_us;
                 self.last_good = Some(now);
             }
         }
@@ -150,12 +147,6 @@ impl Health {
         Some(Duration::from_micros(total_us.div_ceil(width)))
     }
 
-    /// Records a minute, with so many under way at once.
-    pub fn drain_rate(&self, width: usize) -> Option<u64> {
-        let each_us = self.each_us?.max(1);
-        Some(60_000_000 * width.max(1) as u64 / each_us)
-    }
-
     /// The last minute in figures.
     pub fn report(&self, now: Duration) -> HealthReport {
         let mut latency = [0u64; BUCKETS];
@@ -171,32 +162,14 @@ impl Health {
         let permille = |part: u64| u32::try_from(part * 1000 / calls).expect("a part of the whole");
         let at = |of| quantile_us(&latency, answered, of).map(|us: u64| us.div_ceil(1000));
         HealthReport {
+            answered: self.answered,
+            failed: self.failed,
             success_permille: (calls > 0).then(|| permille(answered)),
             p50_ms: at(500),
             p90_ms: at(900),
             p99_ms: at(990),
             last_good_ms_ago: self.last_good.map(|at| micros(now.saturating_sub(at)) / 1000),
         }
-    }
-
-    /// Calls since the start: answered, and not.
-    pub fn calls(&self) -> (u64, u64) {
-        (self.answered, self.failed)
-    }
-
-    /// Answers since the start that came within each of a few bounds (in microseconds), and the
-    /// sum of their durations in microseconds.
-    pub fn durations(&self) -> (Vec<(u64, u64)>, u64) {
-        let mut within = 0;
-        let mut bounds = Vec::new();
-        for (at, count) in self.latency.iter().enumerate() {
-            within += count;
-            // Every second octave.
-            if at % 8 == 7 && at + 1 < BUCKETS {
-                bounds.push((upper_us(at), within));
-            }
-        }
-        (bounds, self.latency_sum_us)
     }
 
     fn slice(&mut self, now: Duration) -> &mut Slice {
@@ -295,11 +268,7 @@ mod tests {
         let report = health.report(ms(161_000));
         assert_eq!((report.success_permille, report.p50_ms), (None, None));
         assert_eq!(report.last_good_ms_ago, Some(160_000));
-        assert_eq!(health.calls(), (7, 4));
-        let (bounds, sum_us) = health.durations();
-        assert_eq!(sum_us, 70_000);
-        assert_eq!(bounds.last().unwrap().1, 7);
-        assert!(bounds.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1));
+        assert_eq!((report.answered, report.failed), (7, 4), "since the start");
     }
 
     #[test]
@@ -319,7 +288,6 @@ mod tests {
         assert_eq!(health.predicted_drain(1_000, 4), Some(ms(50_000)));
         assert_eq!(health.predicted_drain(1_000, 8), Some(ms(25_000)));
         assert_eq!(health.predicted_drain(1, 8), Some(ms(200)), "one record has one worker");
-        assert_eq!(health.drain_rate(4), Some(1_200));
         assert_eq!(health.predicted_drain(1_000, 4), Some(ms(50_000)), "it stays known");
     }
 

@@ -12,7 +12,8 @@ mod server;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use server::{Server, folder};
+use server::{Server, folder, stdout};
+use std::collections::BTreeSet;
 
 #[test]
 fn a_record_is_written_read_listed_and_deleted() {
@@ -344,6 +345,93 @@ fn only_holders_of_the_token_come_in() {
     for line in ["# TYPE tidelock_writes_acknowledged_total counter", "tidelock_up 1"] {
         assert!(metrics.lines().any(|l| l == line), "{metrics}");
     }
+}
+
+#[test]
+fn how_each_store_does_is_measured_and_shown() {
+    let (_folder, data) = folder();
+    let server = Server::start(&data);
+    for n in 0..20 {
+        assert_eq!(server.send("PUT", &format!("/v1/records/notes/k{n}"), b"x").status, 201);
+    }
+    server.until_idle();
+    let status: Value =
+        serde_json::from_slice(&server.send("GET", "/v1/status", b"").body).unwrap();
+    let metrics = server.send("GET", "/v1/metrics", b"").text();
+    let figure = |line: &str| {
+        let found = metrics.lines().find_map(|text| text.strip_prefix(line)?.trim().parse().ok());
+        found.unwrap_or_else(|| panic!("no {line}: {metrics}"))
+    };
+    for (at, store) in ["d1", "kv", "r2"].into_iter().enumerate() {
+        let shown = &status["coordinator"]["stores"][at];
+        assert_eq!(shown["store"], store);
+        assert_eq!((&shown["backlog"], &shown["oldest_ms"]), (&0.into(), &Value::Null));
+        assert_eq!(
+            (&shown["drain_ms"], &shown["health"]["success_permille"]),
+            (&0.into(), &1000.into())
+        );
+        assert!(
+            shown["health"]["p50_ms"].as_u64() <= shown["health"]["p99_ms"].as_u64(),
+            "{shown}"
+        );
+        let answered: u64 =
+            figure(&format!("tidelock_operations_total{{store=\"{store}\",outcome=\"answered\"}}"));
+        let puts = if store == "d1" { 1 } else { 20 };
+        assert!(answered >= puts, "{store}: {answered}");
+        let failed: u64 =
+            figure(&format!("tidelock_operations_total{{store=\"{store}\",outcome=\"failed\"}}"));
+        assert_eq!(failed, 0);
+        let drain: u64 =
+            figure(&format!("tidelock_predicted_drain_milliseconds{{store=\"{store}\"}}"));
+        assert_eq!(drain, 0);
+    }
+    let said = stdout(&server.cli(&["status"]));
+    assert_eq!(
+        said.matches("0 records behind, 0 ms to drain; 100.0% answered").count(),
+        3,
+        "{said}"
+    );
+    server.stop();
+}
+
+/// <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    let (_folder, data) = folder();
+    let server = Server::start(&data);
+    let metrics = server.send("GET", "/v1/metrics", b"").text();
+    assert!(metrics.ends_with('\n'));
+    let mut family = "";
+    let mut seen = BTreeSet::new();
+    for line in metrics.lines() {
+        if let Some(typed) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = typed.split_once(' ').expect("a name and a kind");
+            assert!(matches!(kind, "counter" | "gauge"), "{line}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+            assert!(seen.insert(name), "a family stands in one place: {line}");
+            family = name;
+            continue;
+        }
+        if line.starts_with("# HELP ") {
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').expect("a sample and its value");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        assert_eq!(sample.split('{').next(), Some(family), "under its own type: {line}");
+        if let Some((_, labels)) = sample.split_once('{') {
+            let labels = labels.strip_suffix('}').expect("labels are closed");
+            for label in labels.split(',') {
+                let (name, value) = label.split_once('=').expect("a label and its value");
+                assert!(name.bytes().all(|c| c.is_ascii_lowercase()), "{line}");
+                assert!(
+                    value.len() >= 2 && value.starts_with('"') && value.ends_with('"'),
+                    "{line}"
+                );
+            }
+        }
+    }
+    assert!(seen.len() > 30, "{metrics}");
+    server.stop();
 }
 
 #[test]

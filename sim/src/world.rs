@@ -253,11 +253,6 @@ impl World {
         self.double == Some(double)
     }
 
-    /// True once the run is over.
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-
     /// Waits.
     pub fn sleep(&self, duration: Duration) -> Sleep {
         self.time.sleep(duration)

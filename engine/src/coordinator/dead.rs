@@ -15,7 +15,7 @@ use crate::journal::{Intent, LetterNote};
 use crate::lane::{Next, Priority};
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::retry::PAUSE_MAX;
-use crate::version::{Dot, Version};
+use crate::version::{Dot, Sibling, Version};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,7 +184,11 @@ impl<E: Env> Coordinator<E> {
         let covered = covered.map(|letter| letter.dot);
         let covered: Vec<Dot> = covered.filter(|dot| version.history.covers_dot(*dot)).collect();
         for dot in covered {
-            let ending = if dot == by { Ending::Applied } else { Ending::Superseded { by } };
+            let ending = match dot == by {
+                true if version.current().is_expired_form() => Ending::Expired,
+                true => Ending::Applied,
+                false => Ending::Superseded { by },
+            };
             self.end_letter(state, record, store, dot, ending);
         }
     }
@@ -418,6 +422,19 @@ impl State {
         }
     }
 
+    /// Until when nobody is at the copy of a value, since its store does not take it. What has
+    /// expired is deleted under the value's own dot, and a delete is taken.
+    pub(super) fn copy_dead_until(
+        &self,
+        record: &RecordId,
+        store: StoreId,
+        value: &Sibling,
+        now: Duration,
+    ) -> Option<Duration> {
+        let until = self.letters.dead_until(record, store, value.dot)?;
+        (!value.deleted && until > now).then_some(until)
+    }
+
     /// True when a record's copy is owed and dead: nobody is at it.
     pub(super) fn is_copy_dead(&self, record: &RecordId, store: StoreId, now: Duration) -> bool {
         if self.letters.is_empty() {
@@ -425,8 +442,7 @@ impl State {
         }
         let known = self.ledger.known(record).and_then(|known| known.version);
         known.is_some_and(|version| {
-            let until = self.letters.dead_until(record, store, version.current().dot);
-            until.is_some_and(|until| until > now)
+            self.copy_dead_until(record, store, version.current(), now).is_some()
         })
     }
 }

@@ -71,8 +71,8 @@ pub(super) struct Followed {
     reached: Seq,
     /// Of its versions that are on their way into the authority here.
     adopting: usize,
-    /// What it says is decided there, and holds here too once this place is reached.
-    vouched: Option<(Seq, VersionVector)>,
+    /// What it says is decided there, which holds here too once all that it gave is in.
+    vouched: Option<VersionVector>,
     /// What is decided there, and has come here as far as there is anything of it.
     settled: VersionVector,
     /// It said that it has news.
@@ -218,7 +218,7 @@ impl<E: Env> Coordinator<E> {
         if let Some(followed) = state.sites.get_mut(&site) {
             followed.cursor = end;
             if complete {
-                followed.vouched = Some((end, settled));
+                followed.vouched = Some(settled);
             }
             followed.note_reached();
         }
@@ -442,7 +442,7 @@ impl Followed {
             return;
         }
         self.reached = self.cursor;
-        if let Some((_, settled)) = self.vouched.take_if(|(at, _)| *at <= self.cursor) {
+        if let Some(settled) = self.vouched.take() {
             self.settled = self.settled.join(&settled);
         }
     }

@@ -135,7 +135,8 @@ impl<E: Env> Coordinator<E> {
                     self.state().counters.installs_moved += 1;
                     if let Some(intent) = conditional
                         && !covers(row.as_ref(), intent.dot())
-                        && !still_holds(&intent, row.as_ref(), self.actor)
+                        && !(asks_for_nothing(&intent, self.actor)
+                            && row.as_ref().is_none_or(Row::is_absent))
                     {
                         self.learn_row(record, row.as_ref());
                         self.cancel(&intent);
@@ -626,40 +627,38 @@ impl super::Slot {
 
 impl Ours {
     fn over(self, expect: Expect) -> Plan {
-        let Ours { held, losers, .. } = self;
-        let suspect = *held.version.current();
-        let candidate = Candidate { expect, held, losers, conditional: None };
-        Plan::Install { candidate, suspect }
+        self.install(expect, None)
     }
 
-    /// Where nothing is, conditionally. What tombstones leave when they are reaped may have changed
-    /// the sequence of what is not there, and with it what an intent expects to find absent.
+    /// Where nothing is, conditionally.
     fn over_nothing(self, expect: Expect, own: Actor) -> Plan {
-        let (intent, _) = self.only_over.as_ref().expect("asked of conditional ones only");
-        if intent.is_over_nothing() && intent.dot().actor == own {
-            let Ours { held, losers, only_over, .. } = self;
-            let conditional = only_over.map(|(intent, _)| intent);
-            let suspect = *held.version.current();
-            let candidate = Candidate { expect, held, losers, conditional };
-            return Plan::Install { candidate, suspect };
+        match &self.only_over {
+            Some((intent, _)) if asks_for_nothing(intent, own) => {
+                let conditional = Some(intent.clone());
+                self.install(expect, conditional)
+            }
+            _ => self.conditionally(),
         }
-        self.conditionally()
     }
 
     /// Over the row that its own condition names.
     fn conditionally(self) -> Plan {
-        let Ours { held, losers, only_over, .. } = self;
-        let (intent, expect) = only_over.expect("asked of conditional ones only");
+        let (intent, expect) = self.only_over.clone().expect("asked of conditional ones only");
+        self.install(expect, Some(intent))
+    }
+
+    fn install(self, expect: Expect, conditional: Option<Arc<Intent>>) -> Plan {
+        let Ours { held, losers, .. } = self;
         let suspect = *held.version.current();
-        let candidate = Candidate { expect, held, losers, conditional: Some(intent) };
-        Plan::Install { candidate, suspect }
+        Plan::Install { candidate: Candidate { expect, held, losers, conditional }, suspect }
     }
 }
 
-/// True when nothing was to be there, and nothing is. Of a former life nobody knows whether its caller
-/// was told that the condition had failed.
-fn still_holds(intent: &Intent, row: Option<&Row>, own: Actor) -> bool {
-    intent.dot().actor == own && intent.is_over_nothing() && row.is_none_or(Row::is_absent)
+/// True when a condition holds wherever nothing is. What tombstones leave when they are reaped changes
+/// the sequence of what is not there, and with it what an intent expects to find absent. Of a former
+/// life nobody knows whether its caller was told that the condition had failed: that stays failed.
+fn asks_for_nothing(intent: &Intent, own: Actor) -> bool {
+    intent.dot().actor == own && intent.is_over_nothing()
 }
 
 fn covers(row: Option<&Row>, dot: Dot) -> bool {

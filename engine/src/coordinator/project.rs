@@ -233,13 +233,8 @@ impl<E: Env> Coordinator<E> {
             return Step::Wait(Next::At(next_put));
         }
         // A lease is held by whoever puts, and nobody puts what the store will not take.
-        // What has expired is deleted under the dot of the value: that is taken.
         if let Some(target) = &owed.target
-            && let current = target.version.current()
-            && !current.deleted
-            && let dot = current.dot
-            && let Some(until) = state.letters.dead_until(record, store, dot)
-            && until > now
+            && let Some(until) = state.copy_dead_until(record, store, target.version.current(), now)
         {
             return Step::Wait(Next::Park(until));
         }
@@ -635,10 +630,9 @@ impl<E: Env> Coordinator<E> {
         let metadata = target.metadata(store, &body);
         let put = match store {
             StoreId::Kv => {
-                let expires_at_s = current.expires_at_ms.map(|at_ms| {
-                    (at_ms / 1_000 + KV_EXPIRES_LATER_S)
-                        .max(deadline.0 / 1_000 + KV_EXPIRES_LATER_S)
-                });
+                let expires_at_s = current
+                    .expires_at_ms
+                    .map(|at_ms| at_ms.max(deadline.0) / 1_000 + KV_EXPIRES_LATER_S);
                 let entry = KvEntry { value: bytes, metadata: Some(metadata), expires_at_s };
                 self.env.storage().kv().put(&key, entry, deadline).await
             }

@@ -98,7 +98,7 @@ impl<E: Env> Coordinator<E> {
         for ((record, _), answer) in reapable.into_iter().zip(answers) {
             if let Outcome::Applied((_, RowAnswer::Reaped(floor))) = answer {
                 state.counters.tombstones_reaped += 1;
-                state.ledger.learn(&record, None, floor.row_seq, Seq(0));
+                self.learn(&mut state, &record, None, floor.row_seq, Seq(0));
                 state.reaping.floors.insert(dataset.name.clone(), floor);
             }
         }

@@ -4,6 +4,7 @@ use super::{Coordinator, Pass};
 use crate::breaker;
 use crate::dead_letter::Ending;
 use crate::env::{Env, Outcome};
+use crate::health::HealthReport;
 use crate::ledger::Noted;
 use crate::record::{RecordId, StoreId};
 use crate::row::{RowAnswer, RowOp, Seq};
@@ -109,8 +110,15 @@ pub struct StoreStatus {
     pub store: StoreId,
     /// `closed`, `open` or `half-open`.
     pub breaker: &'static str,
-    /// Records that this coordinator owes it work on.
+    /// Records that this coordinator owes it work on, but for what it will not take.
     pub backlog: usize,
+    /// For how long the oldest of that has been owed; `None`: nothing is.
+    pub oldest_ms: Option<u64>,
+    /// How long it will take to work that off. `None`: the store does not answer, or nothing was
+    /// measured yet.
+    pub drain_ms: Option<u64>,
+    /// How it does.
+    pub health: HealthReport,
 }
 
 /// Another site as this coordinator sees it.
@@ -185,7 +193,7 @@ pub enum OperationState {
 impl<E: Env> Coordinator<E> {
     /// The state at this moment.
     pub fn status(&self) -> Status {
-        let state = self.state();
+        let (state, now) = (self.state(), self.now());
         let stores = StoreId::ALL.into_iter().map(|store| StoreStatus {
             store,
             breaker: match state.breakers[store].state() {
@@ -193,7 +201,10 @@ impl<E: Env> Coordinator<E> {
                 breaker::State::Open { .. } => "open",
                 breaker::State::HalfOpen { .. } => "half-open",
             },
-            backlog: state.lanes[store].len() - state.lanes[store].parked(),
+            backlog: state.backlog(store),
+            oldest_ms: state.lanes[store].oldest().map(|since| millis(now.saturating_sub(since))),
+            drain_ms: state.predicted_drain(store, self.pace.lane_width).map(millis),
+            health: state.health[store].report(now),
         });
         Status {
             actor: self.actor,
@@ -208,12 +219,6 @@ impl<E: Env> Coordinator<E> {
             dead_letters: state.letters.len(),
             counters: state.counters.clone(),
         }
-    }
-
-    /// How long a store will take to work off what it is owed. `None`: it does not answer, or has
-    /// not been measured yet.
-    pub fn predicted_drain(&self, store: StoreId) -> Option<Duration> {
-        self.state().predicted_drain(store, self.pace.lane_width)
     }
 
     /// True when nothing is owed by this coordinator, but for dead letters.
@@ -305,14 +310,23 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl super::State {
-    /// See [`Coordinator::predicted_drain`]; cheap enough to ask for each write.
-    pub(super) fn predicted_drain(&self, store: StoreId, width: usize) -> Option<Duration> {
+    /// What a store is owed; what is parked is not worked off.
+    fn backlog(&self, store: StoreId) -> usize {
         let lane = &self.lanes[store];
-        // What is parked is not drained; what is under way and alone is as good as done.
-        let backlog = lane.len() - lane.parked();
+        lane.len() - lane.parked()
+    }
+
+    /// How long a store will take for what it is owed. `None`: it does not answer, or nothing was
+    /// measured yet.
+    fn predicted_drain(&self, store: StoreId, width: usize) -> Option<Duration> {
+        let backlog = self.backlog(store);
         if backlog > 0 && !self.admits(store) {
             return None;
         }
         self.health[store].predicted_drain(backlog, width)
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

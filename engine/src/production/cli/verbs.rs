@@ -192,7 +192,20 @@ pub fn status(args: &StatusArgs) -> Result<(), CliError> {
     for store in coordinator["stores"].as_array().into_iter().flatten() {
         let name = text(&store["store"]).to_uppercase();
         let (breaker, backlog) = (text(&store["breaker"]), &store["backlog"]);
-        shown.push_str(&format!("  {name:<8} breaker {breaker:<9}  {backlog} records behind\n"));
+        let health = &store["health"];
+        let figure = |value: &Value, unit: &str| match value.as_u64() {
+            Some(value) => format!("{value}{unit}"),
+            None => "-".to_owned(),
+        };
+        let answers = health["success_permille"]
+            .as_u64()
+            .map_or("-".to_owned(), |permille| format!("{}.{}%", permille / 10, permille % 10));
+        shown.push_str(&format!(
+            "  {name:<8} breaker {breaker:<9}  {backlog} records behind, {} to drain; {answers} \
+             answered, p99 {}\n",
+            figure(&store["drain_ms"], " ms"),
+            figure(&health["p99_ms"], " ms"),
+        ));
     }
     if !coordinator.is_null() {
         let counters = &coordinator["counters"];

@@ -151,6 +151,7 @@ fn ending(ended: &EndedLetter, now_ms: u64) -> Value {
             shown["by"] = json!(by.to_string());
             "superseded"
         }
+        Ending::Expired => "expired",
         Ending::Discarded { reason } => {
             shown["reason"] = json!(reason);
             "discarded"

@@ -43,6 +43,12 @@ impl Text {
         let _ = writeln!(self.0, "tidelock_{name}{labels} {value}");
     }
 
+    fn known(&mut self, name: &str, labels: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            self.line(name, labels, value);
+        }
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.head(name, "gauge", help);
         self.line(name, "", value);
@@ -75,10 +81,57 @@ impl Text {
                 self.line("store_breaker", &labels, u64::from(*breaker == state));
             }
         }
+        self.health(&status.stores);
         self.passes(&status.passes);
         let help = "Writes and copies that a store refuses for good.";
         self.gauge("dead_letters", help, status.dead_letters as u64);
         self.counters(&status.counters);
+    }
+
+    /// How each store does. What is not known is left out.
+    fn health(&mut self, stores: &[StoreStatus]) {
+        self.head("operations_total", "counter", "Calls to a store, by how they ended.");
+        for StoreStatus { store, health, .. } in stores {
+            for (outcome, count) in [("answered", health.answered), ("failed", health.failed)] {
+                let labels = format!("{{store=\"{store}\",outcome=\"{outcome}\"}}");
+                self.line("operations_total", &labels, count);
+            }
+        }
+        let help = "Within how many milliseconds that share of the last minute's answers came.";
+        self.head("operation_milliseconds", "gauge", help);
+        for StoreStatus { store, health, .. } in stores {
+            let quantiles =
+                [("0.5", health.p50_ms), ("0.9", health.p90_ms), ("0.99", health.p99_ms)];
+            for (quantile, ms) in quantiles {
+                let labels = format!("{{store=\"{store}\",quantile=\"{quantile}\"}}");
+                self.known("operation_milliseconds", &labels, ms);
+            }
+        }
+        type Figure = fn(&StoreStatus) -> Option<u64>;
+        let figures: [(&str, &str, Figure); 4] = [
+            ("success_permille", "Answered calls, of a thousand in the last minute.", |status| {
+                status.health.success_permille.map(u64::from)
+            }),
+            ("last_good_age_milliseconds", "Since the store's last answer.", |status| {
+                status.health.last_good_ms_ago
+            }),
+            (
+                "oldest_pending_age_milliseconds",
+                "Since when the oldest record is owed.",
+                |status| status.oldest_ms,
+            ),
+            (
+                "predicted_drain_milliseconds",
+                "Until what is owed will have been worked off.",
+                |status| status.drain_ms,
+            ),
+        ];
+        for (name, help, figure) in figures {
+            self.head(name, "gauge", help);
+            for status in stores {
+                self.known(name, &format!("{{store=\"{}\"}}", status.store), figure(status));
+            }
+        }
     }
 
     /// Of the last look over each projection.
