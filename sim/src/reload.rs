@@ -5,7 +5,7 @@
 
 use crate::double::Double;
 use crate::world::World;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tidelock_engine::coordinator::{Brake, Leave};
 use tidelock_engine::policy::{Dataset, Keep, Policy};
@@ -37,16 +37,19 @@ pub fn begin(world: &Arc<World>) {
     }
     if world.scenario.faults.iter().any(|fault| fault.kind == Kind::ProcessConfigReload) {
         for node in 0..world.scenario.nodes {
-            madsim::task::spawn(approve(world.clone(), NodeId(node)));
+            madsim::task::spawn(approve(Arc::downgrade(world), NodeId(node)));
         }
     }
 }
 
 /// An operator who looks at a coordinator now and then, and approves of what a changed filter makes.
-async fn approve(world: Arc<World>, node: NodeId) {
+///
+/// It never ends, and the runtime's timer holds it while it sleeps. The world holds the runtime: if
+/// it held the world meanwhile, neither would ever be dropped.
+async fn approve(world: Weak<World>, node: NodeId) {
     loop {
-        // Not the world's own clock: that holds who sleeps by it, and so would hold the world for ever.
         madsim::time::sleep(Duration::from_millis(LOOKS_EVERY_MS)).await;
+        let Some(world) = world.upgrade() else { return };
         let running = world.state().processes[usize::from(node.0)].coordinator.clone();
         let Some(coordinator) = running else { continue };
         let held = coordinator.status().passes.into_iter();
