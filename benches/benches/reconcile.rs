@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_benches::Memory;
+use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::coordinator::{Condition, Coordinator, Leave, Write, WriteOutcome};
 use tidelock_engine::env::KvEntry;
 use tidelock_engine::ledger::Ledger;
@@ -141,7 +142,16 @@ fn pass(records: u64) {
         memory.with_d1(|d1| {
             let value = Stored::Inline(body);
             let (losers, owe, expect) = (Vec::new(), Vec::new(), Default::default());
-            let op = Install { record, expect, version, value, losers, owe, holder: WRITER };
+            let op = Install {
+                record,
+                expect,
+                version,
+                value,
+                losers,
+                owe,
+                holder: WRITER,
+                blobs_seen: BlobsSeen::default(),
+            };
             d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))])
         });
     }

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use tidelock_engine::blob::Condemned;
 use tidelock_engine::env::{
     Clock, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore, Outcome, Peer,
     PeerMessage, PeerReply, PutIf, RowHistory, RowStore, Storage, Unavailable,
@@ -16,7 +17,7 @@ use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
 use tidelock_engine::record::RecordId;
 use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowOp, StoreTime};
 use tidelock_engine::tree::{Leaf, Sums};
-use tidelock_engine::version::{NodeId, SiteId};
+use tidelock_engine::version::{ContentHash, NodeId, SiteId};
 use tidelock_sim::stores::{D1, Kv, R2};
 
 #[derive(Default)]
@@ -203,6 +204,14 @@ impl KvStore for Memory {
 impl RowStore for Memory {
     async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
         self.inner.stores().d1.batch(self.inner.now(), &ops).0
+    }
+
+    async fn unreferred(&self, blobs: Vec<ContentHash>) -> Result<Vec<ContentHash>, Unavailable> {
+        Ok(self.inner.stores().d1.unreferred(&blobs))
+    }
+
+    async fn condemn(&self, blobs: Vec<ContentHash>) -> Outcome<Vec<Option<Condemned>>> {
+        Outcome::Applied(self.inner.stores().d1.condemn(self.inner.now(), &blobs))
     }
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {

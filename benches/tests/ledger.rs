@@ -4,6 +4,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_benches::Memory;
+use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::coordinator::{
     Condition, Coordinator, Leave, LedgerCheck, Write, WriteOutcome,
 };
@@ -58,7 +59,16 @@ fn install(memory: &Memory, key: &str) {
         let (dot, stamp) = (Dot { actor: holder, counter: 1 }, Stamp { wall_ms: 9, logical: 0 });
         let version = Version::write(&expect.history, sibling(dot, stamp, &value));
         let (losers, owe) = (Vec::new(), Vec::new());
-        let op = Install { record, expect, version, value, losers, owe, holder };
+        let op = Install {
+            record,
+            expect,
+            version,
+            value,
+            losers,
+            owe,
+            holder,
+            blobs_seen: BlobsSeen::default(),
+        };
         let (outcome, changed) = d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]);
         assert!(matches!(outcome, Outcome::Applied(_)));
         assert_eq!(changed.len(), 1);

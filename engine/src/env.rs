@@ -8,12 +8,13 @@
 //! Every call answers within a bound that the binding sets; no caller has to race it against a
 //! timer.
 
+use crate::blob::Condemned;
 use crate::journal::{Intent, JournalBatch, JournalError, Replay};
 use crate::record::{Loser, RecordId};
 use crate::resolve::Held;
 use crate::row::{BatchAnswer, Change, Poll, PollPage, Row, RowOp, Seq, StoreTime};
 use crate::tree::{Leaf, Sums};
-use crate::version::{Dot, NodeId, SiteId, VersionVector};
+use crate::version::{ContentHash, Dot, NodeId, SiteId, VersionVector};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -355,8 +356,22 @@ pub struct Listed {
 /// D1 as the authority's rows: the primary, strongly consistent.
 pub trait RowStore: Send + Sync + 'static {
     /// Applies the operations in order, all in one transaction: on `Applied`, each has its
-    /// answer; on `Refused`, none happened.
+    /// answer; on `Refused`, none happened. An install that refers to a blob to which nothing else
+    /// refers is answered with [`RowAnswer::NoBlob`](crate::row::RowAnswer::NoBlob) unless
+    /// [`BlobsSeen::let_refer`](crate::blob::BlobsSeen::let_refer) lets it, in the same transaction.
     fn batch(&self, ops: Vec<RowOp>) -> impl Future<Output = Outcome<BatchAnswer>> + Send;
+    /// Those of these blobs that no row and no loser refers to. A replica may answer.
+    fn unreferred(
+        &self,
+        blobs: Vec<ContentHash>,
+    ) -> impl Future<Output = Result<Vec<ContentHash>, Unavailable>> + Send;
+    /// Condemns those of these blobs that no row and no loser refers to, all in one transaction;
+    /// `None` for the others. What [`blob::forgotten_before`](crate::blob::forgotten_before) lets go
+    /// of is forgotten.
+    fn condemn(
+        &self,
+        blobs: Vec<ContentHash>,
+    ) -> impl Future<Output = Outcome<Vec<Option<Condemned>>>> + Send;
     /// The change feed, and the marks that wait for a holder. A replica may answer, and be behind
     /// the primary; yet a process's first poll is the primary's, and no later one is older than
     /// what the process has been answered before: a D1 session that begins with `first-primary`

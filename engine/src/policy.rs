@@ -296,6 +296,11 @@ pub struct Pace {
     pub scrub_values: usize,
     /// Their bytes, with which it ends.
     pub scrub_bytes: u64,
+    /// Between two looks for blobs that nothing refers to.
+    pub blobs_every: Duration,
+    /// A blob that nothing refers to is left for so long: copies that refer to it are still on their
+    /// way out, or an old one is still read.
+    pub blobs_rest: Duration,
 }
 
 impl Default for Pace {
@@ -315,6 +320,8 @@ impl Default for Pace {
             same_key: Duration::from_millis(1_000),
             scrub_values: 64,
             scrub_bytes: 16 * 1024 * 1024,
+            blobs_every: Duration::from_secs(10 * 60),
+            blobs_rest: Duration::from_secs(10 * 60),
         }
     }
 }

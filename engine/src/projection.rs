@@ -4,9 +4,10 @@
 //! Invariant: text made by [`fit`] fits the store's metadata limit. A history too large for
 //! it stays in the authority's row alone; the copy then names its version by its tag.
 
+use crate::blob;
 use crate::fields::Fields;
 use crate::policy::{Keep, Limits};
-use crate::record::{KV_METADATA_BYTES_MAX, R2_METADATA_BYTES_MAX, StoreId, Stored, blob_key};
+use crate::record::{KV_METADATA_BYTES_MAX, R2_METADATA_BYTES_MAX, StoreId, Stored};
 use crate::version::{ContentHash, Dot, Sibling, Stamp, Version, VersionVector, push_decimal};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -200,7 +201,7 @@ pub fn form(store: StoreId, keep: &Keep, sibling: &Sibling, limits: &Limits) -> 
 /// The body of a reference to a value.
 pub fn reference_body(value: &Stored, sibling: &Sibling, d1_key: &str) -> Bytes {
     let (store, key) = match value {
-        Stored::Reference { hash, .. } => (StoreId::R2, blob_key(*hash)),
+        Stored::Reference { hash, .. } => (StoreId::R2, blob::key(*hash)),
         Stored::Inline(_) | Stored::Tombstone => (StoreId::D1, d1_key.to_owned()),
     };
     let body = ReferenceBody {

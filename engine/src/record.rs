@@ -291,7 +291,7 @@ pub enum Stored {
     Tombstone,
     /// The whole value.
     Inline(Bytes),
-    /// The value is whole in R2 under [`blob_key`] of this hash (rule A0).
+    /// The value is whole in R2 under [`blob::key`](crate::blob::key) of this hash (rule A0).
     Reference {
         /// Of the bytes.
         hash: ContentHash,
@@ -301,6 +301,14 @@ pub enum Stored {
 }
 
 impl Stored {
+    /// The blob that this refers to.
+    pub fn blob(&self) -> Option<ContentHash> {
+        match self {
+            Stored::Reference { hash, .. } => Some(*hash),
+            Stored::Tombstone | Stored::Inline(_) => None,
+        }
+    }
+
     /// Bytes that this takes where it stands.
     pub fn held_bytes(&self) -> usize {
         match self {
@@ -308,11 +316,6 @@ impl Stored {
             Stored::Tombstone | Stored::Reference { .. } => 0,
         }
     }
-}
-
-/// The R2 key of a value stored under its own hash: written before a row refers to it.
-pub fn blob_key(hash: ContentHash) -> String {
-    format!("_tidelock/blobs/{hash}")
 }
 
 /// A value that lost a conflict, durable where the winner is (rule V6).

@@ -66,6 +66,7 @@ pub fn never_felt(plan: &Plan, result: &Campaign) -> Vec<Kind> {
 
 /// Situations that a campaign counts even when it never reaches them.
 const SITUATIONS: [&str; 25] = [
+    "a-blob-was-collected",
     "a-copy-answered-a-session",
     "another-coordinator-answered-a-session",
     "a-copy-was-put-again",

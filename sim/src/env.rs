@@ -12,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tidelock_engine::blob::Condemned;
 use tidelock_engine::coordinator::PROBE_KEY;
 use tidelock_engine::env::{
     Clock, Doubt, DoubtKind, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore,
@@ -22,7 +23,7 @@ use tidelock_engine::journal::{Intent, JournalBatch, JournalError, Replay};
 use tidelock_engine::record::{KV_CACHED, RecordId, StoreId, Stored};
 use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, Row, RowAnswer, RowOp, StoreTime};
 use tidelock_engine::tree::{Leaf, Sums};
-use tidelock_engine::version::{NodeId, SiteId, Version, VersionVector};
+use tidelock_engine::version::{ContentHash, NodeId, SiteId, Version, VersionVector};
 use tidelock_faults::{Call, Kind, Moment};
 
 /// One life of one coordinator.
@@ -359,6 +360,24 @@ impl RowStore for SimEnv {
         outcome
     }
 
+    async fn unreferred(&self, blobs: Vec<ContentHash>) -> Result<Vec<ContentHash>, Unavailable> {
+        self.d1_read(move |d1| d1.unreferred(&blobs)).await
+    }
+
+    async fn condemn(&self, blobs: Vec<ContentHash>) -> Outcome<Vec<Option<Condemned>>> {
+        let site = self.site;
+        let answer = self.world.call(
+            self.node,
+            StoreId::D1,
+            Call::D1Batch,
+            |_, _| Ok(()),
+            move |world, state, ()| {
+                Outcome::Applied(state.at(site).d1.condemn(world.store_time(), &blobs))
+            },
+        );
+        settle(answer.await)
+    }
+
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
         let site = self.site;
         let answered = *self.answered.lock().expect("no code panics while it holds this");
@@ -463,6 +482,9 @@ fn land_batch(
                     if matches!(install.value, Stored::Reference { .. }) =>
                 {
                     state.sometimes.insert("row-refers-to-a-blob");
+                }
+                (RowOp::Install(_), RowAnswer::NoBlob) => {
+                    state.sometimes.insert("install-met-a-condemned-blob");
                 }
                 (RowOp::Clear { .. }, RowAnswer::NotAlone { .. }) => {
                     state.sometimes.insert("clear-was-not-alone");

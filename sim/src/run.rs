@@ -22,15 +22,20 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tidelock_engine::blob;
 use tidelock_engine::coordinator::{
     Condition, Coordinator, Counters, Lifetime, Read, Receipt, Session, Write, WriteOutcome,
 };
 use tidelock_engine::journal::JournalError;
 use tidelock_engine::policy::{Pace, ReadLevel};
-use tidelock_engine::record::{RecordId, StoreId, Stored, blob_key};
+use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::version::{ContentHash, Dot, NodeId, SiteId, VersionVector};
 use tidelock_faults::{End, Kind, Place};
 
+/// Between two looks for blobs that nothing refers to; a run is short.
+const BLOBS_EVERY: Duration = Duration::from_secs(10);
+/// They are left for so long.
+const BLOBS_REST: Duration = Duration::from_secs(5);
 /// Recovery must be over within this.
 pub const RECOVERY_MS_MAX: u64 = 5_000;
 /// A run that has not recovered by then never does.
@@ -212,7 +217,12 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         };
         let env = SimEnv::new(world.clone(), node, life);
         let lane_width = if world.scenario.profile == Profile::Scale { 16 } else { 3 };
-        let mut pace = Pace { lane_width, ..Pace::default() };
+        let mut pace = Pace {
+            lane_width,
+            blobs_every: BLOBS_EVERY,
+            blobs_rest: BLOBS_REST,
+            ..Pace::default()
+        };
         let bounded = world.scenario.intents_max.filter(|_| !world.is(Double::QueuesUnbounded));
         pace.intents_max = bounded.unwrap_or(pace.intents_max);
         let policy = crate::reload::policy_of(&world, node);
@@ -827,7 +837,7 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
 
 /// True when a site's R2 holds the bytes of a hash under their own name.
 fn holds_blob(stores: &Stores, hash: ContentHash) -> bool {
-    let object = stores.r2.get(&blob_key(hash));
+    let object = stores.r2.get(&blob::key(hash));
     object.is_some_and(|object| ContentHash::of(&object.body) == hash)
 }
 
@@ -844,6 +854,7 @@ fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
         (counters.copies_damaged, "a-damaged-copy-was-noticed"),
         (counters.foreign_writes, "a-foreign-write-was-taken-in"),
         (counters.tombstones_reaped, "a-tombstone-was-reaped"),
+        (counters.blobs_collected, "a-blob-was-collected"),
         (counters.clock_drift_ms_max, "clock-drift-noticed"),
         (counters.expired, "a-value-expired"),
     ];

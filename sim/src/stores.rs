@@ -9,6 +9,7 @@
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use tidelock_engine::blob::{self, Condemned};
 use tidelock_engine::env::{
     KeyPage, KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind, RowHistory,
 };
@@ -17,11 +18,11 @@ use tidelock_engine::record::{
     R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId,
 };
 use tidelock_engine::row::{
-    self, BatchAnswer, Change, Changed, Floor, Poll, PollPage, Row, RowAnswer, RowOp, Seq,
+    self, BatchAnswer, Change, Changed, Floor, Install, Poll, PollPage, Row, RowAnswer, RowOp, Seq,
     StoreTime,
 };
 use tidelock_engine::tree::{Leaf, Sums, Tree};
-use tidelock_engine::version::NodeId;
+use tidelock_engine::version::{ContentHash, NodeId};
 
 /// A read may be served from an edge cache for so long.
 pub const KV_CACHED_MS: u64 = 60_000;
@@ -299,6 +300,8 @@ pub struct D1 {
     /// Rows with a mark.
     owed: BTreeSet<RecordId>,
     seq: Seq,
+    /// Until when deletes of blobs may land that nothing referred to.
+    condemned: BTreeMap<ContentHash, StoreTime>,
     /// What is left of reaped tombstones, by dataset.
     floors: BTreeMap<Arc<str>, Floor>,
     no_floor: Floor,
@@ -327,6 +330,12 @@ impl D1 {
         let mut changed = Vec::new();
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
+            if let RowOp::Install(install) = op
+                && !self.blobs_stand(install, now)
+            {
+                answers.push(RowAnswer::NoBlob);
+                continue;
+            }
             let record = op.record();
             let next_seq = Seq(self.seq.0 + 1);
             let row = self.rows.get_mut(record);
@@ -387,6 +396,38 @@ impl D1 {
             answers.push(answer);
         }
         (Outcome::Applied(BatchAnswer { now, answers }), changed)
+    }
+
+    /// Every blob is there, and stays, to which an install refers.
+    fn blobs_stand(&self, install: &Install, now: StoreTime) -> bool {
+        install.blobs().all(|blob| {
+            let until = self.condemned.get(&blob).copied();
+            self.is_referred_to(blob) || install.blobs_seen.let_refer(blob, until, now)
+        })
+    }
+
+    fn is_referred_to(&self, blob: ContentHash) -> bool {
+        let in_rows = self.rows.values().filter_map(|row| row.value.as_ref());
+        let kept = self.losers.values().flatten().map(|loser| &loser.value);
+        in_rows.chain(kept).any(|value| value.blob() == Some(blob))
+    }
+
+    /// Those that nothing refers to.
+    pub fn unreferred(&self, blobs: &[ContentHash]) -> Vec<ContentHash> {
+        blobs.iter().copied().filter(|blob| !self.is_referred_to(*blob)).collect()
+    }
+
+    /// Condemns those of them.
+    pub fn condemn(&mut self, now: StoreTime, blobs: &[ContentHash]) -> Vec<Option<Condemned>> {
+        self.condemned.retain(|_, until| *until >= blob::forgotten_before(now));
+        let each = blobs.iter().map(|blob| {
+            let condemned = (!self.is_referred_to(*blob)).then(|| Condemned::at(now));
+            if let Some(Condemned { until, .. }) = condemned {
+                self.condemned.insert(*blob, until);
+            }
+            condemned
+        });
+        each.collect()
     }
 
     /// A tombstone is reaped.

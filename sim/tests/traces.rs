@@ -271,6 +271,7 @@ fn revise(world: &World, record: &RecordId) -> Stored {
         losers: Vec::new(),
         owe: vec![StoreId::Kv, StoreId::R2],
         holder,
+        blobs_seen: tidelock_engine::blob::BlobsSeen::default(),
     }));
     let (outcome, _) = state.sites[0].d1.batch(world.store_time(), &[install]);
     let tidelock_engine::env::Outcome::Applied(answer) = outcome else { panic!("{outcome:?}") };

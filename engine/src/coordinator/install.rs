@@ -6,13 +6,13 @@
 
 use super::project::Target;
 use super::{Coordinator, Settled, State};
-use crate::breaker::Seen;
+use crate::blob::BlobsSeen;
 use crate::dead_letter::{Ending, Refused, Verdict};
-use crate::env::{Env, ObjectStore, Outcome, PutIf, Refusal, RefusalKind, Storage};
+use crate::env::{Env, Outcome, Refusal};
 use crate::journal::{Intent, LetterNote};
 use crate::lane::{Next, Priority};
 use crate::policy::{Dataset, Kind, Limits};
-use crate::record::{Loser, RecordId, StoreId, Stored, blob_key};
+use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
 use crate::version::{Actor, Dot, NodeId, Sibling, Version};
@@ -305,16 +305,20 @@ impl<E: Env> Coordinator<E> {
         candidate: Candidate,
     ) -> Sent {
         let Candidate { expect, held, mut losers, .. } = candidate;
-        let value = match self.fit(&held.value).await {
+        let mut blobs_seen = BlobsSeen::default();
+        let value = match self.fit(&held.value, &mut blobs_seen).await {
             Ok(value) => value,
             Err(not) => return not,
         };
         if !losers.is_empty() && !self.leave_to_letters(record, &mut losers).await {
             return Sent::Failed;
         }
+        if !self.look_at_blobs(record, &mut losers, &mut blobs_seen).await {
+            return Sent::Failed;
+        }
         let mut fitting = Vec::with_capacity(losers.len());
         for loser in losers {
-            match self.fit(&loser.value).await {
+            match self.fit(&loser.value, &mut blobs_seen).await {
                 Ok(value) => fitting.push(Loser { value, ..loser }),
                 Err(Sent::Refused(refusal)) => return Sent::LoserRefused(Box::new(loser), refusal),
                 Err(not) => return not,
@@ -331,6 +335,7 @@ impl<E: Env> Coordinator<E> {
             losers: fitting,
             owe: owe.clone(),
             holder: self.actor,
+            blobs_seen,
         }));
         match self.row(op).await {
             Outcome::Applied((now, RowAnswer::Installed { row_seq, seq, grant })) => {
@@ -341,6 +346,10 @@ impl<E: Env> Coordinator<E> {
             }
             Outcome::Applied((_, RowAnswer::Moved(row))) => Sent::Moved(row),
             Outcome::Applied((_, RowAnswer::Dead)) => Sent::Dead,
+            Outcome::Applied((_, RowAnswer::NoBlob)) => {
+                self.doubt_blobs(record);
+                Sent::Failed
+            }
             Outcome::Applied((_, answer)) => {
                 tracing::error!(%record, ?answer, "the authority refused an install");
                 Sent::Failed
@@ -354,45 +363,6 @@ impl<E: Env> Coordinator<E> {
             }
             Outcome::Unknown(_) => Sent::Failed,
         }
-    }
-
-    /// A value as the authority can keep it. One over its limit goes to R2 first, under the name
-    /// of its own hash, so that the row never refers to nothing (rule A0).
-    async fn fit(&self, value: &Stored) -> Result<Stored, Sent> {
-        let Stored::Inline(bytes) = value else { return Ok(value.clone()) };
-        if bytes.len() <= self.policy().limits.authority_value_bytes_max {
-            return Ok(value.clone());
-        }
-        if !self.state().admits(StoreId::R2) {
-            return Err(Sent::Failed);
-        }
-        let hash = crate::version::ContentHash::of(bytes);
-        let r2 = self.env.storage().r2();
-        let began = self.now();
-        let stored = r2.put(&blob_key(hash), bytes.clone(), None, PutIf::Absent, None).await;
-        let seen = match &stored {
-            Outcome::Applied(_) => Seen::Answer,
-            Outcome::Refused(refusal) => super::seen_in(refusal),
-            Outcome::Unknown(_) => Seen::Failure,
-        };
-        self.record_seen(StoreId::R2, began, seen);
-        let stands = match stored {
-            Outcome::Applied(_) => true,
-            // 412 says that something stands under the name; the name is its hash, so it should
-            // be these bytes. That is looked at, since the row's only copy depends on it.
-            Outcome::Refused(refusal) if refusal.kind == RefusalKind::Precondition => {
-                match r2.get(&blob_key(hash)).await {
-                    Ok(Some(object)) => object.body == *bytes,
-                    Ok(None) | Err(_) => false,
-                }
-            }
-            Outcome::Refused(refusal) if refusal.is_on_the_merits() => {
-                return Err(Sent::Refused(refusal));
-            }
-            Outcome::Refused(_) | Outcome::Unknown(_) => false,
-        };
-        let stored = Stored::Reference { hash, bytes: bytes.len() as u64 };
-        if stands { Ok(stored) } else { Err(Sent::Failed) }
     }
 
     /// The authority holds the version, and this coordinator the right to project it.

@@ -21,6 +21,7 @@
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
 //! (rule V2); a coordinator whose journal fails stops, and a new one starts from replay.
 
+mod blobs;
 mod commit;
 mod dead;
 mod exchange;
@@ -126,6 +127,8 @@ struct State {
     passes: BTreeMap<(Arc<str>, StoreId), Pass>,
     /// What the store side's clock showed last.
     store_clock: Option<expire::Reading>,
+    /// Values that stand in R2 under their own hash.
+    blobs: blobs::Blobs,
     expiries: expire::Expiries,
     letters: DeadLetters,
     /// Writes that stand in a dead letter alone: the authority holds a version over them.
@@ -244,6 +247,7 @@ impl<E: Env> Coordinator<E> {
             filters: BTreeMap::new(),
             passes: BTreeMap::new(),
             store_clock: None,
+            blobs: blobs::Blobs::default(),
             expiries: expire::Expiries::default(),
             letters: DeadLetters::default(),
             lost: BTreeMap::new(),

@@ -17,12 +17,12 @@ use super::take_in::TookIn;
 use super::{Coordinator, seen_in};
 use crate::breaker::Seen;
 use crate::dead_letter::{Refused, Verdict};
-use crate::env::{Doubt, DoubtKind, Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
+use crate::env::{Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
 use crate::env::{Refusal, RefusalKind, Storage};
 use crate::lane::{Next, Priority};
 use crate::policy::Dataset;
 use crate::projection::{self, Body, Form};
-use crate::record::{RecordId, StoreId, Stored, blob_key};
+use crate::record::{RecordId, StoreId, Stored};
 use crate::row::{Epoch, Grant, LEASE_MS, REPUT_MS, Row, RowAnswer, RowOp, StoreTime};
 use crate::version::{Sibling, Version, VersionId};
 use bytes::Bytes;
@@ -663,27 +663,6 @@ impl<E: Env> Coordinator<E> {
                 Ok(bytes) => Ok(bytes),
                 Err(doubt) => Err(Refusal::new(RefusalKind::Unreachable, doubt.detail)),
             },
-        }
-    }
-
-    /// The bytes that a row refers to, verified.
-    pub(super) async fn blob(&self, hash: crate::version::ContentHash) -> Result<Bytes, Doubt> {
-        let key = blob_key(hash);
-        let began = self.now();
-        let found = self.env.storage().r2().get(&key).await;
-        self.record_seen(
-            StoreId::R2,
-            began,
-            if found.is_ok() { Seen::Answer } else { Seen::Failure },
-        );
-        let doubt = |detail: String| Doubt::new(DoubtKind::ServerError, detail);
-        match found {
-            Ok(Some(object)) if crate::version::ContentHash::of(&object.body) == hash => {
-                Ok(object.body)
-            }
-            Ok(Some(_)) => Err(doubt(format!("R2 {key}: the bytes do not match their hash"))),
-            Ok(None) => Err(doubt(format!("R2 {key}: not there, though a row refers to it"))),
-            Err(unavailable) => Err(doubt(unavailable.to_string())),
         }
     }
 }

@@ -185,6 +185,7 @@ impl<E: Env> Coordinator<E> {
                 self.scrub(dataset, store, Priority::Reconciliation).await;
             }
             self.reap(dataset).await;
+            self.collect_blobs().await;
             let again = if self.is_to_be_filled(dataset) {
                 Some(self.now() + FILL_AGAIN_AFTER * turns)
             } else {

@@ -73,6 +73,10 @@ pub struct Counters {
     pub copies_put_again: u64,
     /// Tombstones that nothing needed any more.
     pub tombstones_reaped: u64,
+    /// Blobs that nothing referred to any more, deleted.
+    pub blobs_collected: u64,
+    /// Installs that were refused because a blob of theirs may have been about to go.
+    pub blobs_doubted: u64,
     /// Deleted versions that turned up after that, and were deleted again.
     pub buried_again: u64,
     /// Leaf sums of D1 that were held against the ledger.

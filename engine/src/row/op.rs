@@ -1,8 +1,9 @@
 //! What can be asked of a row, and what it answers.
 
 use super::{Epoch, Expect, Floor, Grant, Row, Seq, StoreTime};
+use crate::blob::BlobsSeen;
 use crate::record::{Loser, RecordId, StoreId, Stored};
-use crate::version::{Actor, Version, VersionId, VersionVector};
+use crate::version::{Actor, ContentHash, Version, VersionId, VersionVector};
 use serde::{Deserialize, Serialize};
 
 /// One thing to do to one row.
@@ -108,6 +109,16 @@ pub struct Install {
     pub owe: Vec<StoreId>,
     /// Who installs, and so projects.
     pub holder: Actor,
+    /// The blobs that it refers to, but for those that rows or losers refer to already (rule A0).
+    pub blobs_seen: BlobsSeen,
+}
+
+impl Install {
+    /// The blobs that it refers to.
+    pub fn blobs(&self) -> impl Iterator<Item = ContentHash> + '_ {
+        let values = std::iter::once(&self.value).chain(self.losers.iter().map(|l| &l.value));
+        values.filter_map(Stored::blob)
+    }
 }
 
 impl RowOp {
@@ -188,6 +199,8 @@ pub enum RowAnswer {
     NotCovering,
     /// The version was deleted and its tombstone reaped: it is not installed again.
     Dead,
+    /// A blob that it refers to may not be there, or not for long: put it again.
+    NoBlob,
     /// What stands below the dataset's records.
     Floor(Floor),
     /// The tombstone is gone.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::blob::BlobsSeen;
 use crate::record::RecordId;
 use crate::version::{Actor, ContentHash, Dot, NodeId, Sibling};
 use bytes::Bytes;
@@ -35,6 +36,7 @@ fn install(row: Option<&Row>, node: u16, counter: u64, now: u64) -> (Row, Grant)
         losers: vec![],
         owe: vec![StoreId::Kv],
         holder: actor(node),
+        blobs_seen: BlobsSeen::default(),
     }));
     match apply_to_row(row, &op, StoreTime(now), Seq(1)) {
         (Some(row), RowAnswer::Installed { grant, .. }) => (row, grant),
@@ -67,6 +69,7 @@ fn a2_an_install_tests_history_and_row_sequence() {
             losers: vec![],
             owe: vec![],
             holder: actor(1),
+            blobs_seen: BlobsSeen::default(),
         }))
     };
     row.row_seq += 1; // what the trigger does for a foreign write
@@ -88,6 +91,7 @@ fn an_install_must_cover_what_it_replaces() {
         losers: vec![],
         owe: vec![],
         holder: actor(2),
+        blobs_seen: BlobsSeen::default(),
     }));
     assert_eq!(apply_to_row(Some(&row), &op, StoreTime(1), Seq(2)), (None, RowAnswer::NotCovering));
 }
@@ -105,6 +109,7 @@ fn a_value_is_not_ended_before_its_time_by_the_authoritys_clock() {
             losers: vec![],
             owe: vec![StoreId::Kv],
             holder: actor(2),
+            blobs_seen: BlobsSeen::default(),
         }))
     };
     let brief = Version::settled(first.history, brief);
@@ -255,6 +260,7 @@ fn deleted(row: &Row, counter: u64) -> Row {
         losers: vec![],
         owe: vec![],
         holder: actor(1),
+        blobs_seen: BlobsSeen::default(),
     }));
     let (changed, _) = apply_to_row(Some(row), &op, StoreTime(1), Seq(2));
     Row { owed: BTreeMap::new(), ..changed.expect("installed") }
@@ -307,6 +313,7 @@ fn a6_what_was_deleted_is_not_installed_where_its_tombstone_was_reaped() {
             losers: vec![],
             owe: vec![],
             holder: actor(1),
+            blobs_seen: BlobsSeen::default(),
         }));
         apply(None, &floor, &op, StoreTime(9), Seq(10))
     };

@@ -3,6 +3,7 @@
 use super::{Case, RefusalKind, World, applied, cases, refused};
 use bytes::Bytes;
 use std::sync::Arc;
+use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::env::{RowHistory, RowStore};
 use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
 use tidelock_engine::resolve::sibling;
@@ -31,6 +32,8 @@ cases![
     d1_keeps_the_sums_of_its_leaves,
     d1_gives_the_rows_of_a_leaf,
     d1_reaps_a_tombstone_and_remembers_what_it_had_seen,
+    d1_condemns_what_nothing_refers_to,
+    d1_takes_no_reference_to_what_may_be_deleted,
 ];
 
 fn actor(node: u16) -> Actor {
@@ -57,6 +60,7 @@ fn install(key: &str, over: Option<&Row>, node: u16, counter: u64, value: Stored
         losers: vec![],
         owe: vec![StoreId::Kv],
         holder: actor(node),
+        blobs_seen: BlobsSeen::default(),
     }
 }
 
@@ -139,13 +143,22 @@ async fn waits<W: World>(world: &W, key: &str, actor: Actor) -> bool {
     polled(world, actor).await.lapsed.contains(&(named(key), StoreId::Kv))
 }
 
+/// As if its blobs had just been put.
+async fn see_blobs<W: World>(world: &W, op: &mut Install) {
+    let now = polled(world, actor(1)).await.now;
+    for blob in op.blobs().collect::<Vec<_>>() {
+        op.blobs_seen.insert(blob, now);
+    }
+}
+
 async fn d1_gives_back_what_was_installed<W: World>(world: &W) {
     assert_eq!(read(world, "back").await, None);
-    let reference = Stored::Reference { hash: ContentHash::of(b"large"), bytes: 5 };
+    let (reference, _) = large("large");
     let values = [inline("one \u{0}"), Stored::Tombstone, reference, inline("")];
     let mut over: Option<Row> = None;
     for (counter, value) in (1..).zip(values) {
-        let op = install("back", over.as_ref(), 1, counter, value);
+        let mut op = install("back", over.as_ref(), 1, counter, value);
+        see_blobs(world, &mut op).await;
         let (row, grant) = installed(world, op.clone()).await;
         assert_eq!(
             (row.version.as_ref(), row.value.as_ref()),
@@ -352,7 +365,7 @@ async fn d1_keeps_the_losers_of_the_batch<W: World>(world: &W) {
     let (before, _) = first(world, "losers").await;
     let mut op = install("losers", Some(&before), 2, 1, inline("winner"));
     let winner = op.version.current().dot;
-    let reference = Stored::Reference { hash: ContentHash::of(b"large"), bytes: 5 };
+    let (reference, _) = large("large");
     let values = [inline("lost"), Stored::Tombstone, reference];
     op.losers = (1..)
         .zip(values)
@@ -362,6 +375,7 @@ async fn d1_keeps_the_losers_of_the_batch<W: World>(world: &W) {
             Loser { sibling, value, winner }
         })
         .collect();
+    see_blobs(world, &mut op).await;
     let mut stale = op.clone();
     stale.expect.row_seq += 1;
     let moved = one(world, RowOp::Install(Box::new(stale))).await;
@@ -511,4 +525,53 @@ async fn d1_reaps_a_tombstone_and_remembers_what_it_had_seen<W: World>(world: &W
     assert_eq!(absent.floor_stamp, floor.stamp);
     let anew = row_of(world, of("k", Some(&absent), 4, inline("w"))).await;
     assert!(anew.row_seq > floor.row_seq && !anew.has_foreign_write());
+}
+
+fn large(text: &str) -> (Stored, ContentHash) {
+    let hash = ContentHash::of(text.as_bytes());
+    (Stored::Reference { hash, bytes: text.len() as u64 }, hash)
+}
+
+async fn d1_condemns_what_nothing_refers_to<W: World>(world: &W) {
+    let ((first, in_row), (_, nobodys)) = (large("in a row"), large("nobody's"));
+    let both = || vec![in_row, nobodys];
+    let mut op = install("condemned", None, 1, 1, first);
+    see_blobs(world, &mut op).await;
+    let (row, _) = installed(world, op).await;
+    assert_eq!(world.d1().unreferred(both()).await, Ok(vec![nobodys]));
+    let condemned = applied(world.d1().condemn(both()).await);
+    assert!(matches!(condemned[..], [None, Some(_)]), "{condemned:?}");
+
+    // A loser keeps what the row has let go of.
+    let mut over = install("condemned", Some(&row), 2, 1, inline("small"));
+    let (value, winner) = (row.value.clone().unwrap(), over.version.current().dot);
+    over.losers = vec![Loser { sibling: *row.version.as_ref().unwrap().current(), value, winner }];
+    let (row, _) = installed(world, over).await;
+    assert_eq!(world.d1().unreferred(both()).await, Ok(vec![nobodys]));
+
+    let (second, in_next_row) = large("in the next row");
+    let mut op = install("condemned", Some(&row), 1, 2, second);
+    see_blobs(world, &mut op).await;
+    let (row, _) = installed(world, op).await;
+    installed(world, install("condemned", Some(&row), 1, 3, inline("small"))).await;
+    assert_eq!(world.d1().unreferred(vec![in_row, in_next_row]).await, Ok(vec![in_next_row]));
+}
+
+async fn d1_takes_no_reference_to_what_may_be_deleted<W: World>(world: &W) {
+    let (value, blob) = large("looked at too early");
+    let op = install("uncertain", None, 1, 1, value);
+    let try_it = async |seen_at: Option<StoreTime>| {
+        let mut op = op.clone();
+        seen_at.into_iter().for_each(|at| op.blobs_seen.insert(blob, at));
+        one(world, RowOp::Install(Box::new(op))).await
+    };
+    let now = polled(world, actor(1)).await.now;
+    let condemned = applied(world.d1().condemn(vec![blob]).await)[0].expect("nothing refers to it");
+    assert!(condemned.deadline > now && condemned.until > condemned.deadline);
+    assert_eq!(try_it(None).await, RowAnswer::NoBlob, "nobody has looked");
+    assert_eq!(try_it(Some(now)).await, RowAnswer::NoBlob, "it was looked at before the delete");
+    assert_eq!(try_it(Some(condemned.until)).await, RowAnswer::NoBlob, "the delete may land yet");
+    assert_eq!(read(world, "uncertain").await, None);
+    let later = StoreTime(condemned.until.0 + 1);
+    assert!(matches!(try_it(Some(later)).await, RowAnswer::Installed { .. }));
 }

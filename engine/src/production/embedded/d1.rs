@@ -7,6 +7,7 @@
 //! tidelock_leaves    sums over the rows           what a ledger is held against, leaf by leaf
 //! tidelock_losers    what lost against a value    written in the winner's transaction (rule V6)
 //! tidelock_floors    what reaped tombstones had seen (rule A6)
+//! tidelock_condemned blobs of R2 that are being deleted (rule A0, see `blobs.rs`)
 //! ```
 //!
 //! Invariant: what an operation does to a row is decided by [`row::apply`] alone, inside the
@@ -16,7 +17,8 @@
 
 use super::database::{Database, Failure, OpenError};
 use super::table::{BindProblem, UserTable};
-use super::{StoreClock, outcome};
+use super::{StoreClock, blobs, outcome};
+use crate::blob::Condemned;
 use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailable};
 use crate::policy::{Policy, Table};
 use crate::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
@@ -183,6 +185,16 @@ impl RowStore for EmbeddedD1 {
         outcome(self.database.write(bytes, all).await)
     }
 
+    async fn unreferred(&self, blobs: Vec<ContentHash>) -> Result<Vec<ContentHash>, Unavailable> {
+        self.database.read(move |connection| blobs::unreferred(connection, blobs)).await
+    }
+
+    async fn condemn(&self, blobs: Vec<ContentHash>) -> Outcome<Vec<Option<Condemned>>> {
+        let clock = self.clock.clone();
+        let all = move |connection: &Connection| blobs::condemn(connection, &blobs, clock());
+        outcome(self.database.write(0, all).await)
+    }
+
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
         for _ in 0..LOOKS_MAX {
             let (clock, tables) = (self.clock.clone(), self.tables.clone());
@@ -311,6 +323,11 @@ fn one(
     op: &RowOp,
     now: StoreTime,
 ) -> Result<RowAnswer, Failure> {
+    if let RowOp::Install(install) = op
+        && !blobs::stand(connection, install, now)?
+    {
+        return Ok(RowAnswer::NoBlob);
+    }
     let record = op.record();
     let table = tables.by_dataset.get(&record.dataset);
     let before = load(connection, table, record)?;
@@ -742,10 +759,10 @@ fn text(value: &impl Serialize) -> String {
 
 // SQLite's integers are signed. Sequences and times stay far below the sign; a negative one was
 // written by hand.
-fn number(value: i64) -> u64 {
+pub(super) fn number(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-fn integer(value: u64) -> i64 {
+pub(super) fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -84,6 +84,18 @@ CREATE TABLE IF NOT EXISTS tidelock_losers(
     PRIMARY KEY (dataset, key, dot, winner)
 );
 
+-- Who refers to a blob in R2.
+CREATE INDEX IF NOT EXISTS tidelock_rows_by_blob ON tidelock_rows(json_extract(reference, '$.hash'))
+    WHERE reference IS NOT NULL;
+CREATE INDEX IF NOT EXISTS tidelock_losers_by_blob
+    ON tidelock_losers(json_extract(reference, '$.hash')) WHERE reference IS NOT NULL;
+
+-- Blobs that nothing referred to, and until when their deletes may land.
+CREATE TABLE IF NOT EXISTS tidelock_condemned(
+    hash TEXT NOT NULL PRIMARY KEY,
+    until INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- Every write to a record counts here; Tidelock sets its own straight in the same transaction.
 -- Two statements and no upsert: an INSERT OR REPLACE of the user hands its conflict rule down to
 -- the trigger, and would begin the row anew.

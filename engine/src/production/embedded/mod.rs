@@ -7,6 +7,7 @@
 //! They keep to the documented limits and error classes of the services, so that what works here
 //! works there. What they do not show is staleness: a read sees the last write.
 
+mod blobs;
 pub mod d1;
 mod database;
 pub mod kv;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::blob::BlobsSeen;
 use crate::env::{KvEntry, KvStore as _, ObjectStore as _, PutIf, RowStore as _};
 use crate::record::{RecordId, StoreId, Stored};
 use crate::resolve::{held, sibling};
@@ -47,6 +48,7 @@ fn install(key: &str, over: Option<&Row>, counter: u64, value: Stored) -> RowOp 
         losers: vec![],
         owe: vec![StoreId::Kv],
         holder: actor,
+        blobs_seen: BlobsSeen::default(),
     }))
 }
 
@@ -149,6 +151,7 @@ async fn foreign_writes_are_seen_and_acknowledged() {
         losers: vec![],
         owe: vec![],
         holder: actor,
+        blobs_seen: BlobsSeen::default(),
     }));
     assert!(matches!(stores.d1.batch(vec![op]).await, Outcome::Applied(_)));
     let taken = row(&stores.d1, "k").await.unwrap();

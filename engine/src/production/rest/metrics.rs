@@ -193,6 +193,8 @@ impl Text {
             copies_differing,
             copies_put_again,
             tombstones_reaped,
+            blobs_collected,
+            blobs_doubted,
             buried_again,
             leaves_compared,
             leaves_differing,
@@ -265,6 +267,16 @@ impl Text {
                 "tombstones_reaped_total",
                 "Tombstones that nothing needed any more.",
                 tombstones_reaped,
+            ),
+            (
+                "blobs_collected_total",
+                "Large values in R2 that nothing referred to any more.",
+                blobs_collected,
+            ),
+            (
+                "blobs_doubted_total",
+                "Installs refused because a large value of theirs may have been about to go.",
+                blobs_doubted,
             ),
             (
                 "buried_again_total",

@@ -1,4 +1,5 @@
 use super::*;
+use crate::blob::BlobsSeen;
 use crate::env::{Outcome, RowStore as _};
 use crate::fields::Fields;
 use crate::policy::{Dataset, Keep, Kind, Policy, Table};
@@ -93,6 +94,7 @@ fn install(key: &str, over: Option<&Row>, value: Stored) -> RowOp {
         losers: vec![],
         owe: vec![],
         holder: actor,
+        blobs_seen: BlobsSeen::default(),
     }))
 }
 

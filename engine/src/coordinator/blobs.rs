@@ -1,0 +1,230 @@
+//! Blobs in R2: put before a row refers to them, and collected when nothing does (rule A0).
+//!
+//! ```text
+//! list ──> nothing refers to it ──> still so, a while later ──> condemned in D1 ──> deleted
+//! ```
+//!
+//! Invariant: a blob is deleted only under a condemnation, and before its deadline. That nothing
+//! refers to it is D1's to say, in a transaction; the wait before it only spares the readers of a
+//! copy that still refers to it, and the writers of one that is about to.
+
+use super::Coordinator;
+use super::install::Sent;
+use crate::blob::{self, BlobsSeen};
+use crate::breaker::Seen;
+use crate::env::{
+    Doubt, DoubtKind, Env, ObjectStore, Outcome, PutIf, RefusalKind, RowStore, Storage, Unavailable,
+};
+use crate::record::{Loser, RecordId, StoreId, Stored};
+use crate::version::ContentHash;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Blobs that one look lists.
+const LISTED_MAX: usize = 1_000;
+/// Blobs that are remembered because nothing referred to them; the others are found again.
+const UNREFERRED_MAX: usize = 10_000;
+/// Blobs that are condemned at once: they are deleted one after the other, before one deadline.
+const CONDEMNED_AT_ONCE: usize = 16;
+/// Records whose blobs are to be looked at; whoever is forgotten is refused once more.
+const DOUBTED_MAX: usize = 1_000;
+
+/// What is known of blobs.
+#[derive(Debug, Default)]
+pub(super) struct Blobs {
+    /// Nothing referred to these, since when.
+    unreferred: BTreeMap<ContentHash, Duration>,
+    /// Where the next look goes on.
+    after: Option<String>,
+    next_look: Duration,
+    /// The authority did not take that a blob of these was there.
+    doubted: BTreeSet<RecordId>,
+}
+
+impl<E: Env> Coordinator<E> {
+    /// A value as the authority can keep it. One over its limit goes to R2 first, under the name
+    /// of its own hash, so that the row never refers to nothing (rule A0).
+    pub(super) async fn fit(&self, value: &Stored, seen: &mut BlobsSeen) -> Result<Stored, Sent> {
+        let Stored::Inline(bytes) = value else { return Ok(value.clone()) };
+        if bytes.len() <= self.policy().limits.authority_value_bytes_max {
+            return Ok(value.clone());
+        }
+        let hash = ContentHash::of(bytes);
+        let since = self.state().store_time_least(self.now());
+        let r2 = self.env.storage().r2();
+        let key = blob::key(hash);
+        let put = r2.put(&key, bytes.clone(), None, PutIf::Absent, None);
+        let Some(stored) = self.behind_breaker(StoreId::R2, put, shown).await else {
+            return Err(Sent::Failed);
+        };
+        let stands = match stored {
+            Outcome::Applied(_) => true,
+            // 412 says that something stands under the name; the name is its hash, so it should
+            // be these bytes. That is looked at, since the row's only copy depends on it.
+            Outcome::Refused(refusal) if refusal.kind == RefusalKind::Precondition => {
+                match self.behind_breaker(StoreId::R2, r2.get(&key), answered).await {
+                    Some(Ok(Some(object))) => object.body == *bytes,
+                    Some(Ok(None) | Err(_)) | None => false,
+                }
+            }
+            Outcome::Refused(refusal) if refusal.is_on_the_merits() => {
+                return Err(Sent::Refused(refusal));
+            }
+            Outcome::Refused(_) | Outcome::Unknown(_) => false,
+        };
+        if !stands {
+            return Err(Sent::Failed);
+        }
+        seen.insert(hash, since);
+        Ok(Stored::Reference { hash, bytes: bytes.len() as u64 })
+    }
+
+    /// The authority does not know that the blobs are there to which an install of this record refers.
+    pub(super) fn doubt_blobs(&self, record: &RecordId) {
+        let mut state = self.state();
+        state.counters.blobs_doubted += 1;
+        if state.blobs.doubted.len() < DOUBTED_MAX {
+            state.blobs.doubted.insert(record.clone());
+        }
+    }
+
+    /// Looks at the blobs that losers refer to, if the authority has doubted them. One that is gone
+    /// was collected: nothing referred to it, so its value was superseded and lost to nobody. False:
+    /// R2 does not say.
+    pub(super) async fn look_at_blobs(
+        &self,
+        record: &RecordId,
+        losers: &mut Vec<Loser>,
+        seen: &mut BlobsSeen,
+    ) -> bool {
+        if !self.state().blobs.doubted.remove(record) {
+            return true;
+        }
+        for blob in losers.iter().filter_map(|loser| loser.value.blob()).collect::<Vec<_>>() {
+            let since = self.state().store_time_least(self.now());
+            let key = blob::key(blob);
+            let get = self.env.storage().r2().get(&key);
+            match self.behind_breaker(StoreId::R2, get, answered).await {
+                Some(Ok(Some(_))) => seen.insert(blob, since),
+                Some(Ok(None)) => losers.retain(|loser| loser.value.blob() != Some(blob)),
+                Some(Err(_)) | None => {
+                    self.doubt_blobs(record);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// The bytes that a row refers to, verified.
+    pub(super) async fn blob(&self, hash: ContentHash) -> Result<Bytes, Doubt> {
+        let key = blob::key(hash);
+        let began = self.now();
+        let found = self.env.storage().r2().get(&key).await;
+        self.record_seen(StoreId::R2, began, answered(&found));
+        let doubt = |detail: String| Doubt::new(DoubtKind::ServerError, detail);
+        match found {
+            Ok(Some(object)) if ContentHash::of(&object.body) == hash => Ok(object.body),
+            Ok(Some(_)) => Err(doubt(format!("R2 {key}: the bytes do not match their hash"))),
+            Ok(None) => Err(doubt(format!("R2 {key}: not there, though a row refers to it"))),
+            Err(unavailable) => Err(doubt(unavailable.to_string())),
+        }
+    }
+
+    /// Collects what nothing has referred to for a while, some in each turn.
+    pub(super) async fn collect_blobs(&self) {
+        let after = {
+            let mut state = self.state();
+            let now = self.now();
+            if now < state.blobs.next_look {
+                return;
+            }
+            state.blobs.next_look = now + self.pace.blobs_every;
+            state.blobs.after.clone()
+        };
+        let (r2, d1) = (self.env.storage().r2(), self.env.storage().d1());
+        let list = r2.list(blob::PREFIX, after.as_deref(), LISTED_MAX);
+        let Some(Ok(page)) = self.behind_breaker(StoreId::R2, list, answered).await else { return };
+        let listed: Vec<_> = page.keys.iter().filter_map(|line| blob::hash_of(&line.key)).collect();
+        if !listed.is_empty() {
+            let ask = d1.unreferred(listed.clone());
+            let asked = self.behind_breaker(StoreId::D1, ask, answered).await;
+            let Some(Ok(unreferred)) = asked else { return };
+            let due = self.due_to_go(&listed, unreferred);
+            for blobs in due.chunks(CONDEMNED_AT_ONCE) {
+                self.condemn(blobs.to_vec()).await;
+            }
+        }
+        self.state().blobs.after = page.next;
+    }
+
+    /// Those of the blobs to which nothing refers that nothing has referred to for long.
+    fn due_to_go(&self, listed: &[ContentHash], unreferred: Vec<ContentHash>) -> Vec<ContentHash> {
+        let now = self.now();
+        let mut state = self.state();
+        let former: BTreeMap<_, _> =
+            listed.iter().filter_map(|blob| state.blobs.unreferred.remove_entry(blob)).collect();
+        let mut due = Vec::new();
+        for blob in unreferred {
+            let since = former.get(&blob).copied().unwrap_or(now);
+            if state.blobs.unreferred.len() < UNREFERRED_MAX {
+                state.blobs.unreferred.insert(blob, since);
+            }
+            if now >= since + self.pace.blobs_rest {
+                due.push(blob);
+            }
+        }
+        due
+    }
+
+    async fn condemn(&self, blobs: Vec<ContentHash>) {
+        let (r2, d1) = (self.env.storage().r2(), self.env.storage().d1());
+        let condemn = d1.condemn(blobs.clone());
+        // What may be condemned and is not deleted is found again.
+        let Some(Outcome::Applied(condemned)) =
+            self.behind_breaker(StoreId::D1, condemn, shown).await
+        else {
+            return;
+        };
+        for (blob, condemned) in blobs.into_iter().zip(condemned) {
+            let Some(condemned) = condemned else { continue };
+            let key = blob::key(blob);
+            let delete = r2.delete(&key, condemned.deadline);
+            let deleted = self.behind_breaker(StoreId::R2, delete, shown).await;
+            if let Some(Outcome::Applied(())) = deleted {
+                let mut state = self.state();
+                state.counters.blobs_collected += 1;
+                state.blobs.unreferred.remove(&blob);
+            }
+        }
+    }
+
+    /// A call to a store, if its breaker lets work through; which hears what the call showed.
+    async fn behind_breaker<T>(
+        &self,
+        store: StoreId,
+        call: impl Future<Output = T>,
+        shown: impl FnOnce(&T) -> Seen,
+    ) -> Option<T> {
+        if !self.state().admits(store) {
+            return None;
+        }
+        let began = self.now();
+        let answer = call.await;
+        self.record_seen(store, began, shown(&answer));
+        Some(answer)
+    }
+}
+
+fn shown<T>(outcome: &Outcome<T>) -> Seen {
+    match outcome {
+        Outcome::Applied(_) => Seen::Answer,
+        Outcome::Refused(refusal) => super::seen_in(refusal),
+        Outcome::Unknown(_) => Seen::Failure,
+    }
+}
+
+fn answered<T>(read: &Result<T, Unavailable>) -> Seen {
+    if read.is_ok() { Seen::Answer } else { Seen::Failure }
+}
