@@ -102,6 +102,48 @@ fn what_is_written_at_one_site_is_in_every_store_of_the_other() {
 }
 
 #[test]
+fn one_that_leaves_says_when_nothing_of_it_is_needed_any_more() {
+    let (_keep, root) = folder();
+    let (a_data, b_data) = (root.join("a"), root.join("b"));
+    let a = start(&a_data, 1, "127.0.0.1:0");
+    let b = start(&b_data, 2, "127.0.0.1:0");
+    introduce(&a, &b);
+    put(&b, "wind", "south-west");
+    until_everywhere(&a, "wind", "south-west");
+
+    // What the other site does not have yet goes nowhere.
+    let address = a.address.to_string();
+    a.kill();
+    put(&b, "moon", "full");
+    let left = b.cli(&["peer", "leave", "--within", "1"]);
+    assert_eq!(left.status.code(), Some(1));
+    assert!(stderr(&left).contains("site 1 has not taken in all of it"), "{}", stderr(&left));
+    let refused = b.send("PUT", "/v1/records/notes/star", b"polar");
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "stopping"));
+
+    let a = start(&a_data, 1, &address);
+    let left = b.cli(&["peer", "leave"]);
+    assert!(left.status.success(), "{}", stderr(&left));
+    assert!(stdout(&left).contains("it has left"), "{}", stdout(&left));
+    b.kill();
+    assert!(a.cli(&["peer", "retire", "2"]).status.success());
+    until_everywhere(&a, "moon", "full");
+}
+
+#[test]
+fn a_session_that_has_seen_a_site_which_is_no_member_is_told_so() {
+    let (_keep, root) = folder();
+    let server = start(&root.join("a"), 1, "127.0.0.1:0");
+    put(&server, "tide", "high");
+    let token = format!("Bearer {}", server.token);
+    let headers = [("Authorization", token.as_str()), ("X-Session", "7:41")];
+    let read = server.plain("GET", "/v1/records/notes/tide?read=session", &headers, b"");
+    let read = read.expect("it is answered");
+    assert_eq!((read.status, read.problem().as_str()), (409, "unknown-site"));
+    assert!(read.text().contains("begin a new session"), "{}", read.text());
+}
+
+#[test]
 fn a_peer_with_another_secret_or_another_version_is_refused() {
     let (_keep, root) = folder();
     let server = start(&root.join("a"), 1, "127.0.0.1:0");

@@ -149,6 +149,12 @@ catalogue! {
     LoadPoisonRecord = "load.poison-record",
     /// A batch that installs something is refused by a constraint that does not hold for long.
     D1Constraint = "d1.constraint",
+    /// A coordinator that was not there joins, with an empty disk; the others are told of it one after
+    /// the other.
+    ProcessMemberAdded = "process.member-added",
+    /// A coordinator is retired: asked to leave until it has left, then stopped for good, and its disk
+    /// is thrown away; the others are told one after the other. It stays if it cannot leave in time.
+    ProcessMemberRemoved = "process.member-removed",
 }
 
 impl Kind {
@@ -211,6 +217,11 @@ impl Kind {
     /// True for what ends a process at a time, and changes its disk before it starts again.
     pub const fn changes_disk(self) -> bool {
         matches!(self, Kind::DiskLost | Kind::DiskRestored | Kind::DiskBitRot)
+    }
+
+    /// True for what changes who is a member.
+    pub const fn is_membership(self) -> bool {
+        matches!(self, Kind::ProcessMemberAdded | Kind::ProcessMemberRemoved)
     }
 
     /// True for what sets a coordinator's wall clock wrong.

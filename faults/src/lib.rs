@@ -145,7 +145,8 @@ pub struct Fault {
     /// thousandths it runs wrong.
     pub permille: u16,
     /// How long: the added delay at most, how long a crashed process stays down, how far behind a
-    /// listing or replica is at most, or how far a clock is off.
+    /// listing or replica is at most, how far a clock is off, or how long it takes to tell everybody
+    /// of a member that is gone.
     pub span_ms: u64,
 }
 

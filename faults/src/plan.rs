@@ -32,7 +32,12 @@ pub struct PlanShape {
 impl PlanShape {
     /// True when such a fault can be felt in this world.
     pub fn can_have(&self, kind: Kind) -> bool {
-        kind != Kind::NetDuplicate || self.nodes > 1
+        match kind {
+            Kind::NetDuplicate => self.nodes > 1,
+            // The first coordinator of each site stays.
+            _ if kind.is_membership() => self.nodes > self.sites,
+            _ => true,
+        }
     }
 
     fn permille(&self, kind: Kind) -> u16 {
@@ -50,6 +55,9 @@ pub fn plan(shape: &PlanShape, rng: &mut impl Rng) -> Vec<Fault> {
     let mut faults = Vec::new();
     for common in [true, false] {
         for kind in Kind::ALL.iter().copied().filter(|kind| kind.is_common() == common) {
+            if kind.is_membership() && !shape.can_have(kind) {
+                continue;
+            }
             if rng.random_range(0..1000) >= shape.permille(kind) {
                 continue;
             }
@@ -73,6 +81,8 @@ fn length_ms(kind: Kind) -> RangeInclusive<u64> {
         Kind::ClockJump | Kind::ClockDrift | Kind::ClockSkew => 2_000..=30_000,
         _ if kind.is_crash() || kind.changes_disk() => 500..=20_000,
         Kind::D1ReplicaLag | Kind::NetSwizzled => 2_000..=20_000,
+        // Time enough to leave, mostly.
+        Kind::ProcessMemberRemoved => 2_000..=15_000,
         _ => 500..=10_000,
     }
 }
@@ -87,6 +97,7 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
         Kind::KvListLag => rng.random_range(5_000..=60_000),
         Kind::D1ReplicaLag => rng.random_range(500..10_000),
         Kind::DiskSlow => rng.random_range(50..1_500),
+        Kind::ProcessMemberRemoved => rng.random_range(100..2_000),
         Kind::ClockJump => rng.random_range(1_000..120_000),
         Kind::ClockSkew => rng.random_range(3_600_000..30_000_000),
         _ => 0,
@@ -94,7 +105,13 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
     // A crashed process is told to restart, and a late call lands, inside the plan's window too.
     let outlasts = kind.is_crash()
         || kind.changes_disk()
-        || matches!(kind, Kind::NetDelay | Kind::NetLateArrival | Kind::NetConnectionLost);
+        || matches!(
+            kind,
+            Kind::NetDelay
+                | Kind::NetLateArrival
+                | Kind::NetConnectionLost
+                | Kind::ProcessMemberRemoved
+        );
     let room_ms = shape.until_ms - shape.from_ms - if outlasts { span_ms } else { 0 };
     let (shortest_ms, longest_ms) = length_ms(kind).into_inner();
     let length_ms =
@@ -152,6 +169,9 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
             moment: Moment::Before,
         },
         Kind::ProcessPause => Place::Node(rng.random_range(0..shape.nodes)),
+        Kind::ProcessMemberAdded | Kind::ProcessMemberRemoved => {
+            Place::Node(rng.random_range(shape.sites..shape.nodes))
+        }
         Kind::KvErrorBefore
         | Kind::KvErrorAfter
         | Kind::KvStaleRead

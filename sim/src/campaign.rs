@@ -65,11 +65,12 @@ pub fn never_felt(plan: &Plan, result: &Campaign) -> Vec<Kind> {
 }
 
 /// Situations that a campaign counts even when it never reaches them.
-const SITUATIONS: [&str; 25] = [
+const SITUATIONS: [&str; 27] = [
     "a-blob-was-collected",
     "a-copy-answered-a-session",
     "another-coordinator-answered-a-session",
     "a-copy-was-put-again",
+    "a-retired-member-held-a-mark",
     "a-value-expired",
     "acknowledged-as-pending",
     "breaker-opened",

@@ -61,6 +61,11 @@ impl Disk {
         }
     }
 
+    /// What it holds, in commit order.
+    pub(crate) fn intents(&self) -> impl Iterator<Item = &Intent> {
+        self.durable.values()
+    }
+
     /// The writes of its intents.
     pub fn dots(&self) -> impl Iterator<Item = Dot> + '_ {
         self.by_dot.keys().copied()

@@ -52,6 +52,8 @@ pub enum Double {
     DeadLettersHidden,
     /// Coordinators take in as much as they like.
     QueuesUnbounded,
+    /// Members are taken away without having been asked to leave.
+    MembersNeverAsked,
     /// KV never answers a probe.
     ProbesUnanswered,
     /// After the faults the stores take ten more seconds to answer anything.

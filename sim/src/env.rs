@@ -112,9 +112,7 @@ impl Network for SimEnv {
     }
 
     fn peers(&self) -> Vec<Peer> {
-        let scenario = &self.world.scenario;
-        let others = (0..scenario.nodes).map(NodeId).filter(|peer| *peer != self.node);
-        others.map(|node| Peer { node, site: scenario.site_of(node) }).collect()
+        self.world.listed(self.node)
     }
 }
 

@@ -27,6 +27,8 @@ pub mod lives;
 #[cfg(madsim)]
 pub mod load;
 #[cfg(madsim)]
+pub mod members;
+#[cfg(madsim)]
 mod misread;
 #[cfg(madsim)]
 pub mod network;

@@ -136,7 +136,7 @@ async fn replay_again(world: &Arc<World>, outcome: &mut Outcome) {
     let nodes = u64::from(world.scenario.nodes);
     let number = (world.scenario.seed / 4 % nodes) as u16;
     let node = NodeId(number);
-    if world.scenario.is_outside(End::Node(number)) {
+    if world.is_gone(node) {
         return;
     }
     let held = |world: &World| {
@@ -247,11 +247,13 @@ pub async fn process(world: Arc<World>, node: NodeId) {
 }
 
 async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
-    for node in (0..world.scenario.nodes).map(NodeId) {
+    let there = |node: &NodeId| !world.state().members.is_away(*node);
+    for node in (0..world.scenario.nodes).map(NodeId).filter(there) {
         world.create_process(node, move |world| process(world, node));
     }
     crate::damage::begin(world);
     crate::lives::begin(world);
+    crate::members::begin(world);
     crate::load::begin(world);
     world.begin_disk_faults();
     crate::reload::begin(world);
@@ -651,7 +653,7 @@ async fn recover(world: &Arc<World>) -> Option<Recovered> {
     }
     let give_up_ms = world.now_ms() + RECOVERY_GIVEN_UP_MS;
     let fresh: Vec<_> = (0..world.scenario.nodes)
-        .filter(|node| !world.scenario.is_outside(End::Node(*node)))
+        .filter(|node| !world.is_gone(NodeId(*node)))
         .map(|node| madsim::task::spawn(fresh_write(world.clone(), NodeId(node), give_up_ms)))
         .collect();
     let mut usable_ms = healed_ms;
@@ -663,11 +665,16 @@ async fn recover(world: &Arc<World>) -> Option<Recovered> {
     }
     loop {
         let store_is_gone = StoreId::ALL.iter().any(|s| world.scenario.is_outside(End::Store(*s)));
-        let admits = world.state().processes.iter().enumerate().all(|(node, process)| {
-            let open = |coordinator: &Arc<Coordinator<SimEnv>>| coordinator.admits_all();
-            world.scenario.is_outside(End::Node(node as u16))
-                || process.coordinator.as_ref().is_some_and(|c| store_is_gone || open(c))
-        });
+        let admits = {
+            let state = world.state();
+            state.processes.iter().enumerate().all(|(node, process)| {
+                let open = |coordinator: &Arc<Coordinator<SimEnv>>| coordinator.admits_all();
+                let node = NodeId(node as u16);
+                world.scenario.is_outside(End::Node(node.0))
+                    || state.members.is_away(node)
+                    || process.coordinator.as_ref().is_some_and(|c| store_is_gone || open(c))
+            })
+        };
         if admits {
             return Some(Recovered { healed_ms, usable_ms: Some(usable_ms - healed_ms) });
         }
@@ -720,7 +727,7 @@ async fn fresh_write(world: Arc<World>, node: NodeId, give_up_ms: u64) -> Option
             madsim::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    let inside = |other: &NodeId| !world.scenario.is_outside(End::Node(other.0));
+    let inside = |other: &NodeId| !world.is_gone(*other);
     let others = (0..world.scenario.nodes).map(NodeId).filter(|other| *other != node);
     for other in others.filter(inside) {
         loop {

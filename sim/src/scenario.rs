@@ -353,6 +353,10 @@ impl Scenario {
                 .retain(|operation| operation.value().is_none_or(|v| v.len() <= bytes_max));
             self.faults.retain(|fault| fault.kind != Kind::LoadOversize);
         }
+        if let End::Node(_) = gone {
+            // Of the others none is taken away: somebody must be left.
+            self.faults.retain(|fault| !fault.kind.is_membership());
+        }
         if let End::Store(store) = gone {
             // Nobody can see what is done there.
             let unseen =

@@ -9,6 +9,7 @@ use crate::checker::Checker;
 use crate::disk::{Disk, Landing};
 use crate::double::Double;
 use crate::lives::Again;
+use crate::members::Members;
 use crate::network::{Cut, swizzle};
 use crate::scenario::Scenario;
 use crate::stores::{D1, Kv, R2};
@@ -104,6 +105,8 @@ pub struct State {
     /// Of crashes that come again: what they wait for, by fault.
     pub(crate) again: BTreeMap<u32, Again>,
     pub(crate) breakers: Breakers,
+    /// Who is a member.
+    pub members: Members,
 }
 
 /// See the module.
@@ -171,6 +174,7 @@ impl World {
             call_counts: BTreeMap::new(),
             again: BTreeMap::new(),
             breakers: Breakers::default(),
+            members: Members::new(scenario.nodes, &scenario.faults),
         };
         let planned = |kind: Kind| scenario.faults.iter().any(|fault| fault.kind == kind);
         if planned(Kind::KvListLag) {
@@ -397,18 +401,24 @@ impl World {
         let now_ms = self.now_ms();
         let state = self.state();
         let planned = self.scenario.faults_end_ms();
-        if now_ms < planned || state.strays > 0 || self.is_down(&state) {
+        let changing = state.strays > 0 || state.members.are_changing();
+        if now_ms < planned || changing || self.is_down(&state) {
             return None;
         }
         let restarted = state.processes.iter().map(|process| process.restarted_ms).max();
         Some(planned.max(state.last_stray_ms).max(restarted.unwrap_or(0)))
     }
 
+    /// True for a coordinator that never heals, or is no member now.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.scenario.is_outside(End::Node(node.0)) || self.state().members.is_away(node)
+    }
+
     /// True while a coordinator is down that is to come back.
     fn is_down(&self, state: &State) -> bool {
         let comes_back = |node: usize| {
             let node = u16::try_from(node).expect("a scenario has few coordinators");
-            !self.scenario.is_outside(End::Node(node))
+            !self.scenario.is_outside(End::Node(node)) && !state.members.is_away(NodeId(node))
         };
         state.processes.iter().enumerate().any(|(node, process)| !process.up && comes_back(node))
     }

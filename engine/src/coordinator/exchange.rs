@@ -137,6 +137,10 @@ impl<E: Env> Coordinator<E> {
             let peers = self.env.network().peers();
             let members: Vec<NodeId> =
                 peers.into_iter().filter(|peer| peer.site == site).map(|peer| peer.node).collect();
+            if self.is_leaving() {
+                // Those that stay follow it; what is taken in here would be owed here.
+                return;
+            }
             let Some(failures) = self.begin_pull(site) else { return };
             if members.is_empty() {
                 self.state().sites.remove(&site);

@@ -217,6 +217,9 @@ impl<E: Env> Coordinator<E> {
     /// Says when to come back; `None`: when something is new.
     fn hand_over_expired(&self) -> Option<Duration> {
         let mut state = self.state();
+        if state.leaving {
+            return None;
+        }
         // Without the store side's clock nothing has expired.
         let now = state.store_clock?.least(self.now());
         let mut first_ms = state.expiries.first_ms(&state.policy)?;

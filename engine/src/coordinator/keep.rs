@@ -45,7 +45,7 @@ impl<E: Env> Coordinator<E> {
         let refused = |why: &str| PeerReply::Unavailable(why.to_owned());
         let durable = {
             let mut state = self.state();
-            if self.is_stopped() {
+            if self.is_stopped() || state.leaving {
                 return refused("it is stopping");
             }
             let full = state.held_intents >= self.pace.intents_max

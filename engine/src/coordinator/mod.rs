@@ -15,7 +15,8 @@
 //! `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of what others wrote there,
 //! `leaves.rs` holds the ledger against the authority, `reap.rs` removes tombstones that nothing needs
 //! any more, `dead.rs` sees to what a store refuses for good, `read.rs` answers readers, `reload.rs`
-//! changes the policy, `expire.rs` ends values whose time has passed.
+//! changes the policy, `expire.rs` ends values whose time has passed, `leave.rs` ends the work of a
+//! coordinator that is retired.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -28,6 +29,7 @@ mod exchange;
 mod expire;
 mod install;
 mod keep;
+mod leave;
 mod leaves;
 mod pass;
 mod project;
@@ -44,6 +46,7 @@ mod watch;
 mod write;
 
 pub use dead::DeadLetterError;
+pub use leave::Leaving;
 pub use leaves::LedgerCheck;
 pub use pass::{Billed, Brake, Leave, Pass, PassError};
 pub use read::{Read, ReadError};
@@ -139,6 +142,8 @@ struct State {
     journal_full_until: Duration,
     counters: Counters,
     failure: Option<JournalError>,
+    /// It is to be retired.
+    leaving: bool,
 }
 
 /// A record with work to do.
@@ -255,6 +260,7 @@ impl<E: Env> Coordinator<E> {
             journal_full_until: Duration::ZERO,
             counters: Counters::default(),
             failure: None,
+            leaving: false,
         };
         state.counters.replayed_intents = replay.intents.len() as u64;
         for intent in replay.intents {
@@ -496,8 +502,10 @@ impl<E: Env> Coordinator<E> {
         let news =
             self.learn_version(&mut state, record, version.as_ref(), *row_seq, *seq, *foreign);
         if *foreign {
-            state.slots.entry(record.clone()).or_default().look = true;
-            self.push(&mut state, StoreId::D1, record, Priority::Repair);
+            if !state.leaving {
+                state.slots.entry(record.clone()).or_default().look = true;
+                self.push(&mut state, StoreId::D1, record, Priority::Repair);
+            }
         } else if news {
             self.row_of_letters_changed(&mut state, record);
         }

@@ -68,6 +68,11 @@ impl Reaping {
         settled.fold(VersionVector::new(), |all, settled| all.join(settled))
     }
 
+    /// How far a site has followed the feed here, as far as it has told this coordinator.
+    pub(super) fn reached(&self, site: SiteId) -> Seq {
+        self.reached.get(&site).copied().unwrap_or_default()
+    }
+
     /// True when a write was deleted, and the tombstone reaped.
     pub(super) fn is_reaped(&self, dataset: &str, dot: Dot) -> bool {
         self.floors.get(dataset).is_some_and(|floor| floor.history.covers_dot(dot))
@@ -106,7 +111,7 @@ impl<E: Env> Coordinator<E> {
 
     /// Up to where writes are decided here, as far as this coordinator can say: its own, those of
     /// its former lives, and those of other sites.
-    fn settled(&self) -> VersionVector {
+    pub(super) fn settled(&self) -> VersionVector {
         let state = self.state();
         let own = self.actor.node;
         let mut last = state.reaping.former.clone();
@@ -133,8 +138,7 @@ impl<E: Env> Coordinator<E> {
         let peers = self.env.network().peers();
         let mut state = self.state();
         let elsewhere = peers.iter().filter(|peer| peer.site != here);
-        let reached = |site: SiteId| state.reaping.reached.get(&site).copied().unwrap_or_default();
-        let through = elsewhere.map(|peer| reached(peer.site)).min();
+        let through = elsewhere.map(|peer| state.reaping.reached(peer.site)).min();
         let mut reapable = Vec::new();
         let mut after = state.reaping.after.remove(dataset);
         for _ in 0..PAGES_MAX {

@@ -123,6 +123,13 @@ pub(super) struct Found {
     pub(super) row_seq: u64,
 }
 
+/// Which of the coordinators that share the stores this one is.
+#[derive(Clone, Copy)]
+struct Turn {
+    rank: u32,
+    of: u32,
+}
+
 /// A copy in a listing.
 struct Copied {
     listed: String,
@@ -155,22 +162,21 @@ enum Mend {
 impl<E: Env> Coordinator<E> {
     /// Looks over each dataset, in turns with the other coordinators.
     pub(super) async fn reconcile_loop(self: Arc<Self>) {
-        let peers = self.sharing();
-        let rank = peers.iter().filter(|peer| **peer < self.actor.node).count() as u32;
-        let turns = peers.len() as u32 + 1;
         let mut policy = self.policy();
         let mut due = BTreeMap::new();
-        self.plan_looks(&policy, rank, turns, &mut due);
+        self.plan_looks(&policy, self.turn(), &mut due);
         loop {
             let next = due.iter().map(|(name, at)| (*at, Arc::clone(name))).min();
             self.wait_for_look(next.as_ref().map(|(at, _)| *at), &policy).await;
-            if self.is_stopped() {
+            if self.is_stopped() || self.is_leaving() {
                 return;
             }
+            // Members come and go: those who stay share the turns of one that is gone.
+            let turn = self.turn();
             let current = self.policy();
             if !Arc::ptr_eq(&current, &policy) {
                 policy = current;
-                self.plan_looks(&policy, rank, turns, &mut due);
+                self.plan_looks(&policy, turn, &mut due);
                 continue;
             }
             let Some((at, name)) = next else { continue };
@@ -187,10 +193,13 @@ impl<E: Env> Coordinator<E> {
             self.reap(dataset).await;
             self.collect_blobs().await;
             let again = if self.is_to_be_filled(dataset) {
-                Some(self.now() + FILL_AGAIN_AFTER * turns)
+                Some(self.now() + FILL_AGAIN_AFTER * turn.of)
             } else {
                 let every = dataset.reconcile_every;
-                self.by_clock_too(dataset, every.map(|every| (at + every * turns).max(self.now())))
+                self.by_clock_too(
+                    dataset,
+                    every.map(|every| (at + every * turn.of).max(self.now())),
+                )
             };
             match again {
                 Some(again) => due.insert(name, again),
@@ -199,15 +208,16 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
+    fn turn(&self) -> Turn {
+        let peers = self.sharing();
+        let rank = peers.iter().filter(|peer| **peer < self.actor.node).count() as u32;
+        Turn { rank, of: peers.len() as u32 + 1 }
+    }
+
     /// When each dataset is looked over next: those whose projections are to be filled soon, a
     /// dataset that is new or has a shorter interval within that.
-    fn plan_looks(
-        &self,
-        policy: &Policy,
-        rank: u32,
-        turns: u32,
-        due: &mut BTreeMap<Arc<str>, Duration>,
-    ) {
+    fn plan_looks(&self, policy: &Policy, turn: Turn, due: &mut BTreeMap<Arc<str>, Duration>) {
+        let Turn { rank, of: turns } = turn;
         let now = self.now();
         let planned = std::mem::take(due);
         for (name, dataset) in &policy.datasets {
@@ -637,6 +647,9 @@ impl<E: Env> Coordinator<E> {
         why: Priority,
     ) {
         let mut state = self.state();
+        if state.leaving {
+            return;
+        }
         let slot = state.slots.entry(record.clone()).or_default();
         if let Entry::Vacant(vacant) = slot.owed.entry(store) {
             vacant.insert(Owed::differs_from(version.id()));

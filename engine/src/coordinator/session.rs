@@ -12,7 +12,7 @@
 
 use super::read::{Copied, Latest, place};
 use super::{Coordinator, Read, ReadError, Receipt};
-use crate::env::Env;
+use crate::env::{Env, Network};
 use crate::policy::Dataset;
 use crate::record::{RecordId, StoreId};
 use crate::row::Seq;
@@ -141,6 +141,12 @@ pub enum SessionError {
         /// Which site's.
         site: SiteId,
     },
+    /// The session has seen something of a site of which nobody is a member here: it was retired, or
+    /// is not known yet. Nothing comes from there, so nobody can tell.
+    NoSuchSite {
+        /// Which.
+        site: SiteId,
+    },
 }
 
 impl From<ReadError> for SessionError {
@@ -164,6 +170,11 @@ impl fmt::Display for SessionError {
                 "this session has seen something at {site} that has not come here yet; try again, \
                  or ask a coordinator there"
             ),
+            SessionError::NoSuchSite { site } => write!(
+                f,
+                "this session has seen something at {site}, which is no member here; if it was \
+                 retired, begin a new session, else add its coordinators with `tidelock peer add`"
+            ),
         }
     }
 }
@@ -186,7 +197,12 @@ impl<E: Env> Coordinator<E> {
             return Ok(read);
         }
         if let Some(site) = self.behind(session) {
-            return Err(SessionError::SiteBehind { site });
+            let member = self.env.network().peers().iter().any(|peer| peer.site == site);
+            return Err(if member {
+                SessionError::SiteBehind { site }
+            } else {
+                SessionError::NoSuchSite { site }
+            });
         }
         let Latest { read, seq, owed } = self.read_latest(&record).await?;
         let history = read.context.clone().unwrap_or_default();

@@ -108,6 +108,10 @@ impl<E: Env> Coordinator<E> {
             if !state.admits(store) || state.is_copy_dead(&record, store, now) {
                 continue;
             }
+            let slot = state.slots.get(&record);
+            if state.leaving && slot.is_none_or(|slot| !slot.owed.contains_key(&store)) {
+                continue;
+            }
             let slot = state.slots.entry(record.clone()).or_default();
             if let Entry::Vacant(vacant) = slot.owed.entry(store) {
                 vacant.insert(Owed::default());

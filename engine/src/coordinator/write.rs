@@ -178,6 +178,8 @@ pub enum WriteRefusal {
     Busy,
     /// This coordinator is stopping. The same again, elsewhere or later.
     Stopping,
+    /// The coordinator is being retired. The same at another.
+    Leaving,
 }
 
 impl WriteRefusal {
@@ -190,7 +192,8 @@ impl WriteRefusal {
             | WriteRefusal::AuthorityUnreachable { .. }
             | WriteRefusal::ContextAhead { .. }
             | WriteRefusal::Busy
-            | WriteRefusal::Stopping => true,
+            | WriteRefusal::Stopping
+            | WriteRefusal::Leaving => true,
             WriteRefusal::UnknownDataset { .. }
             | WriteRefusal::Key(_)
             | WriteRefusal::TooLarge { .. }
@@ -246,6 +249,9 @@ impl fmt::Display for WriteRefusal {
                 f.write_str("a conditional write to this record is under way; try again")
             }
             WriteRefusal::Stopping => f.write_str("this coordinator is stopping; try again"),
+            WriteRefusal::Leaving => {
+                f.write_str("this coordinator is being retired; write at another")
+            }
         }
     }
 }
@@ -444,6 +450,9 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         if self.is_stopped() {
             return Err(WriteRefusal::Stopping);
+        }
+        if state.leaving {
+            return Err(WriteRefusal::Leaving);
         }
         if !state.policy.datasets.contains_key(&record.dataset) {
             // It was taken out since this write began.

@@ -8,7 +8,7 @@
 //! Invariant: at most one coordinator takes requests, and it was started from replay. While there
 //! is none, callers are told to come back.
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Leaving};
 use crate::env::{Clock, Env};
 use crate::journal::JournalError;
 use crate::policy::change::{ChangeError, Changes};
@@ -171,6 +171,13 @@ impl<E: Env> Node<E> {
     /// Takes no new writes from here on.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes no new writes from here on, and says how far the coordinator has come with what it
+    /// owes. A coordinator that replays the journal meanwhile is as far as it says then.
+    pub async fn leave(&self) -> Result<Leaving, Away> {
+        self.begin_drain();
+        Ok(self.reader()?.leave().await)
     }
 
     /// Waits until nothing is owed, at most `within`, and stops the coordinator.

@@ -245,7 +245,16 @@ enum PeerVerb {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Talk to it no more
+    /// Have this coordinator itself leave, so that it can be retired: it takes no new writes, and
+    /// nothing of it is needed any more once this says so
+    Leave {
+        /// Wait so long for it
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        within: u32,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Talk to it no more; have it leave first, or what its journal alone holds is lost with its disk
     Retire {
         /// Its number
         node: u16,
@@ -259,6 +268,7 @@ impl PeerVerb {
         match self {
             PeerVerb::List(client)
             | PeerVerb::Add { client, .. }
+            | PeerVerb::Leave { client, .. }
             | PeerVerb::Retire { client, .. } => client.json,
         }
     }

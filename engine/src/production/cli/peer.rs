@@ -4,7 +4,11 @@ use super::client::Client;
 use super::{CliError, ClientArgs, PeerVerb, line};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 use ureq::http::Method;
+
+/// Between two questions whether it has left.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 pub fn peer(verb: &PeerVerb) -> Result<(), CliError> {
     match verb {
@@ -22,12 +26,53 @@ pub fn peer(verb: &PeerVerb) -> Result<(), CliError> {
             said(client, &answer, &format!("coordinator {node} at {url} is a peer now"));
             Ok(())
         }
+        PeerVerb::Leave { within, client } => leave(client, Duration::from_secs((*within).into())),
         PeerVerb::Retire { node, client } => {
             let server = Client::find(client)?;
             server.send(Method::DELETE, &format!("/v1/peers/{node}"), &[], &[])?;
             said(client, &json!({ "retired": node }), &format!("coordinator {node} is no peer"));
             Ok(())
         }
+    }
+}
+
+fn leave(args: &ClientArgs, within: Duration) -> Result<(), CliError> {
+    let server = Client::find(args)?;
+    let begun = Instant::now();
+    loop {
+        let answer = server.send(Method::POST, "/v1/peers:leave", &[], &[])?.json();
+        if answer["state"] == "left" {
+            let words = "it has left: nothing of it is needed any more. Stop it, and have the \
+                         others retire it with `tidelock peer retire`";
+            said(args, &answer, words);
+            return Ok(());
+        }
+        if begun.elapsed() >= within {
+            return Err(CliError::Failed(format!(
+                "it has not left yet: {}. It takes no new writes meanwhile; ask again, or start it \
+                 again to have it stay",
+                why_not(&answer)
+            )));
+        }
+        std::thread::sleep(ASK_AGAIN);
+    }
+}
+
+fn why_not(answer: &Value) -> String {
+    let count = |field: &str| answer[field].as_u64().unwrap_or(0);
+    match answer["state"].as_str() {
+        Some("owes") => format!(
+            "D1 does not have {} of its writes, {} copies are owed, and {} dead letters wait for a \
+             decision (`tidelock dlq list`)",
+            count("intents"),
+            count("copies"),
+            count("dead_letters")
+        ),
+        Some("unheard") => format!(
+            "nobody else answers for its site, and site {} has not taken in all of it",
+            count("site")
+        ),
+        _ => "D1 does not answer".to_owned(),
     }
 }
 

@@ -117,6 +117,7 @@ impl<E: Env> App<E> {
             .route("/v1/metrics", get(metrics::metrics::<E>))
             .route("/v1/peers", members)
             .route("/v1/peers/{node}", delete(peers::retire::<E>))
+            .route("/v1/peers:leave", post(peers::leave::<E>))
             .method_not_allowed_fallback(no_method)
             .layer(from_fn_with_state(self.clone(), room_for_body::<E>))
             .layer(from_fn_with_state(self.clone(), known_callers::<E>));

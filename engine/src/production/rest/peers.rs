@@ -1,5 +1,5 @@
 //! `/v1/peer`, where other coordinators speak to this one; `/v1/peers`, where an operator says
-//! which these are.
+//! which these are; `/v1/peers:leave`, by which this one comes to be one no more.
 
 use super::App;
 use super::problem::{Kind, Problem};
@@ -100,6 +100,12 @@ pub(super) async fn retire<E: Env>(
     app.peers.retire(NodeId(node)).map_err(problem)?;
     tracing::info!(node, "a peer was retired");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// This coordinator is to be retired: it takes no new writes from here on.
+pub(super) async fn leave<E: Env>(State(app): State<Arc<App<E>>>) -> Result<Response, Problem> {
+    let leaving = app.node.leave().await.map_err(Problem::from)?;
+    Ok(axum::Json(leaving).into_response())
 }
 
 fn problem(error: MemberError) -> Problem {

@@ -33,6 +33,8 @@ pub enum Kind {
     UnknownOperation,
     /// No such peer, or one that stands in the configuration.
     UnknownPeer,
+    /// A session has seen something of a site that is no member.
+    UnknownSite,
     /// A peer speaks another version of the wire.
     WireVersion,
     /// No such address.
@@ -91,6 +93,7 @@ impl Kind {
                 ("unknown-operation", "No such operation", S::NOT_FOUND, false)
             }
             Kind::UnknownPeer => ("unknown-peer", "No such peer to change", S::NOT_FOUND, false),
+            Kind::UnknownSite => ("unknown-site", "No member of this site", S::CONFLICT, false),
             Kind::WireVersion => {
                 ("wire-version", "Another version of the wire", S::UPGRADE_REQUIRED, false)
             }
@@ -238,7 +241,7 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::JournalFull { .. } => Kind::JournalFull,
             WriteRefusal::AuthorityUnreachable { .. } => Kind::StoreUnavailable,
             WriteRefusal::ContextAhead { .. } | WriteRefusal::Busy => Kind::Busy,
-            WriteRefusal::Stopping => Kind::Stopping,
+            WriteRefusal::Stopping | WriteRefusal::Leaving => Kind::Stopping,
         };
         let mut problem = Problem::new(kind, refusal.to_string()).refused();
         if let WriteRefusal::ConditionFailed { current } = refusal {
@@ -286,6 +289,7 @@ impl From<SessionError> for Problem {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Read(error) => error.into(),
+            SessionError::NoSuchSite { .. } => Problem::new(Kind::UnknownSite, error.to_string()),
             SessionError::NotHereYet { .. } | SessionError::SiteBehind { .. } => {
                 Problem::new(Kind::StoreUnavailable, error.to_string())
             }
