@@ -156,7 +156,8 @@ async fn retire(world: &Arc<World>, node: NodeId, fault: &Fault) {
             let session = world.scenario.sessions;
             world.ask(session, node, |coordinator| async move { coordinator.leave().await }).await
         };
-        asked |= told.is_ok();
+        // Where nobody knows, it may have heard.
+        asked |= told != Err(false);
         // A later life knows nothing of an earlier one's word.
         if told == Ok(Leaving::Left) && take_away(world, node, life, fault.kind) {
             break;
