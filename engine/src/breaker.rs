@@ -4,12 +4,17 @@
 //! ```text
 //! Closed --5 failures in a row--> Open --cool-down--> HalfOpen --2 good probes--> Closed
 //!                                  ^---------- a bad probe ------'
+//! an operator: any --> ForcedOpen --automatic again--> Open, with a probe due at once
+//!              any --> ForcedClosed --automatic again--> Closed
 //! ```
 //!
-//! Invariant: while not closed, a probe is due at most one cool-down after the last one ended, and
-//! no more than one is under way. Probes come from a timer, not from traffic, so that a store
-//! nobody writes to recovers too.
+//! Invariant: while open or half-open, a probe is due at most one cool-down after the last one
+//! ended, and no more than one is under way. Probes come from a timer, not from traffic, so that a
+//! store nobody writes to recovers too. Nothing but an operator's word ends what an operator has
+//! forced, and to a store that is forced open nothing is sent, probes and reads included.
 
+use crate::record::StoreId;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Failures in a row that open the breaker.
@@ -39,6 +44,46 @@ pub enum State {
         /// When the next is due.
         probe_at: Duration,
     },
+    /// An operator holds back everything, until told otherwise.
+    ForcedOpen,
+    /// An operator lets work through whatever the store shows, until told otherwise.
+    ForcedClosed,
+}
+
+impl State {
+    /// The name in status and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Closed { .. } => "closed",
+            State::Open { .. } => "open",
+            State::HalfOpen { .. } => "half-open",
+            State::ForcedOpen => "forced-open",
+            State::ForcedClosed => "forced-closed",
+        }
+    }
+}
+
+/// What an operator forces a breaker to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Force {
+    /// Nothing is sent to the store.
+    Open,
+    /// Work is sent to the store whatever it answers.
+    Closed,
+}
+
+/// An operator's word on a store's breaker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forced {
+    /// Which store's.
+    pub store: StoreId,
+    /// What it is forced to be.
+    pub to: Force,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Since when, by this coordinator's wall clock, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 /// What a call to the store showed.
@@ -81,14 +126,40 @@ impl Breaker {
 
     /// True when work may be sent.
     pub fn admits(&self) -> bool {
-        matches!(self.state, State::Closed { .. })
+        match self.state {
+            State::Closed { .. } | State::ForcedClosed => true,
+            State::Open { .. } | State::HalfOpen { .. } | State::ForcedOpen => false,
+        }
     }
 
-    /// When the next probe is due; `None` while closed.
+    /// True when nothing at all may be sent.
+    pub fn is_held(&self) -> bool {
+        self.state == State::ForcedOpen
+    }
+
+    /// When the next probe is due; `None` while none is.
     pub fn probe_at(&self) -> Option<Duration> {
         match self.state {
-            State::Closed { .. } => None,
+            State::Closed { .. } | State::ForcedOpen | State::ForcedClosed => None,
             State::Open { probe_at } | State::HalfOpen { probe_at, .. } => Some(probe_at),
+        }
+    }
+
+    /// Does an operator's will; `None`: it finds out by itself again.
+    pub fn force(&mut self, now: Duration, to: Option<Force>) -> Transition {
+        let admitted = self.admits();
+        self.state = match (to, self.state) {
+            (Some(Force::Open), _) => State::ForcedOpen,
+            (Some(Force::Closed), _) => State::ForcedClosed,
+            // Nobody has asked the store since: work waits for the probes.
+            (None, State::ForcedOpen) => State::Open { probe_at: now },
+            (None, State::ForcedClosed) => State::Closed { failures: 0 },
+            (None, automatic) => automatic,
+        };
+        match (admitted, self.admits()) {
+            (true, false) => Transition::Opened,
+            (false, true) => Transition::Closed,
+            (true, true) | (false, false) => Transition::None,
         }
     }
 
@@ -97,6 +168,7 @@ impl Breaker {
     pub fn record(&mut self, now: Duration, seen: Seen) -> Transition {
         let probe_at = now + COOL_DOWN;
         let (next, transition) = match (self.state, seen) {
+            (forced @ (State::ForcedOpen | State::ForcedClosed), _) => (forced, Transition::None),
             (State::Closed { .. }, Seen::Answer) => {
                 (State::Closed { failures: 0 }, Transition::None)
             }
@@ -159,5 +231,42 @@ mod tests {
         breaker.record(now, Seen::Answer);
         assert_eq!(breaker.record(now, Seen::Answer), Transition::Closed);
         assert!(breaker.admits());
+    }
+
+    #[test]
+    fn nothing_but_an_operators_word_ends_what_an_operator_has_forced() {
+        for (force, admits) in [(Force::Open, false), (Force::Closed, true)] {
+            for mut breaker in [Breaker::default(), opened()] {
+                breaker.force(Duration::ZERO, Some(force));
+                for seen in [Seen::Failure, Seen::Answer] {
+                    for _ in 0..2 * FAILURES_TO_OPEN {
+                        assert_eq!(breaker.record(COOL_DOWN, seen), Transition::None);
+                    }
+                }
+                assert_eq!((breaker.admits(), breaker.is_held()), (admits, !admits));
+                assert_eq!(breaker.probe_at(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_forced_open_is_probed_before_work_resumes() {
+        let mut breaker = Breaker::default();
+        assert_eq!(breaker.force(Duration::ZERO, Some(Force::Open)), Transition::Opened);
+        let now = COOL_DOWN * 9;
+        assert_eq!(breaker.force(now, None), Transition::None);
+        assert_eq!((breaker.admits(), breaker.probe_at()), (false, Some(now)));
+        breaker.record(now, Seen::Answer);
+        assert_eq!(breaker.record(now, Seen::Answer), Transition::Closed);
+    }
+
+    #[test]
+    fn what_was_forced_closed_counts_failures_anew() {
+        let mut breaker = opened();
+        assert_eq!(breaker.force(Duration::ZERO, Some(Force::Closed)), Transition::Closed);
+        breaker.record(Duration::ZERO, Seen::Failure);
+        assert_eq!(breaker.force(Duration::ZERO, None), Transition::None);
+        assert_eq!(breaker.state(), State::Closed { failures: 0 });
+        assert_eq!(breaker.force(Duration::ZERO, None), Transition::None, "automatic stays so");
     }
 }

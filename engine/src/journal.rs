@@ -11,6 +11,7 @@
 
 pub mod redb;
 
+use crate::breaker::Forced;
 use crate::dead_letter::DeadLetter;
 use crate::record::{Loser, RecordId, Stored};
 use crate::row::Expect;
@@ -56,6 +57,9 @@ pub struct JournalBatch {
     pub settled: Vec<Dot>,
     /// What became of dead letters, in order.
     pub letters: Vec<LetterNote>,
+    /// Every breaker that an operator has forced, in place of what was kept of them; `None`: that
+    /// stays as it is.
+    pub forced: Option<Vec<Forced>>,
 }
 
 /// What became of a dead letter.
@@ -74,6 +78,8 @@ pub struct Replay {
     pub intents: Vec<Intent>,
     /// The dead letters, in no order.
     pub letters: Vec<DeadLetter>,
+    /// The breakers that an operator has forced.
+    pub forced: Vec<Forced>,
 }
 
 /// Why the journal cannot be used.

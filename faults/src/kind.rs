@@ -155,6 +155,9 @@ catalogue! {
     /// A coordinator is retired: asked to leave until it has left, then stopped for good, and its disk
     /// is thrown away; the others are told one after the other. It stays if it cannot leave in time.
     ProcessMemberRemoved = "process.member-removed",
+    /// An operator forces a coordinator's breaker for a store, and has it automatic again: open where
+    /// the link is from the coordinator to the store, closed where it is the other way round.
+    ProcessBreakerForced = "process.breaker-forced",
 }
 
 impl Kind {

@@ -168,6 +168,14 @@ fn draw(shape: &PlanShape, kind: Kind, id: u32, rng: &mut impl Rng) -> Fault {
             ordinal: rng.random_range(1..=12),
             moment: Moment::Before,
         },
+        Kind::ProcessBreakerForced => {
+            permille = 1000;
+            let node = End::Node(rng.random_range(0..shape.nodes));
+            let store = End::Store(StoreId::ALL[rng.random_range(0..StoreId::ALL.len())]);
+            let open = rng.random_bool(0.7);
+            let (from, to) = if open { (node, store) } else { (store, node) };
+            Place::Link { from, to }
+        }
         Kind::ProcessPause => Place::Node(rng.random_range(0..shape.nodes)),
         Kind::ProcessMemberAdded | Kind::ProcessMemberRemoved => {
             Place::Node(rng.random_range(shape.sites..shape.nodes))

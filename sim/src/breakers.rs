@@ -2,14 +2,15 @@
 //!
 //! Invariant (`breaker-live`): while a breaker is not closed no put or batch of its coordinator is
 //! sent; its probes are one at a time, and follow each other within a cool-down; once the store
-//! answers, it closes.
+//! answers, it closes. To a store that an operator holds nothing is sent, not even probes; and what
+//! an operator was told is kept over restarts is.
 
 use crate::checker::Invariant;
 use crate::world::World;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidelock_engine::breaker::COOL_DOWN;
+use tidelock_engine::breaker::{COOL_DOWN, Force};
 use tidelock_engine::coordinator::PROBE_KEY;
 use tidelock_engine::record::StoreId;
 use tidelock_engine::version::NodeId;
@@ -25,9 +26,44 @@ pub struct Breakers {
     called: BTreeMap<(NodeId, StoreId), (u64, Duration)>,
     /// Probes under way, by life.
     probing: BTreeMap<(NodeId, StoreId), u64>,
+    /// What an operator was told is held.
+    held: BTreeSet<(NodeId, StoreId)>,
+    /// What an operator was told is kept over restarts.
+    kept: BTreeMap<(NodeId, StoreId), Option<Force>>,
 }
 
 impl Breakers {
+    /// An operator has been told that a store is held, or is about to have it released.
+    pub(crate) fn hold(&mut self, node: NodeId, store: StoreId, held: bool, now: Duration) {
+        if held {
+            self.held.insert((node, store));
+        } else {
+            self.held.remove(&(node, store));
+            // Probes begin now.
+            if let Some((_, at)) = self.called.get_mut(&(node, store)) {
+                *at = now;
+            }
+        }
+    }
+
+    /// A process ends, or another begins.
+    pub(crate) fn ended(&mut self, node: NodeId) {
+        self.held.retain(|(of, _)| *of != node);
+    }
+
+    /// An operator was told that this is kept over restarts; `None`: nobody knows what is.
+    pub(crate) fn keep(&mut self, node: NodeId, store: StoreId, kept: Option<Option<Force>>) {
+        match kept {
+            Some(kept) => drop(self.kept.insert((node, store), kept)),
+            None => drop(self.kept.remove(&(node, store))),
+        }
+    }
+
+    /// A disk is not what it was.
+    pub(crate) fn forgets(&mut self, node: NodeId) {
+        self.kept.retain(|(of, _), _| *of != node);
+    }
+
     /// A process goes on that stood still: it could not probe, and what it waited for shows now.
     pub fn resumed(&mut self, node: NodeId, now: Duration) {
         for ((called, _), (_, at)) in &mut self.called {
@@ -83,9 +119,33 @@ impl World {
         let life = process.lives;
         let open = process.coordinator.as_ref().is_some_and(|c| !c.admits(store));
         state.breakers.called.insert((node, store), (life, now));
+        if state.breakers.held.contains(&(node, store)) {
+            let message = format!("n{} sent {call:?} to {store}, which an operator holds", node.0);
+            state.checker.report(Invariant::BreakerLive, self.now_ms(), message);
+        }
         if open && matches!(call, Call::D1Batch | Call::KvWrite | Call::R2Write) {
             let message = format!("n{} sent {call:?} past its open breaker", node.0);
             state.checker.report(Invariant::BreakerLive, self.now_ms(), message);
+        }
+    }
+
+    /// A process has started: what it was told to keep it has kept.
+    pub(crate) fn check_forced(&self, node: NodeId) {
+        let now_ms = self.now_ms();
+        let mut state = self.state();
+        let Some(coordinator) = state.processes[usize::from(node.0)].coordinator.clone() else {
+            return;
+        };
+        for store in StoreId::ALL {
+            let Some(kept) = state.breakers.kept.get(&(node, store)).copied() else { continue };
+            let forced = coordinator.forced(store);
+            if forced == kept {
+                state.checker.passed(Invariant::BreakerLive);
+            } else {
+                let message =
+                    format!("n{}: {store} was to be kept as {kept:?} and is {forced:?}", node.0);
+                state.checker.report(Invariant::BreakerLive, now_ms, message);
+            }
         }
     }
 
@@ -98,7 +158,7 @@ impl World {
             let Some(coordinator) = &process.coordinator else { continue };
             let node = NodeId(u16::try_from(at).expect("a run has few coordinators"));
             for store in StoreId::ALL {
-                if coordinator.admits(store) {
+                if coordinator.admits(store) || coordinator.forced(store) == Some(Force::Open) {
                     continue;
                 }
                 let called = state.breakers.called.get(&(node, store));

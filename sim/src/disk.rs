@@ -11,6 +11,7 @@ use rand::{Rng, RngExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tidelock_engine::breaker::Forced;
 use tidelock_engine::dead_letter::DeadLetter;
 use tidelock_engine::journal::{Intent, JournalBatch, JournalError, LetterNote, Replay};
 use tidelock_engine::version::{Dot, NodeId};
@@ -26,11 +27,12 @@ const OPERATOR_TAKES: Duration = Duration::from_millis(500);
 pub struct Disk {
     durable: BTreeMap<u64, Intent>,
     letters: BTreeMap<String, DeadLetter>,
+    forced: Vec<Forced>,
     by_dot: BTreeMap<Dot, u64>,
     written: u64,
     pending: Option<JournalBatch>,
-    /// The durable intents and dead letters as they were earlier.
-    snapshot: (BTreeMap<u64, Intent>, BTreeMap<String, DeadLetter>),
+    /// The durable intents, dead letters and forced breakers as they were earlier.
+    snapshot: (BTreeMap<u64, Intent>, BTreeMap<String, DeadLetter>, Vec<Forced>),
     /// An intent that has rotted.
     rotten: Option<u64>,
     /// Everything that it ever held, in commit order.
@@ -53,6 +55,7 @@ impl Disk {
             None => Ok(Replay {
                 intents: self.durable.values().cloned().collect(),
                 letters: self.letters.values().cloned().collect(),
+                forced: self.forced.clone(),
             }),
             Some(intent) => {
                 let detail = format!("an entry of {} fails its checksum", intent.record);
@@ -72,7 +75,7 @@ impl Disk {
     }
 
     fn take_snapshot(&mut self) {
-        self.snapshot = (self.durable.clone(), self.letters.clone());
+        self.snapshot = (self.durable.clone(), self.letters.clone(), self.forced.clone());
     }
 
     /// Becomes another disk; gives the intents that it no longer has.
@@ -97,6 +100,11 @@ impl Disk {
             if let Some(at) = self.by_dot.remove(&dot) {
                 self.durable.remove(&at);
             }
+        }
+        if let Some(forced) = batch.forced
+            && !forgets
+        {
+            self.forced = forced;
         }
         for note in batch.letters {
             match note {
@@ -188,6 +196,7 @@ impl World {
                 batch.intents.truncate(upto);
                 batch.settled.clear();
                 batch.letters.clear();
+                batch.forced = None;
                 self.land_commit(state, node, batch);
                 state.sometimes.insert("replay-met-torn-tail");
             }
@@ -242,11 +251,13 @@ impl World {
         match fault.kind {
             Kind::DiskLost => {
                 state.disks[at].letters.clear();
+                state.disks[at].forced.clear();
                 self.replace_disk(&mut state, node, BTreeMap::new());
             }
             Kind::DiskRestored => {
-                let (snapshot, letters) = std::mem::take(&mut state.disks[at].snapshot);
+                let (snapshot, letters, forced) = std::mem::take(&mut state.disks[at].snapshot);
                 state.disks[at].letters = letters;
+                state.disks[at].forced = forced;
                 self.replace_disk(&mut state, node, snapshot);
             }
             _ => {
@@ -283,6 +294,7 @@ impl World {
     }
 
     fn replace_disk(&self, state: &mut State, node: NodeId, durable: BTreeMap<u64, Intent>) {
+        state.breakers.forgets(node);
         let lost = state.disks[usize::from(node.0)].become_disk(durable);
         for intent in &lost {
             state.checker.lost_with_disk(intent);
@@ -301,6 +313,7 @@ impl World {
         let mut state = self.state();
         self.note(&mut state, End::Node(node.0), "journal-moved-away", None, 0, String::new);
         state.disks[at].letters.clear();
+        state.disks[at].forced.clear();
         self.replace_disk(&mut state, node, BTreeMap::new());
         let now_ms = self.now_ms();
         let process = &mut state.processes[at];

@@ -54,6 +54,8 @@ pub enum Double {
     QueuesUnbounded,
     /// Members are taken away without having been asked to leave.
     MembersNeverAsked,
+    /// The operator takes a breaker for forced, and its coordinator was never told.
+    OperatorUnheard,
     /// KV never answers a probe.
     ProbesUnanswered,
     /// After the faults the stores take ten more seconds to answer anything.

@@ -33,6 +33,8 @@ mod misread;
 #[cfg(madsim)]
 pub mod network;
 #[cfg(madsim)]
+pub mod operator;
+#[cfg(madsim)]
 pub mod reload;
 #[cfg(madsim)]
 pub mod run;

@@ -237,11 +237,13 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         world.state().processes[usize::from(node.0)].coordinator = Some(coordinator.clone());
         // The configuration may have changed during the replay.
         crate::reload::tell(&world, node);
+        crate::operator::tell_all(&world, node).await;
         let Some(failure) = coordinator.failed().await else { return };
         let mut state = world.state();
         world
             .note(&mut state, End::Node(node.0), "journal-failed", None, 0, || failure.to_string());
         state.processes[usize::from(node.0)].coordinator = None;
+        state.breakers.ended(node);
         state.former.push(coordinator);
     }
 }
@@ -257,6 +259,7 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
     crate::load::begin(world);
     world.begin_disk_faults();
     crate::reload::begin(world);
+    crate::operator::begin(world);
     let sessions: Vec<_> = (0..world.scenario.sessions)
         .map(|session| madsim::task::spawn(session_loop(world.clone(), session)))
         .collect();

@@ -353,6 +353,7 @@ impl World {
             self.note(&mut state, End::Node(node.0), "crash", None, 0, String::new);
             state.processes[at].up = false;
             self.end_commit(&mut state, node, landing);
+            state.breakers.ended(node);
             state.processes[at].coordinator.take()
         };
         self.handle.kill(process_name(node).as_str());

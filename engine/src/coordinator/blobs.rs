@@ -120,6 +120,9 @@ impl<E: Env> Coordinator<E> {
     /// The bytes that a row refers to, verified.
     pub(super) async fn blob(&self, hash: ContentHash) -> Result<Bytes, Doubt> {
         let key = blob::key(hash);
+        if let Err(held) = self.not_held(StoreId::R2) {
+            return Err(Doubt::new(DoubtKind::ConnectionLost, held.to_string()));
+        }
         let began = self.now();
         let found = self.env.storage().r2().get(&key).await;
         self.record_seen(StoreId::R2, began, answered(&found));

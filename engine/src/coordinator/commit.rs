@@ -6,6 +6,7 @@
 //! withdrawn, and the next write finds out whether there is room again.
 
 use super::{Coordinator, State};
+use crate::breaker::Forced;
 use crate::dead_letter::TRIES_MIN;
 use crate::env::{Clock, Env, Journal, Storage};
 use crate::journal::{Intent, JournalBatch, JournalError, LetterNote};
@@ -43,9 +44,11 @@ struct Waiting {
     intents: Vec<(Arc<Intent>, oneshot::Sender<Committed>)>,
     settled: Vec<Dot>,
     letters: Vec<LetterNote>,
+    /// All that is forced now; `None`: no change of it waits.
+    forced: Option<Vec<Forced>>,
     /// Some of what waits is not to wait for an intent.
     urgent: bool,
-    /// These wait for what is settled, and for the letters, to be durable.
+    /// These wait for what is settled, for the letters and for what is forced to be durable.
     flush: Vec<oneshot::Sender<Committed>>,
 }
 
@@ -81,9 +84,10 @@ impl Queue {
         let intents = std::mem::replace(&mut waiting.intents, rest);
         let settled = std::mem::take(&mut waiting.settled);
         let letters = std::mem::take(&mut waiting.letters);
+        let forced = waiting.forced.take();
         let urgent = std::mem::take(&mut waiting.urgent);
         let flush = std::mem::take(&mut waiting.flush);
-        Some(Waiting { intents, settled, letters, urgent, flush })
+        Some(Waiting { intents, settled, letters, forced, urgent, flush })
     }
 }
 
@@ -140,6 +144,19 @@ impl<E: Env> Coordinator<E> {
         durable
     }
 
+    /// Keeps all that is forced, with a commit of its own; the answer comes when it is durable.
+    pub(super) fn note_forced(&self, forced: Vec<Forced>) -> oneshot::Receiver<Committed> {
+        let (done, durable) = oneshot::channel();
+        let mut waiting = self.journal.waiting();
+        if !self.is_stopped() {
+            waiting.forced = Some(forced);
+            waiting.flush.push(done);
+            waiting.urgent = true;
+            self.journal.wake.notify_one();
+        }
+        durable
+    }
+
     pub(super) async fn commit_loop(self: Arc<Self>) {
         loop {
             let news = self.journal.wake.notified();
@@ -155,6 +172,7 @@ impl<E: Env> Coordinator<E> {
                 intents: taken.intents.iter().map(|(intent, _)| (**intent).clone()).collect(),
                 settled: taken.settled.clone(),
                 letters: taken.letters.clone(),
+                forced: taken.forced.clone(),
             };
             match self.env.storage().journal().commit(batch).await {
                 Ok(()) => self.durable(&taken.intents),
@@ -210,6 +228,7 @@ impl<E: Env> Coordinator<E> {
         let refused: Vec<_> = taken.intents.into_iter().chain(waiting.intents.drain(..)).collect();
         waiting.settled.extend(taken.settled);
         waiting.letters.splice(0..0, taken.letters);
+        waiting.forced = waiting.forced.take().or(taken.forced);
         waiting.urgent |= taken.urgent;
         drop(waiting);
         state.counters.journal_full += 1;

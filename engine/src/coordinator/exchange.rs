@@ -327,6 +327,9 @@ impl<E: Env> Coordinator<E> {
                 // Before the feed is read: whatever is decided by now shows in it.
                 let settled = self.state().reaping.heard(site, reached);
                 let poll = Poll { actor: self.actor, after, limit: PAGE_CHANGES };
+                if let Err(held) = self.not_held(StoreId::D1) {
+                    return PeerReply::Unavailable(held.to_string());
+                }
                 match self.env.storage().d1().poll(poll).await {
                     Ok(page) => PeerReply::Changes(FeedPage {
                         changes: page.changes,
@@ -349,7 +352,11 @@ impl<E: Env> Coordinator<E> {
         let mut values = Vec::new();
         for wanted in wanted.chunks(READ_RECORDS) {
             let records = wanted.iter().map(|wanted| wanted.record.clone()).collect();
-            let histories = match self.env.storage().d1().histories(records).await {
+            let found = match self.not_held(StoreId::D1) {
+                Ok(()) => self.env.storage().d1().histories(records).await,
+                Err(held) => Err(held),
+            };
+            let histories = match found {
                 Ok(histories) => histories,
                 Err(error) if values.is_empty() => {
                     return PeerReply::Unavailable(error.to_string());

@@ -17,7 +17,7 @@ use super::Coordinator;
 use super::reconcile::PAGE_KEYS;
 use crate::env::{Env, Outcome, RowStore, Storage, Unavailable};
 use crate::ledger::Known;
-use crate::record::{Key, RecordId};
+use crate::record::{Key, RecordId, StoreId};
 use crate::row::{Change, RowAnswer, RowOp};
 use crate::tree::Leaf;
 use crate::version::Version;
@@ -60,6 +60,7 @@ impl<E: Env> Coordinator<E> {
         for leaf in differing {
             let mut after: Option<Key> = None;
             loop {
+                self.not_held(StoreId::D1)?;
                 let d1 = self.env.storage().d1();
                 let page = d1.leaf_rows(dataset, leaf, after.as_deref(), PAGE_ROWS).await?;
                 after = (page.len() == PAGE_ROWS).then(|| page[PAGE_ROWS - 1].record.key.clone());
@@ -142,6 +143,7 @@ impl<E: Env> Coordinator<E> {
         let mut differing = BTreeSet::new();
         let mut after = None;
         loop {
+            self.not_held(StoreId::D1)?;
             let page = self.env.storage().d1().leaves(dataset, after, PAGE_LEAVES).await?;
             let through = (page.len() == PAGE_LEAVES).then(|| page[PAGE_LEAVES - 1].0);
             check.leaves += page.len();

@@ -15,8 +15,9 @@
 //! `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of what others wrote there,
 //! `leaves.rs` holds the ledger against the authority, `reap.rs` removes tombstones that nothing needs
 //! any more, `dead.rs` sees to what a store refuses for good, `read.rs` answers readers, `reload.rs`
-//! changes the policy, `expire.rs` ends values whose time has passed, `leave.rs` ends the work of a
-//! coordinator that is retired.
+//! changes the policy, `expire.rs` ends values whose time has passed, `blobs.rs` sees to large values in
+//! R2, `leave.rs` ends the work of a coordinator that is retired, `force.rs` does an operator's will
+//! with breakers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -27,6 +28,7 @@ mod commit;
 mod dead;
 mod exchange;
 mod expire;
+mod force;
 mod install;
 mod keep;
 mod leave;
@@ -47,6 +49,7 @@ mod write;
 
 pub use dead::DeadLetterError;
 pub use leave::Leaving;
+pub use force::{ForceError, Kept};
 pub use leaves::LedgerCheck;
 pub use pass::{Billed, Brake, Leave, Pass, PassError};
 pub use read::{Read, ReadError};
@@ -55,7 +58,7 @@ pub use status::{Counters, OperationState, SiteStatus, Status, StoreStatus};
 pub use watch::PROBE_KEY;
 pub use write::{Condition, Lifetime, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
-use crate::breaker::{Breaker, Seen, Transition};
+use crate::breaker::{Breaker, Forced, Seen, Transition};
 use crate::dead_letter::DeadLetters;
 use crate::env::{Clock, Env, Journal, Refusal, RefusalKind, Storage};
 use crate::health::{Ended, Health};
@@ -98,6 +101,8 @@ struct State {
     slots: BTreeMap<RecordId, Slot>,
     lanes: PerStore<Lane>,
     breakers: PerStore<Breaker>,
+    /// Of these, such as an operator has forced.
+    forced: BTreeMap<StoreId, Forced>,
     health: PerStore<Health>,
     last_puts: PerStore<LastPuts>,
     held_intents: usize,
@@ -232,6 +237,7 @@ impl<E: Env> Coordinator<E> {
             slots: BTreeMap::new(),
             lanes: PerStore::default(),
             breakers: PerStore::default(),
+            forced: BTreeMap::new(),
             health: PerStore::default(),
             last_puts: PerStore::default(),
             held_intents: 0,
@@ -270,6 +276,7 @@ impl<E: Env> Coordinator<E> {
             state.hold(Arc::new(intent), true, env.clock().monotonic());
         }
         let gone = state.restore_letters(replay.letters, env.clock().monotonic());
+        state.restore_forced(replay.forced, env.clock().monotonic());
         let coordinator = Arc::new(Coordinator {
             env,
             pace,
@@ -382,18 +389,29 @@ impl<E: Env> Coordinator<E> {
             Seen::Failure => Ended::Failed,
         };
         state.health[store].record(now, now.saturating_sub(began), ended);
-        match state.breakers[store].record(now, seen) {
+        let transition = state.breakers[store].record(now, seen);
+        self.follow_breaker(&mut state, store, transition);
+        match transition {
             Transition::None => {}
             Transition::Opened => {
                 state.counters.breaker_opened += 1;
+                tracing::warn!(%store, "the store does not answer; its breaker is open");
+            }
+            Transition::Closed => tracing::info!(%store, "the store answers again"),
+        }
+    }
+
+    /// The lane of a store does what its breaker says.
+    fn follow_breaker(&self, state: &mut State, store: StoreId, transition: Transition) {
+        match transition {
+            Transition::None => {}
+            Transition::Opened => {
                 state.lanes[store].pause();
                 self.wake.probes[store].notify_one();
-                tracing::warn!(%store, "the store does not answer; its breaker is open");
             }
             Transition::Closed => {
                 state.lanes[store].resume();
                 self.wake.lanes[store].notify_one();
-                tracing::info!(%store, "the store answers again");
             }
         }
     }

@@ -309,6 +309,7 @@ impl<E: Env> Coordinator<E> {
     ) -> Result<Option<(Bytes, Option<String>)>, Unavailable> {
         let Some(projection) = policy.projection(store) else { return Ok(None) };
         let key = format!("{}{}", projection.prefix, record.key);
+        self.not_held(store)?;
         let storage = self.env.storage();
         let began = self.now();
         let found = match store {

@@ -433,6 +433,7 @@ impl<E: Env> Coordinator<E> {
         let mut empty_pages = 0;
         loop {
             let after = look.at.as_deref();
+            self.not_held(store)?;
             let began = self.now();
             let listed = match store {
                 StoreId::Kv => self.env.storage().kv().list(prefix, after, PAGE_KEYS).await,

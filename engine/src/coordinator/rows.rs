@@ -63,21 +63,17 @@ impl Queue {
 
 /// Why an operation was not queued.
 enum Unsent {
-    BreakerOpen,
+    BreakerOpen(Refusal),
     Stopped,
 }
 
 impl Unsent {
     fn answer(self) -> Answer {
         match self {
-            Unsent::BreakerOpen => Outcome::Refused(breaker_open()),
+            Unsent::BreakerOpen(why) => Outcome::Refused(why),
             Unsent::Stopped => stopped(),
         }
     }
-}
-
-fn breaker_open() -> Refusal {
-    Refusal::new(RefusalKind::Unreachable, "D1 does not answer; its breaker is open")
 }
 
 fn stopped() -> Answer {
@@ -118,8 +114,8 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn queue(&self, op: RowOp) -> Result<oneshot::Receiver<Answer>, Unsent> {
-        if !self.state().admits(StoreId::D1) {
-            return Err(Unsent::BreakerOpen);
+        if let Some(refusal) = self.breaker_refuses() {
+            return Err(Unsent::BreakerOpen(refusal));
         }
         if self.is_stopped() {
             return Err(Unsent::Stopped);
@@ -133,6 +129,20 @@ impl<E: Env> Coordinator<E> {
             self.rows.close();
         }
         Ok(answer)
+    }
+
+    /// Why nothing may be sent to D1 now; `None`: it may.
+    fn breaker_refuses(&self) -> Option<Refusal> {
+        let state = self.state();
+        if state.admits(StoreId::D1) {
+            return None;
+        }
+        let unreachable = RefusalKind::Unreachable;
+        Some(if state.breakers[StoreId::D1].is_held() {
+            Refusal::new(unreachable, state.held_words(StoreId::D1))
+        } else {
+            Refusal::new(unreachable, "D1 does not answer; its breaker is open")
+        })
     }
 
     pub(super) async fn batch_loop(self: Arc<Self>) {
@@ -216,9 +226,9 @@ impl<E: Env> Coordinator<E> {
     }
 
     async fn call_batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
-        if !self.state().admits(StoreId::D1) {
+        if let Some(refusal) = self.breaker_refuses() {
             // The breaker opened while these waited.
-            return Outcome::Refused(breaker_open());
+            return Outcome::Refused(refusal);
         }
         let count = ops.len();
         let sent_at = self.now();

@@ -1,7 +1,7 @@
 //! What a coordinator says of itself.
 
 use super::{Coordinator, Pass};
-use crate::breaker;
+use crate::breaker::Forced;
 use crate::dead_letter::Ending;
 use crate::env::{Env, Outcome};
 use crate::health::HealthReport;
@@ -112,8 +112,10 @@ pub struct Counters {
 pub struct StoreStatus {
     /// Which.
     pub store: StoreId,
-    /// `closed`, `open` or `half-open`.
+    /// `closed`, `open`, `half-open`, `forced-open` or `forced-closed`.
     pub breaker: &'static str,
+    /// What an operator has forced the breaker to be, and why; `None`: it is automatic.
+    pub forced: Option<Forced>,
     /// Records that this coordinator owes it work on, but for what it will not take.
     pub backlog: usize,
     /// For how long the oldest of that has been owed; `None`: nothing is.
@@ -200,11 +202,8 @@ impl<E: Env> Coordinator<E> {
         let (state, now) = (self.state(), self.now());
         let stores = StoreId::ALL.into_iter().map(|store| StoreStatus {
             store,
-            breaker: match state.breakers[store].state() {
-                breaker::State::Closed { .. } => "closed",
-                breaker::State::Open { .. } => "open",
-                breaker::State::HalfOpen { .. } => "half-open",
-            },
+            breaker: state.breakers[store].state().name(),
+            forced: state.forced.get(&store).cloned(),
             backlog: state.backlog(store),
             oldest_ms: state.lanes[store].oldest().map(|since| millis(now.saturating_sub(since))),
             drain_ms: state.predicted_drain(store, self.pace.lane_width).map(millis),

@@ -30,9 +30,15 @@ impl<E: Env> Coordinator<E> {
     pub(super) async fn watch_loop(self: Arc<Self>) {
         while !self.is_stopped() {
             self.meet_members();
-            let (after, dead) = {
+            let released = self.wake.probes[StoreId::D1].notified();
+            let looks = {
                 let state = self.state();
-                (state.ledger.cursor(), state.letters.len())
+                let held = state.breakers[StoreId::D1].is_held();
+                (!held).then(|| (state.ledger.cursor(), state.letters.len()))
+            };
+            let Some((after, dead)) = looks else {
+                released.await;
+                continue;
             };
             // Marks of copies that no store takes stay lapsed: they must not hide the others.
             let poll = Poll { actor: self.actor, after, limit: POLL_LIMIT + dead };
@@ -139,6 +145,10 @@ impl<E: Env> Coordinator<E> {
             }
             if self.is_stopped() {
                 return;
+            }
+            if self.state().breakers[store].probe_at().is_none() {
+                // An operator has forced it meanwhile.
+                continue;
             }
             let began = self.now();
             let storage = self.env.storage();

@@ -562,10 +562,15 @@ impl<E: Env> Coordinator<E> {
         if !waits {
             return receipt(Vec::new());
         }
+        let within = if self.awaits_what_is_held(dataset, intent) {
+            Duration::ZERO
+        } else {
+            self.pace.acknowledge_within
+        };
         let in_time = tokio::select! {
             biased;
             settled = &mut settled => Some(settled),
-            () = self.env.clock().sleep(self.pace.acknowledge_within) => None,
+            () = self.env.clock().sleep(within) => None,
         };
         let settled = match in_time {
             Some(settled) => settled,
@@ -592,6 +597,17 @@ impl<E: Env> Coordinator<E> {
                 receipt(through.filter(|store| missing.contains(store)).collect())
             }
         }
+    }
+
+    /// True when an operator holds a store that the write waits for: it will not answer in time.
+    fn awaits_what_is_held(&self, dataset: &Dataset, intent: &Intent) -> bool {
+        let state = self.state();
+        if state.forced.is_empty() {
+            return false;
+        }
+        let decides = intent.only_over.is_some().then_some(StoreId::D1);
+        let mut stores = dataset.write_through().chain(decides);
+        stores.any(|store| state.breakers[store].is_held())
     }
 
     /// The caller waits no longer. Gives the stores that it waited for; `None`: it has been

@@ -5,6 +5,8 @@
 //! letters   id of a letter  -> [format 1][BLAKE3 of the rest][postcard of DeadLetter]
 //! state     0               -> [format 1][BLAKE3 of the rest][next order, entries held]
 //!           1               -> the same of letters: [0, letters held]; absent before the first
+//!           2               -> [format 1][BLAKE3 of the rest][postcard of all Forced]; absent
+//!                              before the first
 //! ```
 //!
 //! Invariant: one [`RedbJournal::commit`] is one transaction and one sync (and one more when the
@@ -20,6 +22,7 @@
 //! Opening files, threads and locks are left to `production`.
 
 use super::{Intent, JournalBatch, JournalError, LetterNote, Replay};
+use crate::breaker::Forced;
 use crate::dead_letter::DeadLetter;
 use crate::version::Dot;
 use redb::{
@@ -80,7 +83,7 @@ impl RedbJournal {
         self.usable()?;
         let (entries, _) = self.read()?;
         let intents = entries.into_iter().map(|(_, intent)| intent).collect();
-        Ok(Replay { intents, letters: self.read_letters()? })
+        Ok(Replay { intents, letters: self.read_letters()?, forced: self.read_forced()? })
     }
 
     /// Makes the batch durable, in one transaction and one sync. After an error nobody knows
@@ -109,6 +112,9 @@ impl RedbJournal {
                 let mut state = transaction.open_table(STATE)?;
                 let now = State { next_order: *next_order, entries: orders.len() as u64 };
                 state.insert(0, now.encode().as_slice())?;
+                if let Some(forced) = &batch.forced {
+                    state.insert(2, encode_forced(forced).as_slice())?;
+                }
                 if !batch.letters.is_empty() {
                     let mut letters = transaction.open_table(LETTERS)?;
                     for note in &batch.letters {
@@ -159,6 +165,18 @@ impl RedbJournal {
             )));
         }
         raw.iter().map(|bytes| decode_letter(bytes)).collect()
+    }
+
+    fn read_forced(&self) -> Result<Vec<Forced>, JournalError> {
+        let database = self.database.as_ref().ok_or_else(closed)?;
+        let row = guarded(AssertUnwindSafe(|| -> Result<Option<Vec<u8>>, redb::Error> {
+            match database.begin_read()?.open_table(STATE) {
+                Ok(table) => Ok(table.get(2)?.map(|value| value.value().to_vec())),
+                Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        }))?;
+        row.map_or(Ok(Vec::new()), |bytes| decode_forced(&bytes))
     }
 
     fn usable(&self) -> Result<(), JournalError> {
@@ -265,6 +283,22 @@ pub fn decode_letter(bytes: &[u8]) -> Result<DeadLetter, JournalError> {
         Ok((letter, [])) => Ok(letter),
         Ok(_) => Err(damaged("bytes follow it")),
         Err(error) => Err(damaged(&format!("it is none ({error})"))),
+    }
+}
+
+fn encode_forced(forced: &[Forced]) -> Vec<u8> {
+    let payload = postcard::to_stdvec(forced)
+        .expect("postcard fails on sequences of unknown length alone, and a slice has one");
+    seal(&payload)
+}
+
+fn decode_forced(bytes: &[u8]) -> Result<Vec<Forced>, JournalError> {
+    let damaged = |problem: &str| JournalError::Damaged(format!("the forced breakers: {problem}"));
+    let payload = unseal(bytes).map_err(|broken| damaged(&broken.problem))?;
+    match postcard::take_from_bytes::<Vec<Forced>>(payload) {
+        Ok((forced, [])) => Ok(forced),
+        Ok(_) => Err(damaged("bytes follow them")),
+        Err(error) => Err(damaged(&format!("they cannot be read ({error})"))),
     }
 }
 
@@ -455,7 +489,7 @@ mod tests {
         JournalBatch {
             intents: keep.map(intent).collect(),
             settled: settle.map(|counter| intent(counter).dot()).collect(),
-            letters: vec![],
+            ..JournalBatch::default()
         }
     }
 
@@ -521,6 +555,29 @@ mod tests {
         transaction.commit().unwrap();
         let error = journal.replay().unwrap_err().to_string();
         assert!(error.contains("1 dead letters where 2"), "{error}");
+    }
+
+    #[test]
+    fn what_an_operator_has_forced_comes_back_until_another_word() {
+        let disk = Shared::default();
+        let forced = |reason: &str| crate::breaker::Forced {
+            store: crate::record::StoreId::Kv,
+            to: crate::breaker::Force::Open,
+            reason: reason.to_owned(),
+            since_ms: 7,
+        };
+        let word = |forced| JournalBatch { forced: Some(forced), ..JournalBatch::default() };
+        let replayed = |disk: &Shared| {
+            RedbJournal::open(Shared::holding(disk.image())).unwrap().replay().unwrap().forced
+        };
+        let mut journal = RedbJournal::open(disk.clone()).unwrap();
+        journal.commit(&batch(1..2, 0..0)).unwrap();
+        assert_eq!(replayed(&disk), []);
+        journal.commit(&word(vec![forced("a")])).unwrap();
+        journal.commit(&batch(2..3, 0..0)).unwrap();
+        assert_eq!(replayed(&disk), [forced("a")], "a commit without a word leaves it");
+        journal.commit(&word(vec![])).unwrap();
+        assert_eq!(replayed(&disk), []);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod line;
 mod peer;
 mod place;
 mod policy;
+mod store;
 mod sync;
 mod verbs;
 
@@ -70,6 +71,9 @@ enum Verb {
     Policy(PolicyVerb),
     /// See to dead letters: what a store refuses for good
     Dlq(DlqArgs),
+    /// Hold a store, or let work through to it whatever it answers
+    #[command(subcommand)]
+    Store(StoreVerb),
 }
 
 /// `tidelock serve`.
@@ -357,6 +361,43 @@ impl DlqArgs {
     }
 }
 
+#[derive(Debug, Subcommand)]
+enum StoreVerb {
+    /// Show how each store does
+    List {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Force its breaker open: nothing is sent to it by this coordinator, writes wait in the journal
+    Open(ForceArgs),
+    /// Force its breaker closed: work is sent to it whatever it answers
+    Close(ForceArgs),
+    /// Let its breaker find out by itself again
+    Auto(ForceArgs),
+}
+
+#[derive(Debug, Args)]
+struct ForceArgs {
+    #[arg(value_name = "kv|d1|r2")]
+    store: StoreId,
+    /// Why; it is logged, and shown while it holds
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl StoreVerb {
+    fn json(&self) -> bool {
+        match self {
+            StoreVerb::List { client } => client.json,
+            StoreVerb::Open(args) | StoreVerb::Close(args) | StoreVerb::Auto(args) => {
+                args.client.json
+            }
+        }
+    }
+}
+
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
 pub enum CliError {
@@ -424,6 +465,7 @@ pub fn main() -> ExitCode {
         Verb::Policy(PolicyVerb::Show(args)) => (policy::show(&args), args.client.json),
         Verb::Policy(PolicyVerb::Check(args)) => (policy::check(&args), args.client.json),
         Verb::Dlq(args) => (dlq::dlq(&args), args.json()),
+        Verb::Store(verb) => (store::store(&verb), verb.json()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

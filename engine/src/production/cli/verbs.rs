@@ -201,7 +201,7 @@ pub fn status(args: &StatusArgs) -> Result<(), CliError> {
             .as_u64()
             .map_or("-".to_owned(), |permille| format!("{}.{}%", permille / 10, permille % 10));
         shown.push_str(&format!(
-            "  {name:<8} breaker {breaker:<9}  {backlog} records behind, {} to drain; {answers} \
+            "  {name:<8} breaker {breaker:<13}  {backlog} records behind, {} to drain; {answers} \
              answered, p99 {}\n",
             figure(&store["drain_ms"], " ms"),
             figure(&health["p99_ms"], " ms"),

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-const BREAKER_STATES: [&str; 3] = ["closed", "open", "half-open"];
+const BREAKER_STATES: [&str; 5] = ["closed", "open", "half-open", "forced-open", "forced-closed"];
 
 pub(super) async fn metrics<E: Env>(State(app): State<Arc<App<E>>>) -> Response {
     let status = app.node.reader().ok().map(|coordinator| coordinator.status());

@@ -18,6 +18,7 @@ mod policies;
 mod problem;
 mod records;
 mod status;
+mod stores;
 mod syncs;
 
 pub use door::Door;
@@ -101,6 +102,8 @@ impl<E: Env> App<E> {
         let dead_letter = get(dead_letters::get::<E>)
             .post(dead_letters::act::<E>)
             .delete(dead_letters::discard::<E>);
+        let breaker =
+            post(stores::force::<E>).layer(DefaultBodyLimit::max(stores::FORCE_BYTES_MAX));
         let guarded = Router::new()
             .route("/v1/records/{dataset}", get(records::list::<E>))
             .route("/v1/records/{dataset}/", any(records::no_key))
@@ -113,6 +116,8 @@ impl<E: Env> App<E> {
             .route("/v1/dead-letters", get(dead_letters::list::<E>))
             .route("/v1/dead-letters/{id}", dead_letter)
             .route("/v1/dead-letters/{id}/value", get(dead_letters::value::<E>))
+            .route("/v1/stores", get(stores::list::<E>))
+            .route("/v1/stores/{store}/breaker", breaker)
             .route("/v1/status", get(status::status::<E>))
             .route("/v1/metrics", get(metrics::metrics::<E>))
             .route("/v1/peers", members)

@@ -29,9 +29,15 @@
     }
     for (const element of document.querySelectorAll("[data-tag]")) {
       const value = at(status, element.dataset.tag);
-      element.className = "tag " + (value === "closed" ? "good" : value ? "bad" : "quiet");
-      element.textContent = value === "closed" ? "answering" : value === "open" ? "not answering"
-        : value === "half-open" ? "being probed" : "unknown";
+      const [tone, word] = {
+        "closed": ["good", "answering"],
+        "open": ["bad", "not answering"],
+        "half-open": ["bad", "being probed"],
+        "forced-open": ["warn", "held by an operator"],
+        "forced-closed": ["warn", "forced closed"],
+      }[value] ?? ["quiet", "unknown"];
+      element.className = "tag " + tone;
+      element.textContent = word;
     }
     document.getElementById("verdict").className = "verdict " + status.verdict.level;
   };

@@ -182,6 +182,8 @@ fn store_card(page: &mut String, report: &Report, store: StoreId, name: &str, no
     let (class, word) = match found.map(|status| status.breaker) {
         Some("closed") => ("good", "answering"),
         Some("open") => ("bad", "not answering"),
+        Some("forced-open") => ("warn", "held by an operator"),
+        Some("forced-closed") => ("warn", "forced closed"),
         Some(_) => ("bad", "being probed"),
         None => ("quiet", "unknown"),
     };

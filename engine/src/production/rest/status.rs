@@ -127,8 +127,12 @@ pub(super) fn report<E: Env>(app: &App<E>) -> Report {
 fn verdict<E: Env>(app: &App<E>, status: &Status) -> Verdict {
     let failure = app.node.last_failure().filter(|f| app.now() < f.at + FAILURE_SHOWN);
     let is_young = status.records > 0 && app.node.age() < TAKE_OVER;
-    let away = status.stores.iter().filter(|store| store.breaker != "closed");
-    let away: Vec<&str> = away.map(|store| store.store.name()).collect();
+    let at = |states: &[&str]| -> Vec<&'static str> {
+        let stores = status.stores.iter().filter(|store| states.contains(&store.breaker));
+        stores.map(|store| store.store.name()).collect()
+    };
+    let (away, held) = (at(&["open", "half-open"]), at(&["forced-open"]));
+    let forced_closed = at(&["forced-closed"]);
     let owed: usize = status.stores.iter().map(|store| store.backlog).sum();
     let say = |level, title: &str, detail: String| Verdict { level, title: title.into(), detail };
     let behind = match owed {
@@ -154,6 +158,21 @@ fn verdict<E: Env>(app: &App<E>, status: &Status) -> Verdict {
              times a second. {behind}"
         );
         return say("bad", &title, detail);
+    }
+    if !held.is_empty() {
+        let title = format!("{} held by an operator", held.join(" and "));
+        let detail = format!(
+            "Nothing is sent there; writes are kept in the journal. `tidelock store auto` ends \
+             that. {behind}"
+        );
+        return say("warn", &title, detail);
+    }
+    if !forced_closed.is_empty() {
+        let title = format!("{}: breaker forced closed", forced_closed.join(" and "));
+        let detail = format!(
+            "Work is sent there whatever it answers. `tidelock store auto` ends that. {behind}"
+        );
+        return say("warn", &title, detail);
     }
     if status.dead_letters > 0 {
         let detail = format!(
