@@ -10,6 +10,7 @@
 
 pub mod blob;
 pub mod breaker;
+pub mod concurrency;
 pub mod coordinator;
 pub mod cron;
 pub mod dead_letter;

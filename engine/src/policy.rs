@@ -272,7 +272,7 @@ pub struct Pace {
     pub poll: Duration,
     /// Between such looks at the least.
     pub poll_min: Duration,
-    /// Work on so many records at once, per store.
+    /// Work on so many records at once at the most, per store.
     pub lane_width: usize,
     /// Operations in one authority batch.
     pub batch_ops_max: usize,

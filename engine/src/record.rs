@@ -75,6 +75,13 @@ impl std::str::FromStr for StoreId {
 #[derive(Clone, Debug, Default)]
 pub struct PerStore<T>([T; StoreId::ALL.len()]);
 
+impl<T: Clone> PerStore<T> {
+    /// The same for each.
+    pub fn of(each: T) -> Self {
+        PerStore(std::array::from_fn(|_| each.clone()))
+    }
+}
+
 impl<T> PerStore<T> {
     /// Each store and what is kept for it, in the stores' order.
     pub fn iter(&self) -> impl Iterator<Item = (StoreId, &T)> {

@@ -55,7 +55,7 @@ impl<E: Env> Coordinator<E> {
         let r2 = self.env.storage().r2();
         let key = blob::key(hash);
         let put = r2.put(&key, bytes.clone(), None, PutIf::Absent, None);
-        let Some(stored) = self.behind_breaker(StoreId::R2, put, shown).await else {
+        let Some(stored) = self.write_to(StoreId::R2, put).await else {
             return Err(Sent::Failed);
         };
         let stands = match stored {
@@ -63,10 +63,8 @@ impl<E: Env> Coordinator<E> {
             // 412 says that something stands under the name; the name is its hash, so it should
             // be these bytes. That is looked at, since the row's only copy depends on it.
             Outcome::Refused(refusal) if refusal.kind == RefusalKind::Precondition => {
-                match self.behind_breaker(StoreId::R2, r2.get(&key), answered).await {
-                    Some(Ok(Some(object))) => object.body == *bytes,
-                    Some(Ok(None) | Err(_)) | None => false,
-                }
+                let found = self.read_from(StoreId::R2, r2.get(&key)).await.flatten();
+                found.is_some_and(|object| object.body == *bytes)
             }
             Outcome::Refused(refusal) if refusal.is_on_the_merits() => {
                 return Err(Sent::Refused(refusal));
@@ -105,10 +103,10 @@ impl<E: Env> Coordinator<E> {
             let since = self.state().store_time_least(self.now());
             let key = blob::key(blob);
             let get = self.env.storage().r2().get(&key);
-            match self.behind_breaker(StoreId::R2, get, answered).await {
-                Some(Ok(Some(_))) => seen.insert(blob, since),
-                Some(Ok(None)) => losers.retain(|loser| loser.value.blob() != Some(blob)),
-                Some(Err(_)) | None => {
+            match self.read_from(StoreId::R2, get).await {
+                Some(Some(_)) => seen.insert(blob, since),
+                Some(None) => losers.retain(|loser| loser.value.blob() != Some(blob)),
+                None => {
                     self.doubt_blobs(record);
                     return false;
                 }
@@ -125,7 +123,11 @@ impl<E: Env> Coordinator<E> {
         }
         let began = self.now();
         let found = self.env.storage().r2().get(&key).await;
-        self.record_seen(StoreId::R2, began, answered(&found));
+        self.record_seen(
+            StoreId::R2,
+            began,
+            if found.is_ok() { Seen::Answer } else { Seen::Failure },
+        );
         let doubt = |detail: String| Doubt::new(DoubtKind::ServerError, detail);
         match found {
             Ok(Some(object)) if ContentHash::of(&object.body) == hash => Ok(object.body),
@@ -148,12 +150,11 @@ impl<E: Env> Coordinator<E> {
         };
         let (r2, d1) = (self.env.storage().r2(), self.env.storage().d1());
         let list = r2.list(blob::PREFIX, after.as_deref(), LISTED_MAX);
-        let Some(Ok(page)) = self.behind_breaker(StoreId::R2, list, answered).await else { return };
+        let Some(page) = self.read_from(StoreId::R2, list).await else { return };
         let listed: Vec<_> = page.keys.iter().filter_map(|line| blob::hash_of(&line.key)).collect();
         if !listed.is_empty() {
             let ask = d1.unreferred(listed.clone());
-            let asked = self.behind_breaker(StoreId::D1, ask, answered).await;
-            let Some(Ok(unreferred)) = asked else { return };
+            let Some(unreferred) = self.read_from(StoreId::D1, ask).await else { return };
             let due = self.due_to_go(&listed, unreferred);
             for blobs in due.chunks(CONDEMNED_AT_ONCE) {
                 self.condemn(blobs.to_vec()).await;
@@ -186,7 +187,7 @@ impl<E: Env> Coordinator<E> {
         let condemn = d1.condemn(blobs.clone());
         // What may be condemned and is not deleted is found again.
         let Some(Outcome::Applied(condemned)) =
-            self.behind_breaker(StoreId::D1, condemn, shown).await
+            self.write_to(StoreId::D1, condemn).await
         else {
             return;
         };
@@ -194,7 +195,7 @@ impl<E: Env> Coordinator<E> {
             let Some(condemned) = condemned else { continue };
             let key = blob::key(blob);
             let delete = r2.delete(&key, condemned.deadline);
-            let deleted = self.behind_breaker(StoreId::R2, delete, shown).await;
+            let deleted = self.write_to(StoreId::R2, delete).await;
             if let Some(Outcome::Applied(())) = deleted {
                 let mut state = self.state();
                 state.counters.blobs_collected += 1;
@@ -203,31 +204,34 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    /// A call to a store, if its breaker lets work through; which hears what the call showed.
-    async fn behind_breaker<T>(
+    /// A write to a store, if its breaker lets work through.
+    async fn write_to<T>(
         &self,
         store: StoreId,
-        call: impl Future<Output = T>,
-        shown: impl FnOnce(&T) -> Seen,
+        call: impl Future<Output = Outcome<T>>,
+    ) -> Option<Outcome<T>> {
+        if !self.state().admits(store) {
+            return None;
+        }
+        let began = self.now();
+        let outcome = call.await;
+        self.record_outcome(store, began, &outcome);
+        Some(outcome)
+    }
+
+    /// A read from a store, if its breaker lets work through. `None`: that, or no answer.
+    async fn read_from<T>(
+        &self,
+        store: StoreId,
+        call: impl Future<Output = Result<T, Unavailable>>,
     ) -> Option<T> {
         if !self.state().admits(store) {
             return None;
         }
         let began = self.now();
-        let answer = call.await;
-        self.record_seen(store, began, shown(&answer));
-        Some(answer)
+        let read = call.await;
+        let seen = if read.is_ok() { Seen::Answer } else { Seen::Failure };
+        self.record_seen(store, began, seen);
+        read.ok()
     }
-}
-
-fn shown<T>(outcome: &Outcome<T>) -> Seen {
-    match outcome {
-        Outcome::Applied(_) => Seen::Answer,
-        Outcome::Refused(refusal) => super::seen_in(refusal),
-        Outcome::Unknown(_) => Seen::Failure,
-    }
-}
-
-fn answered<T>(read: &Result<T, Unavailable>) -> Seen {
-    if read.is_ok() { Seen::Answer } else { Seen::Failure }
 }

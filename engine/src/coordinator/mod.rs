@@ -59,8 +59,9 @@ pub use watch::PROBE_KEY;
 pub use write::{Condition, Lifetime, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
 use crate::breaker::{Breaker, Forced, Seen, Transition};
+use crate::concurrency::{Concurrency, Load};
 use crate::dead_letter::DeadLetters;
-use crate::env::{Clock, Env, Journal, Refusal, RefusalKind, Storage};
+use crate::env::{Clock, Env, Journal, Outcome, Refusal, RefusalKind, Storage};
 use crate::health::{Ended, Health};
 use crate::hlc::{HybridClock, Met};
 use crate::journal::{Intent, JournalError, LetterNote};
@@ -103,6 +104,8 @@ struct State {
     breakers: PerStore<Breaker>,
     /// Of these, such as an operator has forced.
     forced: BTreeMap<StoreId, Forced>,
+    /// How much of each lane may be under way.
+    concurrency: PerStore<Concurrency>,
     health: PerStore<Health>,
     last_puts: PerStore<LastPuts>,
     held_intents: usize,
@@ -238,6 +241,7 @@ impl<E: Env> Coordinator<E> {
             lanes: PerStore::default(),
             breakers: PerStore::default(),
             forced: BTreeMap::new(),
+            concurrency: PerStore::of(Concurrency::new(pace.lane_width)),
             health: PerStore::default(),
             last_puts: PerStore::default(),
             held_intents: 0,
@@ -382,6 +386,20 @@ impl<E: Env> Coordinator<E> {
 
     /// Takes note of how a call to a store ended that had begun at `began`.
     fn record_seen(&self, store: StoreId, began: Duration, seen: Seen) {
+        self.record_call(store, began, seen, Load::Untold);
+    }
+
+    /// The same of a call that says more.
+    fn record_outcome<T>(&self, store: StoreId, began: Duration, outcome: &Outcome<T>) {
+        let seen = match outcome {
+            Outcome::Applied(_) => Seen::Answer,
+            Outcome::Refused(refusal) => seen_in(refusal),
+            Outcome::Unknown(_) => Seen::Failure,
+        };
+        self.record_call(store, began, seen, Load::of(outcome));
+    }
+
+    fn record_call(&self, store: StoreId, began: Duration, seen: Seen, load: Load) {
         let now = self.now();
         let mut state = self.state();
         let ended = match seen {
@@ -389,6 +407,10 @@ impl<E: Env> Coordinator<E> {
             Seen::Failure => Ended::Failed,
         };
         state.health[store].record(now, now.saturating_sub(began), ended);
+        match load {
+            Load::Untold => {}
+            Load::TooMuch => state.concurrency[store].overloaded(now, began),
+        }
         let transition = state.breakers[store].record(now, seen);
         self.follow_breaker(&mut state, store, transition);
         match transition {
@@ -410,6 +432,7 @@ impl<E: Env> Coordinator<E> {
                 self.wake.probes[store].notify_one();
             }
             Transition::Closed => {
+                state.concurrency[store].restart();
                 state.lanes[store].resume();
                 self.wake.lanes[store].notify_one();
             }
@@ -427,6 +450,10 @@ impl<E: Env> Coordinator<E> {
             state.drop_idle_slot(&record);
             state.lanes[store].finish(&record, next);
             state.health[store].ended(now, next == Next::Done);
+            if next == Next::Done {
+                // This worker takes the next one, and calls another if there is room for that.
+                state.concurrency[store].succeeded();
+            }
             match next {
                 Next::At(_) | Next::Park(_) => self.wake.timer.notify_one(),
                 // This worker takes the next one itself.
@@ -443,7 +470,7 @@ impl<E: Env> Coordinator<E> {
             }
             {
                 let mut state = self.state();
-                let width = self.pace.lane_width;
+                let width = state.concurrency[store].width();
                 if let Some(record) = state.lanes[store].take(width) {
                     // One permit may stand for several records.
                     if state.lanes[store].is_ready(width) {
@@ -463,9 +490,10 @@ impl<E: Env> Coordinator<E> {
             let now = self.now();
             let due = {
                 let mut state = self.state();
-                for (store, lane) in state.lanes.iter_mut() {
+                let State { lanes, concurrency, .. } = &mut *state;
+                for (store, lane) in lanes.iter_mut() {
                     lane.wake(now);
-                    if lane.is_ready(self.pace.lane_width) {
+                    if lane.is_ready(concurrency[store].width()) {
                         self.wake.lanes[store].notify_one();
                     }
                 }

@@ -13,8 +13,8 @@
 //! look, or was taken over, R2's copy is read before the first put: what somebody wrote there before
 //! the mark stood is taken in instead (A3). KV's caches cannot tell.
 
+use super::Coordinator;
 use super::take_in::TookIn;
-use super::{Coordinator, seen_in};
 use crate::breaker::Seen;
 use crate::dead_letter::{Refused, Verdict};
 use crate::env::{Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
@@ -403,12 +403,7 @@ impl<E: Env> Coordinator<E> {
         let began = self.now();
         let sent = self.put(dataset, record, store, &target, lease.ends).await;
         let Some(outcome) = sent else { return self.projection_failed(record, store) };
-        let seen = match &outcome {
-            Outcome::Applied(()) => Seen::Answer,
-            Outcome::Refused(refusal) => seen_in(refusal),
-            Outcome::Unknown(_) => Seen::Failure,
-        };
-        self.record_seen(store, began, seen);
+        self.record_outcome(store, began, &outcome);
         match self.after_put(record, store, &target, &lease, outcome) {
             AfterPut::Turn(next) => next,
             AfterPut::Failed => self.projection_failed(record, store),

@@ -7,8 +7,7 @@
 //! refuses because one operation in it can never be applied is taken apart, so that a poison
 //! operation harms itself alone.
 
-use super::{Coordinator, seen_in};
-use crate::breaker::Seen;
+use super::Coordinator;
 use crate::env::{Clock, Doubt, DoubtKind, Env, Outcome, Refusal, RefusalKind, RowStore, Storage};
 use crate::record::StoreId;
 use crate::row::{BatchAnswer, RowAnswer, RowOp, StoreTime};
@@ -243,11 +242,7 @@ impl<E: Env> Coordinator<E> {
             }
             outcome => outcome,
         };
-        match &outcome {
-            Outcome::Applied(_) => self.record_seen(StoreId::D1, sent_at, Seen::Answer),
-            Outcome::Refused(refusal) => self.record_seen(StoreId::D1, sent_at, seen_in(refusal)),
-            Outcome::Unknown(_) => self.record_seen(StoreId::D1, sent_at, Seen::Failure),
-        }
+        self.record_outcome(StoreId::D1, sent_at, &outcome);
         outcome
     }
 }

@@ -116,6 +116,9 @@ pub struct StoreStatus {
     pub breaker: &'static str,
     /// What an operator has forced the breaker to be, and why; `None`: it is automatic.
     pub forced: Option<Forced>,
+    /// Work on so many records may be under way at once: fewer while the store has too much to do,
+    /// or has only just come back.
+    pub width: usize,
     /// Records that this coordinator owes it work on, but for what it will not take.
     pub backlog: usize,
     /// For how long the oldest of that has been owed; `None`: nothing is.
@@ -204,9 +207,10 @@ impl<E: Env> Coordinator<E> {
             store,
             breaker: state.breakers[store].state().name(),
             forced: state.forced.get(&store).cloned(),
+            width: state.concurrency[store].width(),
             backlog: state.backlog(store),
             oldest_ms: state.lanes[store].oldest().map(|since| millis(now.saturating_sub(since))),
-            drain_ms: state.predicted_drain(store, self.pace.lane_width).map(millis),
+            drain_ms: state.predicted_drain(store).map(millis),
             health: state.health[store].report(now),
         });
         Status {
@@ -321,7 +325,8 @@ impl super::State {
 
     /// How long a store will take for what it is owed. `None`: it does not answer, or nothing was
     /// measured yet.
-    fn predicted_drain(&self, store: StoreId, width: usize) -> Option<Duration> {
+    fn predicted_drain(&self, store: StoreId) -> Option<Duration> {
+        let width = self.concurrency[store].width();
         let backlog = self.backlog(store);
         if backlog > 0 && !self.admits(store) {
             return None;

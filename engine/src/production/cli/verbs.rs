@@ -201,8 +201,9 @@ pub fn status(args: &StatusArgs) -> Result<(), CliError> {
             .as_u64()
             .map_or("-".to_owned(), |permille| format!("{}.{}%", permille / 10, permille % 10));
         shown.push_str(&format!(
-            "  {name:<8} breaker {breaker:<13}  {backlog} records behind, {} to drain; {answers} \
-             answered, p99 {}\n",
+            "  {name:<8} breaker {breaker:<13}  {backlog} records behind, {} at once, {} to drain; \
+             {answers} answered, p99 {}\n",
+            store["width"],
             figure(&store["drain_ms"], " ms"),
             figure(&health["p99_ms"], " ms"),
         ));

@@ -81,6 +81,11 @@ impl Text {
                 self.line("store_breaker", &labels, u64::from(*breaker == state));
             }
         }
+        let help = "Work on so many records may be under way at once.";
+        self.head("store_concurrency", "gauge", help);
+        for StoreStatus { store, width, .. } in &status.stores {
+            self.line("store_concurrency", &format!("{{store=\"{store}\"}}"), *width as u64);
+        }
         self.health(&status.stores);
         self.passes(&status.passes);
         let help = "Writes and copies that a store refuses for good.";
