@@ -4,6 +4,7 @@
 //! push ──> waiting ── take ──> under way ── finish ──> done
 //!   by priority, then arrival      │ `Again`, or news came meanwhile: waiting
 //!                                  │ `At`: delayed, until then; news does not shorten it
+//!                                  │ `Retry`: as `At`, and until the budget of retries has one
 //!                                  └ `Park`: parked, until then or until there is news
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! bounded where it is accepted.
 
 use crate::record::RecordId;
+use crate::retry::Budget;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -53,6 +55,7 @@ enum Place {
     /// In its priority's queue, under this ticket; an entry with another one is out of date.
     Waiting(u64),
     Delayed(Duration),
+    Retrying(Duration),
     Parked(Duration),
     UnderWay {
         news: Option<(Priority, Duration)>,
@@ -65,6 +68,8 @@ struct Entry {
     priority: Priority,
     /// When the work that is owed came.
     since: Duration,
+    /// It failed before.
+    again: bool,
 }
 
 /// What becomes of a record when a worker lets go of it.
@@ -76,6 +81,8 @@ pub enum Next {
     Again,
     /// Again at this monotonic time.
     At(Duration),
+    /// It failed: again at this monotonic time, or when there is a retry left for it.
+    Retry(Duration),
     /// Again at this monotonic time, or as soon as there is news: the store will not take it as it
     /// is.
     Park(Duration),
@@ -92,6 +99,9 @@ pub struct Lane {
     waiting: usize,
     under_way: usize,
     delayed: BTreeSet<(Duration, RecordId)>,
+    retrying: BTreeSet<(Duration, RecordId)>,
+    budget: Budget,
+    retries: u64,
     parked: BTreeSet<(Duration, RecordId)>,
     paused: bool,
 }
@@ -101,7 +111,7 @@ impl Lane {
     /// it is work that was not owed before.
     pub fn push(&mut self, record: &RecordId, priority: Priority, now: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(record) else {
-            self.wait(record, priority, now);
+            self.wait(record, priority, now, false);
             return true;
         };
         let better = priority < entry.priority;
@@ -111,16 +121,18 @@ impl Lane {
                 *news = Some((priority, now));
                 return true;
             }
-            Place::Delayed(_) => entry.priority = priority.min(entry.priority),
+            Place::Delayed(_) | Place::Retrying(_) => {
+                entry.priority = priority.min(entry.priority);
+            }
             Place::Waiting(_) if better => {
-                let since = entry.since;
+                let (since, again) = (entry.since, entry.again);
                 self.waiting -= 1;
-                self.wait(record, priority, since);
+                self.wait(record, priority, since, again);
             }
             Place::Waiting(_) => {}
             Place::Parked(at) => {
                 self.parked.remove(&(*at, record.clone()));
-                self.wait(record, priority, now);
+                self.wait(record, priority, now, false);
                 return true;
             }
         }
@@ -128,11 +140,11 @@ impl Lane {
     }
 
     /// The record waits, last of its priority.
-    fn wait(&mut self, record: &RecordId, priority: Priority, since: Duration) {
+    fn wait(&mut self, record: &RecordId, priority: Priority, since: Duration, again: bool) {
         self.tickets += 1;
         self.waiting += 1;
         let place = Place::Waiting(self.tickets);
-        self.entries.insert(record.clone(), Entry { place, priority, since });
+        self.entries.insert(record.clone(), Entry { place, priority, since, again });
         self.queues[priority as usize].push_back((self.tickets, record.clone()));
     }
 
@@ -163,6 +175,9 @@ impl Lane {
                 && entry.place == Place::Waiting(ticket)
             {
                 entry.place = Place::UnderWay { news: None };
+                if !entry.again {
+                    self.budget.first_try();
+                }
                 self.waiting -= 1;
                 self.under_way += 1;
                 return Some(record);
@@ -181,18 +196,25 @@ impl Lane {
         let Some(entry) = self.entries.get_mut(record) else { return };
         let Place::UnderWay { news } = entry.place else { return };
         self.under_way -= 1;
-        let (priority, since) = (entry.priority, entry.since);
+        let (priority, since, again) = (entry.priority, entry.since, entry.again);
+        if again && next == Next::Done {
+            self.budget.give_back();
+        }
         let best = news.map_or(priority, |(news, _)| news.min(priority));
         match (next, news) {
             (Next::Done, None) => drop(self.entries.remove(record)),
             // What was owed before is paid: what came since has its own urgency and age.
             (Next::Done | Next::Park(_), Some((priority, since))) => {
-                self.wait(record, priority, since);
+                self.wait(record, priority, since, false);
             }
-            (Next::Again, _) => self.wait(record, best, since),
+            (Next::Again, _) => self.wait(record, best, since, again),
             (Next::At(at), _) => {
-                *entry = Entry { place: Place::Delayed(at), priority: best, since };
+                *entry = Entry { place: Place::Delayed(at), priority: best, since, again };
                 self.delayed.insert((at, record.clone()));
+            }
+            (Next::Retry(at), _) => {
+                *entry = Entry { place: Place::Retrying(at), priority: best, since, again: true };
+                self.retrying.insert((at, record.clone()));
             }
             (Next::Park(at), None) => {
                 entry.place = Place::Parked(at);
@@ -212,16 +234,31 @@ impl Lane {
                 due.extend(set.pop_first());
             }
             for (_, record) in due {
-                let entry = self.entries[&record];
-                self.wait(&record, entry.priority, entry.since);
+                let Entry { priority, since, again, .. } = self.entries[&record];
+                self.wait(&record, priority, since, again);
             }
+        }
+        while let Some((at, _)) = self.retrying.first()
+            && *at <= now
+            && self.budget.spend(now)
+        {
+            let (_, record) = self.retrying.pop_first().expect("looked at above");
+            let Entry { priority, since, .. } = self.entries[&record];
+            self.retries += 1;
+            self.wait(&record, priority, since, true);
         }
     }
 
-    /// When the next delayed or parked record is due.
+    /// When [`Lane::wake`] is to be called next.
     pub fn due(&self) -> Option<Duration> {
         let first = |set: &BTreeSet<(Duration, RecordId)>| set.first().map(|(at, _)| *at);
-        first(&self.delayed).into_iter().chain(first(&self.parked)).min()
+        let retry = first(&self.retrying).map(|at| at.max(self.budget.next()));
+        first(&self.delayed).into_iter().chain(first(&self.parked)).chain(retry).min()
+    }
+
+    /// True when a retry is due and was waiting for the budget, which has one by now.
+    pub fn has_retry_due(&self, now: Duration) -> bool {
+        self.budget.left() > 0 && self.retrying.first().is_some_and(|(at, _)| *at <= now)
     }
 
     /// The store does not answer: nothing is taken until [`Lane::resume`].
@@ -229,13 +266,15 @@ impl Lane {
         self.paused = true;
     }
 
-    /// The store answers again: back-off starts anew, so what is delayed is due at once. What is
+    /// The store answers again: back-off and budget start anew, so what is delayed is due at once. What is
     /// parked is not: that the store answers says nothing of it.
     pub fn resume(&mut self) {
         self.paused = false;
-        for (_, record) in std::mem::take(&mut self.delayed) {
-            let entry = self.entries[&record];
-            self.wait(&record, entry.priority, entry.since);
+        self.budget.restart();
+        let retrying = std::mem::take(&mut self.retrying);
+        for (_, record) in std::mem::take(&mut self.delayed).into_iter().chain(retrying) {
+            let Entry { priority, since, again, .. } = self.entries[&record];
+            self.wait(&record, priority, since, again);
         }
     }
 
@@ -247,6 +286,11 @@ impl Lane {
     /// Records that are parked.
     pub fn parked(&self) -> usize {
         self.parked.len()
+    }
+
+    /// Retries since the start, and how many more the budget has now.
+    pub fn retries(&self) -> (u64, u64) {
+        (self.retries, self.budget.left())
     }
 
     /// Records that are under way.
@@ -312,6 +356,57 @@ mod tests {
         lane.pause();
         lane.resume();
         assert_eq!(lane.take(WIDTH), Some(record("a")));
+    }
+
+    /// A store fails everything that many records ask of it, and its breaker is forced closed: each
+    /// retry has its turn, and they are no more than the budget allows.
+    #[test]
+    fn a_storm_of_retries_is_bounded_and_starves_nobody() {
+        use crate::retry::{FLOOR_PER_SECOND, SAVED_MAX, SHARE_PERMILLE};
+        const RECORDS: u64 = 300;
+        const SECONDS: u64 = 60;
+        let mut lane = Lane::default();
+        for n in 0..RECORDS {
+            lane.push(&record(&n.to_string()), Foreground, NOW);
+        }
+        let mut tries: BTreeMap<RecordId, u64> = BTreeMap::new();
+        for ms in 0..SECONDS * 1_000 {
+            let now = Duration::from_millis(ms);
+            lane.wake(now);
+            while let Some(taken) = lane.take(WIDTH) {
+                *tries.entry(taken.clone()).or_default() += 1;
+                lane.finish(&taken, Next::Retry(now + Duration::from_millis(100)));
+            }
+        }
+        let retries = tries.values().sum::<u64>() - RECORDS;
+        let share = RECORDS * SHARE_PERMILLE / 1_000;
+        assert!(retries <= SAVED_MAX + share + SECONDS * FLOOR_PER_SECOND, "{retries}");
+        assert_eq!(lane.retries().0, retries);
+        let (least, most) = (tries.values().min().unwrap(), tries.values().max().unwrap());
+        assert!(*least > 1 && most - least <= 1, "from {least} to {most} tries");
+    }
+
+    /// The store is well again and the budget is spent: everything that waits is there in time.
+    #[test]
+    fn what_waits_for_the_budget_goes_within_moments_once_the_store_is_well() {
+        let mut lane = Lane::default();
+        for n in 0..500 {
+            lane.push(&record(&n.to_string()), Foreground, NOW);
+            let taken = lane.take(WIDTH).unwrap();
+            lane.finish(&taken, Next::Retry(seconds(1)));
+        }
+        while lane.budget.spend(seconds(1)) {}
+        // Eight at once, each of which takes 50 ms.
+        let mut now = seconds(1);
+        while !lane.is_empty() {
+            lane.wake(now);
+            let taken: Vec<_> = (0..8).map_while(|_| lane.take(8)).collect();
+            now += Duration::from_millis(50);
+            for record in taken {
+                lane.finish(&record, Next::Done);
+            }
+            assert!(now < seconds(6), "{} are left", lane.len());
+        }
     }
 
     #[test]
@@ -425,7 +520,7 @@ mod tests {
         prop_oneof![
             4 => (0..6u8, 0..4usize).prop_map(|(key, priority)| Do::Push(key, priority)),
             4 => Just(Do::Take),
-            4 => (0..4usize, 0..4u8).prop_map(|(which, next)| Do::Finish(which, next)),
+            4 => (0..4usize, 0..5u8).prop_map(|(which, next)| Do::Finish(which, next)),
             1 => Just(Do::Wake),
             1 => Just(Do::Resume),
         ]
@@ -463,6 +558,7 @@ mod tests {
                             0 => Next::Done,
                             1 => Next::Again,
                             2 => Next::At(seconds(1)),
+                            3 => Next::Retry(seconds(1)),
                             _ => Next::Park(seconds(1)),
                         };
                         if next != Next::Done {

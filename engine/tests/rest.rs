@@ -387,7 +387,7 @@ fn how_each_store_does_is_measured_and_shown() {
     }
     let said = stdout(&server.cli(&["status"]));
     assert_eq!(
-        said.matches("0 records behind, 0 ms to drain; 100.0% answered").count(),
+        said.matches("0 records behind, 8 at once, 0 ms to drain; 100.0% answered").count(),
         3,
         "{said}"
     );

@@ -376,7 +376,7 @@ impl<E: Env> Coordinator<E> {
 
     /// A pause before the next try.
     fn back_off(&self, failures: u32) -> Next {
-        Next::At(self.now() + crate::retry::pause(failures, self.env.random()))
+        Next::Retry(self.now() + crate::retry::pause(failures, self.env.random()))
     }
 
     fn push(&self, state: &mut State, store: StoreId, record: &RecordId, why: Priority) {
@@ -450,14 +450,16 @@ impl<E: Env> Coordinator<E> {
             state.drop_idle_slot(&record);
             state.lanes[store].finish(&record, next);
             state.health[store].ended(now, next == Next::Done);
-            if next == Next::Done {
-                // This worker takes the next one, and calls another if there is room for that.
-                state.concurrency[store].succeeded();
-            }
             match next {
-                Next::At(_) | Next::Park(_) => self.wake.timer.notify_one(),
-                // This worker takes the next one itself.
-                Next::Again | Next::Done => {}
+                Next::At(_) | Next::Retry(_) | Next::Park(_) => self.wake.timer.notify_one(),
+                // This worker takes the next one itself, and calls another if there is room for that.
+                Next::Done => {
+                    state.concurrency[store].succeeded();
+                    if state.lanes[store].has_retry_due(now) {
+                        self.wake.timer.notify_one();
+                    }
+                }
+                Next::Again => {}
             }
         }
     }

@@ -454,7 +454,7 @@ impl<E: Env> Coordinator<E> {
         match refusal.kind {
             RefusalKind::RateLimited => {
                 state.counters.rate_limited += 1;
-                AfterPut::Turn(Next::At(now + RATE_LIMIT_PAUSE))
+                AfterPut::Turn(Next::Retry(now + RATE_LIMIT_PAUSE))
             }
             RefusalKind::DeadlinePassed => {
                 owed.lease = None;

@@ -119,6 +119,10 @@ pub struct StoreStatus {
     /// Work on so many records may be under way at once: fewer while the store has too much to do,
     /// or has only just come back.
     pub width: usize,
+    /// Retries since the start.
+    pub retries: u64,
+    /// How many more the store may be asked for now, beside what time and first tries bring.
+    pub retries_left: u64,
     /// Records that this coordinator owes it work on, but for what it will not take.
     pub backlog: usize,
     /// For how long the oldest of that has been owed; `None`: nothing is.
@@ -208,6 +212,8 @@ impl<E: Env> Coordinator<E> {
             breaker: state.breakers[store].state().name(),
             forced: state.forced.get(&store).cloned(),
             width: state.concurrency[store].width(),
+            retries: state.lanes[store].retries().0,
+            retries_left: state.lanes[store].retries().1,
             backlog: state.backlog(store),
             oldest_ms: state.lanes[store].oldest().map(|since| millis(now.saturating_sub(since))),
             drain_ms: state.predicted_drain(store).map(millis),

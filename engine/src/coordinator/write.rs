@@ -176,6 +176,8 @@ pub enum WriteRefusal {
     },
     /// Another conditional write to this record is under way. The same again, later.
     Busy,
+    /// The caller's deadline has passed, so the write was not begun.
+    DeadlinePassed,
     /// This coordinator is stopping. The same again, elsewhere or later.
     Stopping,
     /// The coordinator is being retired. The same at another.
@@ -192,6 +194,7 @@ impl WriteRefusal {
             | WriteRefusal::AuthorityUnreachable { .. }
             | WriteRefusal::ContextAhead { .. }
             | WriteRefusal::Busy
+            | WriteRefusal::DeadlinePassed
             | WriteRefusal::Stopping
             | WriteRefusal::Leaving => true,
             WriteRefusal::UnknownDataset { .. }
@@ -248,6 +251,9 @@ impl fmt::Display for WriteRefusal {
             WriteRefusal::Busy => {
                 f.write_str("a conditional write to this record is under way; try again")
             }
+            WriteRefusal::DeadlinePassed => f.write_str(
+                "the caller's deadline passed before the write was begun; try again, with more time",
+            ),
             WriteRefusal::Stopping => f.write_str("this coordinator is stopping; try again"),
             WriteRefusal::Leaving => {
                 f.write_str("this coordinator is being retired; write at another")
@@ -275,10 +281,16 @@ struct Looked {
 impl<E: Env> Coordinator<E> {
     /// Writes one record.
     pub async fn write(&self, write: Write) -> WriteOutcome {
+        self.write_by(write, None).await
+    }
+
+    /// Writes one record for a caller that waits until `deadline` (monotonic): after that nothing is
+    /// begun, and what was begun before is answered as far as it is known by then.
+    pub async fn write_by(&self, write: Write, deadline: Option<Duration>) -> WriteOutcome {
         let policy = self.policy();
         let mut write = write;
         let outcome = match check(&policy, &mut write) {
-            Ok((dataset, record)) => self.write_checked(dataset, record, write).await,
+            Ok((dataset, record)) => self.write_checked(dataset, record, write, deadline).await,
             Err(refusal) => WriteOutcome::Refused(refusal),
         };
         let mut state = self.state();
@@ -302,15 +314,16 @@ impl<E: Env> Coordinator<E> {
         dataset: &Dataset,
         record: RecordId,
         write: Write,
+        deadline: Option<Duration>,
     ) -> WriteOutcome {
-        if let Err(refusal) = self.wait_for_conditional(&record, &write.condition).await {
+        if let Err(refusal) = self.wait_for_conditional(&record, &write.condition, deadline).await {
             return WriteOutcome::Refused(refusal);
         }
         let looked = match self.know(dataset, &record, &write.condition).await {
             Ok(looked) => looked,
             Err(refusal) => return WriteOutcome::Refused(refusal),
         };
-        let begun = match self.begin(dataset, &record, write, looked) {
+        let begun = match self.begin(dataset, &record, write, looked, deadline) {
             Ok(begun) => begun,
             Err(refusal) => return WriteOutcome::Refused(refusal),
         };
@@ -326,11 +339,12 @@ impl<E: Env> Coordinator<E> {
             }
         }
         let intent = &begun.intent;
-        let stores = self.acknowledge(dataset, intent, begun.created, begun.settled);
+        let within = self.left(deadline).min(self.pace.acknowledge_within);
+        let stores = self.acknowledge(dataset, intent, begun.created, begun.settled, within);
         if dataset.durability != Durability::Peer || intent.only_over.is_some() {
             return stores.await;
         }
-        let kept = self.keep_at_a_peer(intent, self.pace.acknowledge_within);
+        let kept = self.keep_at_a_peer(intent, within);
         let (outcome, kept) = tokio::join!(biased; stores, kept);
         match outcome {
             // Only this disk has it: the caller is told what it still waits for.
@@ -345,13 +359,25 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
+    /// How long the caller still waits.
+    fn left(&self, deadline: Option<Duration>) -> Duration {
+        deadline.map_or(Duration::MAX, |deadline| deadline.saturating_sub(self.now()))
+    }
+
+    /// Nothing is begun for a caller that has gone.
+    fn still_waited_for(&self, deadline: Option<Duration>) -> Result<(), WriteRefusal> {
+        if self.left(deadline).is_zero() { Err(WriteRefusal::DeadlinePassed) } else { Ok(()) }
+    }
+
     /// Conditional writes have a record to themselves: what is built on one must know how it came
     /// out.
     async fn wait_for_conditional(
         &self,
         record: &RecordId,
         condition: &Condition,
+        deadline: Option<Duration>,
     ) -> Result<(), WriteRefusal> {
+        self.still_waited_for(deadline)?;
         let alone = match condition {
             Condition::Match(_) | Condition::Absent => true,
             Condition::None | Condition::Context(_) => false,
@@ -369,7 +395,8 @@ impl<E: Env> Coordinator<E> {
             if !must_wait {
                 return Ok(());
             }
-            let left = give_up.saturating_sub(self.now());
+            self.still_waited_for(deadline)?;
+            let left = give_up.saturating_sub(self.now()).min(self.left(deadline));
             if left == Duration::ZERO {
                 return Err(WriteRefusal::Busy);
             }
@@ -445,7 +472,9 @@ impl<E: Env> Coordinator<E> {
         record: &RecordId,
         write: Write,
         looked: Option<Looked>,
+        deadline: Option<Duration>,
     ) -> Result<Begun, WriteRefusal> {
+        self.still_waited_for(deadline)?;
         let wall = self.env.clock().wall();
         let mut state = self.state();
         if self.is_stopped() {
@@ -546,6 +575,7 @@ impl<E: Env> Coordinator<E> {
         intent: &Arc<Intent>,
         created: bool,
         mut settled: oneshot::Receiver<Settled>,
+        within: Duration,
     ) -> WriteOutcome {
         let receipt = |pending: Vec<StoreId>| {
             WriteOutcome::Applied(Receipt {
@@ -562,11 +592,8 @@ impl<E: Env> Coordinator<E> {
         if !waits {
             return receipt(Vec::new());
         }
-        let within = if self.awaits_what_is_held(dataset, intent) {
-            Duration::ZERO
-        } else {
-            self.pace.acknowledge_within
-        };
+        let is_held = self.awaits_what_is_held(dataset, intent);
+        let within = if is_held { Duration::ZERO } else { within };
         let in_time = tokio::select! {
             biased;
             settled = &mut settled => Some(settled),

@@ -4,6 +4,7 @@
 //! overlap, so that one journal commit carries many. Answers stand in the order of the
 //! operations. A malformed request changes nothing: it is read whole before the first operation.
 
+use super::deadline::Deadline;
 use super::problem::{Kind, Problem};
 use super::records::{
     bad, body_problem, context_of, lifetime_of, read_level, receipt, receipt_json,
@@ -14,8 +15,8 @@ use crate::env::Env;
 use crate::policy::ReadLevel;
 use crate::record::VALUE_BYTES_MAX;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -72,6 +73,7 @@ impl Step {
 
 pub(super) async fn batch<E: Env>(
     State(app): State<Arc<App<E>>>,
+    Extension(deadline): Extension<Deadline>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let body = body.map_err(|rejection| body_problem(&rejection, BATCH_BYTES_MAX))?;
@@ -98,7 +100,7 @@ pub(super) async fn batch<E: Env>(
     let room = Arc::new(AtomicUsize::new(VALUE_BYTES_MAX));
     let mut running = JoinSet::new();
     for steps in by_record.into_values() {
-        running.spawn(carry_out(coordinator.clone(), steps, room.clone()));
+        running.spawn(carry_out(app.clone(), coordinator.clone(), steps, room.clone(), deadline));
     }
     let mut results = vec![Value::Null; count];
     while let Some(ended) = running.join_next().await {
@@ -111,26 +113,33 @@ pub(super) async fn batch<E: Env>(
 }
 
 async fn carry_out<E: Env>(
+    app: Arc<App<E>>,
     coordinator: Arc<Coordinator<E>>,
     steps: Vec<(usize, Step)>,
     room: Arc<AtomicUsize>,
+    deadline: Deadline,
 ) -> Vec<(usize, Value)> {
     let mut answers = Vec::with_capacity(steps.len());
     for (at, step) in steps {
         let answer = match step {
             Step::Read { dataset, key, level } => {
-                read(&coordinator, &dataset, &key, level, &room).await
+                let read = read(&coordinator, &dataset, &key, level, &room);
+                deadline.within(&app, read).await.and_then(|read| read)
             }
-            Step::Write(write) => self::write(&coordinator, write).await,
+            Step::Write(write) => self::write(&coordinator, write, deadline).await,
         };
         answers.push((at, answer.unwrap_or_else(|problem| problem.json())));
     }
     answers
 }
 
-async fn write<E: Env>(coordinator: &Coordinator<E>, write: Write) -> Result<Value, Problem> {
+async fn write<E: Env>(
+    coordinator: &Coordinator<E>,
+    write: Write,
+    deadline: Deadline,
+) -> Result<Value, Problem> {
     let deletes = write.value.is_none();
-    let receipt = receipt(coordinator.write(write).await)?;
+    let receipt = receipt(coordinator.write_by(write, deadline.0).await)?;
     let status = match (receipt.pending.is_empty(), deletes, receipt.created) {
         (false, _, _) => 202,
         (true, true, _) => 204,

@@ -86,6 +86,15 @@ impl Text {
         for StoreStatus { store, width, .. } in &status.stores {
             self.line("store_concurrency", &format!("{{store=\"{store}\"}}"), *width as u64);
         }
+        self.head("retries_total", "counter", "Work that was tried again at a store.");
+        for StoreStatus { store, retries, .. } in &status.stores {
+            self.line("retries_total", &format!("{{store=\"{store}\"}}"), *retries);
+        }
+        let help = "Retries that a store may be asked for, beside what time and first tries bring.";
+        self.head("retry_budget", "gauge", help);
+        for StoreStatus { store, retries_left, .. } in &status.stores {
+            self.line("retry_budget", &format!("{{store=\"{store}\"}}"), *retries_left);
+        }
         self.health(&status.stores);
         self.passes(&status.passes);
         let help = "Writes and copies that a store refuses for good.";

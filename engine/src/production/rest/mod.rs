@@ -10,6 +10,7 @@
 
 mod batch;
 mod dead_letters;
+mod deadline;
 mod door;
 mod metrics;
 mod page;
@@ -36,6 +37,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post};
+use deadline::Deadline;
 use door::Caller;
 use std::sync::Arc;
 use std::time::Duration;
@@ -198,12 +200,17 @@ async fn own_names<E: Env>(
 
 async fn known_callers<E: Env>(
     State(app): State<Arc<App<E>>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let caller: Caller = app.door.caller(request.headers(), app.now());
-    match app.door.admit(&caller, request.method(), request.headers()) {
-        Ok(()) => next.run(request).await,
+    let arrived = app.now();
+    let caller: Caller = app.door.caller(request.headers(), arrived);
+    let admitted = app.door.admit(&caller, request.method(), request.headers());
+    match admitted.and_then(|()| Deadline::of(request.headers(), arrived)) {
+        Ok(deadline) => {
+            request.extensions_mut().insert(deadline);
+            next.run(request).await
+        }
         Err(problem) => problem.into_response(),
     }
 }
@@ -223,7 +230,11 @@ async fn room_for_body<E: Env>(
         Some(Announced::Unsaid) => VALUE_BYTES_MAX as u64,
     };
     let kib = u32::try_from(bytes.div_ceil(1024)).expect("at most the largest value");
-    let room = app.bodies.acquire_many(kib).await.expect("the semaphore is never closed");
+    let deadline = request.extensions().get().copied().unwrap_or(Deadline(None));
+    let room = match deadline.within(&app, app.bodies.acquire_many(kib)).await {
+        Ok(room) => room.expect("the semaphore is never closed"),
+        Err(problem) => return problem.refused().into_response(),
+    };
     let response = next.run(request).await;
     drop(room);
     response

@@ -63,6 +63,8 @@ pub enum Kind {
     StoreUnavailable,
     /// Another conditional write to the record is under way.
     Busy,
+    /// The caller's deadline has passed.
+    DeadlinePassed,
     /// The server is stopping.
     Stopping,
     /// The journal failed, and the coordinator is being started again.
@@ -128,6 +130,9 @@ impl Kind {
                 ("store-unavailable", "A store does not answer", S::SERVICE_UNAVAILABLE, true)
             }
             Kind::Busy => ("busy", "Another write is under way", S::SERVICE_UNAVAILABLE, true),
+            Kind::DeadlinePassed => {
+                ("deadline-passed", "The caller's deadline has passed", S::GATEWAY_TIMEOUT, true)
+            }
             Kind::Stopping => ("stopping", "The server is stopping", S::SERVICE_UNAVAILABLE, true),
             Kind::Recovering => {
                 ("recovering", "Starting again from the journal", S::SERVICE_UNAVAILABLE, true)
@@ -241,6 +246,7 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::JournalFull { .. } => Kind::JournalFull,
             WriteRefusal::AuthorityUnreachable { .. } => Kind::StoreUnavailable,
             WriteRefusal::ContextAhead { .. } | WriteRefusal::Busy => Kind::Busy,
+            WriteRefusal::DeadlinePassed => Kind::DeadlinePassed,
             WriteRefusal::Stopping | WriteRefusal::Leaving => Kind::Stopping,
         };
         let mut problem = Problem::new(kind, refusal.to_string()).refused();

@@ -4,6 +4,7 @@
 //! concurrent with whatever that history had not seen. `X-Session` carries what a client has seen
 //! of all records: a read with `read=session` is never older than that, at any coordinator.
 
+use super::deadline::Deadline;
 use super::problem::{Kind, Problem};
 use super::{App, PAGE_RECORDS_MAX, too_large};
 use crate::coordinator::{
@@ -15,7 +16,7 @@ use crate::record::{StoreId, VALUE_BYTES_MAX};
 use crate::version::{Dot, VersionVector};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -69,6 +70,16 @@ pub(super) async fn no_key() -> Problem {
 
 pub(super) async fn get<E: Env>(
     State(app): State<Arc<App<E>>>,
+    Extension(deadline): Extension<Deadline>,
+    place: Place,
+    query: Result<Query<GetQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    deadline.within(&app, find(&app, place, query, headers)).await?
+}
+
+async fn find<E: Env>(
+    app: &App<E>,
     place: Place,
     query: Result<Query<GetQuery>, QueryRejection>,
     headers: HeaderMap,
@@ -163,6 +174,7 @@ fn is_reference(policy: &Policy, dataset: &str, store: StoreId, bytes: usize) ->
 
 pub(super) async fn put<E: Env>(
     State(app): State<Arc<App<E>>>,
+    Extension(deadline): Extension<Deadline>,
     place: Place,
     query: Result<Query<PutQuery>, QueryRejection>,
     headers: HeaderMap,
@@ -183,13 +195,14 @@ pub(super) async fn put<E: Env>(
     let condition = condition(&coordinator, &dataset, &key, &headers).await?;
     let session = session_of(&headers)?;
     let write = Write { dataset, key, value: Some(value), condition, lifetime };
-    let receipt = receipt(coordinator.write(write).await)?;
+    let receipt = receipt(coordinator.write_by(write, deadline.0).await)?;
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(acknowledged(&receipt, status, session))
 }
 
 pub(super) async fn delete<E: Env>(
     State(app): State<Arc<App<E>>>,
+    Extension(deadline): Extension<Deadline>,
     place: Place,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -201,7 +214,7 @@ pub(super) async fn delete<E: Env>(
     }
     let session = session_of(&headers)?;
     let write = Write { dataset, key, value: None, condition, lifetime: Lifetime::Usual };
-    let receipt = receipt(coordinator.write(write).await)?;
+    let receipt = receipt(coordinator.write_by(write, deadline.0).await)?;
     Ok(acknowledged(&receipt, StatusCode::NO_CONTENT, session))
 }
 
