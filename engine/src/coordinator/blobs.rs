@@ -186,9 +186,7 @@ impl<E: Env> Coordinator<E> {
         let (r2, d1) = (self.env.storage().r2(), self.env.storage().d1());
         let condemn = d1.condemn(blobs.clone());
         // What may be condemned and is not deleted is found again.
-        let Some(Outcome::Applied(condemned)) =
-            self.write_to(StoreId::D1, condemn).await
-        else {
+        let Some(Outcome::Applied(condemned)) = self.write_to(StoreId::D1, condemn).await else {
             return;
         };
         for (blob, condemned) in blobs.into_iter().zip(condemned) {

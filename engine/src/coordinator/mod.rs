@@ -48,8 +48,8 @@ mod watch;
 mod write;
 
 pub use dead::DeadLetterError;
-pub use leave::Leaving;
 pub use force::{ForceError, Kept};
+pub use leave::Leaving;
 pub use leaves::LedgerCheck;
 pub use pass::{Billed, Brake, Leave, Pass, PassError};
 pub use read::{Read, ReadError};

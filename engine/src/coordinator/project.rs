@@ -15,7 +15,6 @@
 
 use super::Coordinator;
 use super::take_in::TookIn;
-use crate::breaker::Seen;
 use crate::dead_letter::{Refused, Verdict};
 use crate::env::{Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
 use crate::env::{Refusal, RefusalKind, Storage};
