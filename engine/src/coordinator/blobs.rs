@@ -139,13 +139,15 @@ impl<E: Env> Coordinator<E> {
 
     /// Collects what nothing has referred to for a while, some in each turn.
     pub(super) async fn collect_blobs(&self) {
+        // Each in its turn: one look in the interval is enough.
+        let turns = self.turn().of;
         let after = {
             let mut state = self.state();
             let now = self.now();
             if now < state.blobs.next_look {
                 return;
             }
-            state.blobs.next_look = now + self.pace.blobs_every;
+            state.blobs.next_look = now + self.pace.blobs_every * turns;
             state.blobs.after.clone()
         };
         let (r2, d1) = (self.env.storage().r2(), self.env.storage().d1());

@@ -125,9 +125,9 @@ pub(super) struct Found {
 
 /// Which of the coordinators that share the stores this one is.
 #[derive(Clone, Copy)]
-struct Turn {
+pub(super) struct Turn {
     rank: u32,
-    of: u32,
+    pub(super) of: u32,
 }
 
 /// A copy in a listing.
@@ -208,7 +208,7 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    fn turn(&self) -> Turn {
+    pub(super) fn turn(&self) -> Turn {
         let peers = self.sharing();
         let rank = peers.iter().filter(|peer| **peer < self.actor.node).count() as u32;
         Turn { rank, of: peers.len() as u32 + 1 }
