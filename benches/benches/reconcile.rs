@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidelock_benches::Memory;
 use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::coordinator::{Condition, Coordinator, Leave, Write, WriteOutcome};
-use tidelock_engine::env::KvEntry;
+use tidelock_engine::env::{KvEntry, Peer};
 use tidelock_engine::ledger::Ledger;
 use tidelock_engine::policy::{Dataset, Pace, Policy};
 use tidelock_engine::projection::{self, Body};
@@ -18,7 +18,7 @@ use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::resolve::sibling;
 use tidelock_engine::row::{Install, RowOp, Seq, StoreTime};
 use tidelock_engine::tree::Tree;
-use tidelock_engine::version::{Actor, Dot, NodeId, Stamp, Version};
+use tidelock_engine::version::{Actor, Dot, NodeId, SiteId, Stamp, Version};
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
@@ -110,6 +110,60 @@ fn descend(ours: &Ledger, records: u64) {
          {bytes} B as JSON, {} leaves, {read} records read, {took:?}",
         leaves.len()
     );
+}
+
+/// Two sites with as many records, a hundred of which differ: what it takes one to catch up that
+/// starts anew.
+fn catch_up(records: u64) {
+    let dataset: Arc<str> = Arc::from("bench");
+    let sites = [SiteId(0), SiteId(1)].map(|site| {
+        let memory = Memory::at(site);
+        for n in 0..records {
+            let newer = site == SiteId(0) && n % (records / 100) == 0;
+            let counter = if newer { 2 * records + n } else { n } + 1;
+            let (record, version) = (record(&dataset, n), version(n, counter));
+            let value = Stored::Inline(Bytes::from(format!("{n:0>64}")));
+            let (losers, owe, expect) = (Vec::new(), Vec::new(), Default::default());
+            let op = Install { record, expect, version, value, losers, owe, holder: WRITER };
+            memory.with_d1(|d1| d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]));
+        }
+        memory
+    });
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let start = |memory: &Memory, node: NodeId| {
+        let dataset = Dataset { reconcile_every: None, ..Dataset::everywhere("bench") };
+        let (policy, pace) = (Policy::new([dataset]), Pace::default());
+        let started = Coordinator::start(memory.clone(), node, policy, pace);
+        runtime.block_on(started).expect("an empty journal replays")
+    };
+    let [there, here] = [0, 1].map(|n| start(&sites[usize::from(n)], NodeId(n)));
+    let complete = |coordinator: &Coordinator<Memory>| coordinator.status().ledger_complete;
+    runtime.block_on(async {
+        while !complete(&there) || !complete(&here) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let before = (sites[1].messages(), sites[0].rows_read());
+        let begun = on_processor();
+        sites[1].meet(Peer { node: NodeId(0), site: SiteId(0) }, there.clone());
+        let caught_up = || {
+            let followed = here.status().sites;
+            followed.iter().any(|site| site.reached > Seq(0)) && here.is_idle()
+        };
+        while !caught_up() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        println!(
+            "a site of {records:>7} records that starts anew, 100 differ: {} messages, {} rows read at \
+             the other, {:?}",
+            sites[1].messages() - before.0,
+            sites[0].rows_read() - before.1,
+            on_processor() - begun
+        );
+    });
+    sites[1].part();
+    there.stop();
+    here.stop();
 }
 
 fn coordinator_over(
@@ -233,6 +287,9 @@ fn main() {
     let million = upkeep(1_000_000);
     descend(&million, 1_000_000);
     drop(million);
+    catch_up(10_000);
+    catch_up(100_000);
+    catch_up(1_000_000);
     pass(10_000);
     pass(100_000);
 }

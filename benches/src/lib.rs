@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tidelock_engine::blob::Condemned;
+use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::env::{
     Clock, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore, Outcome, Peer,
     PeerMessage, PeerReply, PutIf, RowHistory, RowStore, Storage, Unavailable,
@@ -32,6 +33,10 @@ struct Inner {
     begun: Instant,
     drawn: AtomicU64,
     feed_stands_still: AtomicBool,
+    site: SiteId,
+    other: Mutex<Option<(Peer, Arc<Coordinator<Memory>>)>>,
+    messages: AtomicU64,
+    rows_read: AtomicU64,
 }
 
 /// See the module.
@@ -47,11 +52,22 @@ pub struct MemoryR2(Arc<Inner>);
 
 impl Default for Memory {
     fn default() -> Self {
+        Memory::at(SiteId(0))
+    }
+}
+
+impl Memory {
+    /// The stores of a site.
+    pub fn at(site: SiteId) -> Self {
         let inner = Arc::new(Inner {
             stores: Mutex::default(),
             begun: Instant::now(),
             drawn: AtomicU64::new(1),
             feed_stands_still: AtomicBool::new(false),
+            site,
+            other: Mutex::default(),
+            messages: AtomicU64::new(0),
+            rows_read: AtomicU64::new(0),
         });
         Memory { r2: MemoryR2(inner.clone()), inner }
     }
@@ -68,6 +84,30 @@ impl Inner {
 }
 
 impl Memory {
+    /// From now on whoever runs here has another coordinator on its list; nothing is lost on the way.
+    pub fn meet(&self, peer: Peer, coordinator: Arc<Coordinator<Memory>>) {
+        *self.inner.other.lock().expect("nobody panics with it") = Some((peer, coordinator));
+    }
+
+    /// Nobody is on its list any more.
+    pub fn part(&self) {
+        drop(self.inner.other.lock().expect("nobody panics with it").take());
+    }
+
+    /// Messages that went out from here.
+    pub fn messages(&self) -> u64 {
+        self.inner.messages.load(Ordering::Relaxed)
+    }
+
+    /// Rows of D1 that its feed or its leaves have given.
+    pub fn rows_read(&self) -> u64 {
+        self.inner.rows_read.load(Ordering::Relaxed)
+    }
+
+    fn gave(&self, rows: usize) {
+        self.inner.rows_read.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
     /// From now on D1's change feed shows nothing new, as one that misses what it should show.
     pub fn stop_feed(&self) {
         self.inner.feed_stands_still.store(true, Ordering::Relaxed);
@@ -135,16 +175,25 @@ impl Clock for Memory {
 }
 
 impl Network for Memory {
-    async fn request(&self, _to: NodeId, _message: PeerMessage) -> Outcome<PeerReply> {
-        Outcome::Applied(PeerReply::Noted)
+    async fn request(&self, to: NodeId, message: PeerMessage) -> Outcome<PeerReply> {
+        self.inner.messages.fetch_add(1, Ordering::Relaxed);
+        let other = self.inner.other.lock().expect("nobody panics with it").clone();
+        match other.filter(|(peer, _)| peer.node == to) {
+            // Boxed: an answer may ask in its turn.
+            Some((_, coordinator)) => {
+                Outcome::Applied(Box::pin(coordinator.receive(message)).await)
+            }
+            None => Outcome::Applied(PeerReply::Noted),
+        }
     }
 
     fn site(&self) -> SiteId {
-        SiteId(0)
+        self.inner.site
     }
 
     fn peers(&self) -> Vec<Peer> {
-        Vec::new()
+        let other = self.inner.other.lock().expect("nobody panics with it");
+        other.iter().map(|(peer, _)| *peer).collect()
     }
 }
 
@@ -218,7 +267,9 @@ impl RowStore for Memory {
         if self.inner.feed_stands_still.load(Ordering::Relaxed) {
             return Ok(PollPage { complete: true, head: poll.after, ..PollPage::default() });
         }
-        Ok(self.inner.stores().d1.poll(self.inner.now(), poll))
+        let page = self.inner.stores().d1.poll(self.inner.now(), poll);
+        self.gave(page.changes.len());
+        Ok(page)
     }
 
     async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
@@ -242,7 +293,9 @@ impl RowStore for Memory {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Change>, Unavailable> {
-        Ok(self.inner.stores().d1.leaf_rows(dataset, leaf, after, limit))
+        let rows = self.inner.stores().d1.leaf_rows(dataset, leaf, after, limit);
+        self.gave(rows.len());
+        Ok(rows)
     }
 }
 

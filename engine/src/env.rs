@@ -10,16 +10,17 @@
 
 use crate::blob::Condemned;
 use crate::journal::{Intent, JournalBatch, JournalError, Replay};
-use crate::record::{Loser, RecordId};
+use crate::record::{Key, Loser, RecordId};
 use crate::resolve::Held;
 use crate::row::{BatchAnswer, Change, Poll, PollPage, Row, RowOp, Seq, StoreTime};
-use crate::tree::{Leaf, Sums};
+use crate::tree::{Leaf, Node, Sums};
 use crate::version::{ContentHash, Dot, NodeId, SiteId, VersionVector};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that the engine needs of the world.
@@ -101,6 +102,24 @@ pub enum PeerMessage {
     },
     /// From another site: the values of these records.
     Fetch(Vec<Wanted>),
+    /// From another site: the roots of the receiver's trees, one for each dataset.
+    Roots,
+    /// From another site: the sums of the children of these nodes, which have some.
+    Children {
+        /// Of which dataset's tree.
+        dataset: Arc<str>,
+        /// In order; a bounded number.
+        nodes: Vec<Node>,
+    },
+    /// From another site: what stands in these leaves.
+    Leaves {
+        /// Of which dataset's tree.
+        dataset: Arc<str>,
+        /// In order; a bounded number.
+        leaves: Vec<Leaf>,
+        /// In the first of them, after this key.
+        after: Option<Key>,
+    },
 }
 
 /// A record that another site asks for.
@@ -126,6 +145,29 @@ pub enum PeerReply {
     Values(Vec<Whole>),
     /// The receiver's authority does not answer it. The same again, later or elsewhere.
     Unavailable(String),
+    /// The roots.
+    Roots {
+        /// Everything up to this place of the receiver's feed is in its trees.
+        at: Seq,
+        /// By dataset.
+        roots: Vec<(Arc<str>, Sums)>,
+    },
+    /// Sixteen sums for each node that was asked for, in order.
+    Children {
+        /// As of the roots.
+        at: Seq,
+        /// The sums.
+        sums: Vec<Sums>,
+    },
+    /// What stands in the leaves that were asked for, from the authority.
+    Leaves {
+        /// Leaf by leaf.
+        changes: Vec<Change>,
+        /// So many leaves are through.
+        through: usize,
+        /// The leaf after those is through up to this key; `None`: it has not begun.
+        after: Option<Key>,
+    },
 }
 
 /// A page of a site's feed.

@@ -292,6 +292,9 @@ pub struct Pace {
     pub dead_letters_max: usize,
     /// Between two puts of one key at KV or R2, which take one write a second for each.
     pub same_key: Duration,
+    /// Changes in one page of another site's feed. One that is longer is not read from its beginning:
+    /// trees are compared first.
+    pub feed_page: usize,
     /// Values of each dataset and store that one turn of the scrub reads.
     pub scrub_values: usize,
     /// Their bytes, with which it ends.
@@ -318,6 +321,7 @@ impl Default for Pace {
             intent_bytes_max: 256 * 1024 * 1024,
             dead_letters_max: 1_000,
             same_key: Duration::from_millis(1_000),
+            feed_page: 500,
             scrub_values: 64,
             scrub_bytes: 16 * 1024 * 1024,
             blobs_every: Duration::from_secs(10 * 60),

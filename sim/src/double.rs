@@ -34,6 +34,8 @@ pub enum Double {
     TokensForgotten,
     /// A site tells others that nothing has happened there.
     FeedHidden,
+    /// A site's feed leaves out every third change.
+    FeedSkips,
     /// A read's context includes a write that was never made.
     ReadsClaimMore,
     /// A read's bytes are damaged on their way to the client.

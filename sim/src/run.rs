@@ -225,6 +225,7 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         };
         let bounded = world.scenario.intents_max.filter(|_| !world.is(Double::QueuesUnbounded));
         pace.intents_max = bounded.unwrap_or(pace.intents_max);
+        pace.feed_page = world.scenario.feed_page.unwrap_or(pace.feed_page);
         let policy = crate::reload::policy_of(&world, node);
         let coordinator = match Coordinator::start(env, node, policy, pace).await {
             Ok(coordinator) => coordinator,
@@ -867,6 +868,9 @@ fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
         (counters.blobs_collected, "a-blob-was-collected"),
         (counters.clock_drift_ms_max, "clock-drift-noticed"),
         (counters.expired, "a-value-expired"),
+        (counters.trees_compared, "sites-compared-trees"),
+        (counters.site_leaves_read, "leaves-of-another-site-were-read"),
+        (counters.missed_by_feeds, "a-look-found-what-a-feed-had-missed"),
     ];
     sometimes.extend(reached.into_iter().filter(|(count, _)| *count > 0).map(|(_, name)| name));
 }

@@ -23,6 +23,9 @@ use tidelock_faults::{Call, End, Fault, Kind, Moment, Place, PlanShape, plan};
 /// Between two looks over the projections, in generated worlds.
 pub const RECONCILE_EVERY_MS: u64 = 10_000;
 
+/// Changes in a short page of a feed.
+const SHORT_PAGE: usize = 8;
+
 /// A fault until then never ends: no run is so long.
 pub const NEVER_MS: u64 = 3_600_000;
 
@@ -232,6 +235,9 @@ pub struct Scenario {
     /// Intents that a coordinator may hold; `None`: as many as in production.
     #[serde(default)]
     pub intents_max: Option<usize>,
+    /// Changes in one page of another site's feed; `None`: as many as in production.
+    #[serde(default)]
+    pub feed_page: Option<usize>,
     /// What the sessions do, in time order.
     pub operations: Vec<Operation>,
     /// What goes wrong.
@@ -312,10 +318,16 @@ impl Scenario {
             reconcile_every_ms: Some(RECONCILE_EVERY_MS),
             reconcile_full: None,
             intents_max: None,
+            feed_page: None,
             operations,
             faults,
             outside: Vec::new(),
         };
+        if sites > 1 {
+            // With short pages a feed is soon too long to be read from its beginning.
+            let short = streams.open(Purpose::Exchange, 0).random_bool(0.5);
+            scenario.feed_page = short.then_some(SHORT_PAGE);
+        }
         scenario.let_expire(&mut streams.open(Purpose::Expiry, 0));
         scenario.faults.retain(|fault| !profile.leaves_out(fault.kind));
         if profile == Profile::Liveness {
@@ -433,6 +445,7 @@ impl Scenario {
             reconcile_every_ms: None,
             reconcile_full: None,
             intents_max: None,
+            feed_page: None,
             operations: Vec::new(),
             faults: Vec::new(),
             outside: Vec::new(),

@@ -31,6 +31,8 @@ pub enum Purpose {
     Replay,
     /// Which values expire, and when.
     Expiry,
+    /// How sites exchange what they have.
+    Exchange,
 }
 
 /// All streams of a seed.

@@ -173,3 +173,86 @@ fn convergence_fires_when_a_site_hides_its_feed() {
     let fired = |invariant| wrong.violations.iter().any(|v| v.invariant == invariant);
     assert!(fired(Invariant::Convergence), "{:?}", wrong.violations);
 }
+
+/// As many records at both sites; while they are cut apart some are written at one, and the other
+/// starts anew.
+fn started_anew(records: u64, written: u64) -> Scenario {
+    let mut scenario = two_sites();
+    for at in 0..records {
+        scenario = scenario.then(1_000 + at * 20, 0, &format!("k{at}"), PUT);
+    }
+    for at in 0..written {
+        scenario = scenario.then(8_000 + at * 20, 0, &format!("k{}", at * 7), PUT);
+    }
+    let crash = Place::Call { node: 1, call: Call::D1Poll, ordinal: 1, moment: Moment::Before };
+    scenario = cut_apart(scenario, 7_500..12_000);
+    scenario = scenario.fault(Kind::ProcessCrash, crash, 9_000..10_000, 500);
+    scenario.feed_page = Some(10);
+    scenario.length_ms = 20_000;
+    scenario
+}
+
+/// What node 1 asked for from its restart on, up to the first values.
+fn asked_since_restart(outcome: &Outcome) -> Vec<&'static str> {
+    let since = outcome.events.iter().skip_while(|event| event.kind != "restart");
+    let asked = since.filter(|e| e.lane == End::Node(1) && e.kind.starts_with("asks-"));
+    let before_values = outcome.events.iter().filter(|event| {
+        event.lane == End::Node(1) && event.kind == "fetches" && event.at_us > 12_000_000
+    });
+    let values_us = before_values.map(|event| event.at_us).min().expect("it lacked some");
+    asked.take_while(|event| event.at_us <= values_us).map(|event| event.kind).collect()
+}
+
+/// What it takes goes with what differs, and not with what is there.
+#[test]
+fn a_site_that_starts_anew_reads_what_differs_and_not_the_feed() {
+    let mut asked = Vec::new();
+    for records in [40, 160] {
+        let outcome = clean(&started_anew(records, 4));
+        assert!(outcome.sometimes.contains("sites-compared-trees"));
+        let each = asked_since_restart(&outcome);
+        for word in ["asks-roots", "asks-children", "asks-leaves"] {
+            assert!(each.contains(&word), "{each:?}");
+        }
+        assert!(!each.contains(&"asks-changes"), "it does not read the feed: {each:?}");
+        asked.push(each.len());
+    }
+    assert!(asked[1] <= asked[0] + 4, "{asked:?}");
+}
+
+/// The feed leaves out what it should show: a look over the dataset finds that.
+#[test]
+fn what_a_feed_did_not_show_is_found_by_comparing_trees() {
+    let mut scenario = two_sites();
+    for at in 0..12 {
+        scenario = scenario.then(1_000 + at * 100, 0, &format!("k{at}"), PUT);
+    }
+    scenario.length_ms = 15_000;
+    let skips = Some(Double::FeedSkips);
+    let broken = run::run(&scenario, skips, false).violations;
+    assert!(broken.iter().any(|v| v.invariant == Invariant::Convergence), "{broken:?}");
+    scenario.reconcile_every_ms = Some(1_000);
+    let outcome = run::run(&scenario, skips, false);
+    assert_eq!(outcome.violations, []);
+    assert!(outcome.sometimes.contains("a-look-found-what-a-feed-had-missed"));
+}
+
+/// What a site refuses for good stays different for ever: its versions are read, its value is not.
+#[test]
+fn a_difference_that_stays_makes_no_look_read_values() {
+    let mut scenario = two_sites().then(300, 0, "j", PUT).then(3_000, 0, "k", PUT);
+    scenario.reconcile_every_ms = Some(1_000);
+    scenario.length_ms = 40_000;
+    let refused = Place::StoreAt { site: 1, store: StoreId::D1 };
+    let scenario = scenario.fault(Kind::D1Constraint, refused, 2_000..30_000, 0);
+    let outcome = run::run(&scenario, None, true);
+    let since = |word: &str| {
+        let here = outcome.events.iter().filter(|event| {
+            let during = (12_000_000..29_000_000).contains(&event.at_us);
+            event.lane == End::Node(1) && event.kind == word && during
+        });
+        here.count()
+    };
+    assert!(since("asks-leaves") > 5, "they differ in each look");
+    assert_eq!(since("fetches"), 0);
+}

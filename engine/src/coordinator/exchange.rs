@@ -15,6 +15,7 @@
 //! place up to which a feed counts as followed never passes a version that is not in the authority
 //! here.
 
+use super::compare::Comparison;
 use super::watch::News;
 use super::{Coordinator, SiteStatus, State};
 use crate::env::{
@@ -25,14 +26,13 @@ use crate::lane::Priority;
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{self, Held};
 use crate::row::{Change, Poll, Seq};
+use crate::tree::Leaf;
 use crate::version::{NodeId, SiteId, Version, VersionVector};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Changes in one page of a feed.
-const PAGE_CHANGES: usize = 500;
 /// Records in one request for values.
 const FETCH_RECORDS: usize = 100;
 /// Of these, read from the authority at once.
@@ -78,6 +78,10 @@ pub(super) struct Followed {
     /// It said that it has news.
     hinted: bool,
     failures: u32,
+    /// How far the trees were compared, before the feed is followed from where that began.
+    comparison: Option<Comparison>,
+    /// Where the looks over a dataset go on to compare its tree.
+    compared: BTreeMap<Arc<str>, Leaf>,
 }
 
 enum Pulled {
@@ -88,7 +92,7 @@ enum Pulled {
 }
 
 /// The other site does not answer, or the authority here does not take in what it gave.
-struct NotNow;
+pub(super) struct NotNow;
 
 impl<E: Env> Coordinator<E> {
     /// This coordinator's site.
@@ -193,6 +197,22 @@ impl<E: Env> Coordinator<E> {
         self.room_for_adoptions().await?;
         let (after, reached) =
             self.state().sites.get(&site).map(|f| (f.cursor, f.reached)).unwrap_or_default();
+        if after == Seq(0) && self.is_to_compare_first()? {
+            let begun = |state: &mut State| {
+                state.sites.get_mut(&site).and_then(|followed| followed.comparison.take())
+            };
+            let mut comparison = begun(&mut self.state());
+            let compared = self.compare_all(site, from, &mut comparison).await;
+            let mut state = self.state();
+            let Some(followed) = state.sites.get_mut(&site) else { return Err(NotNow) };
+            followed.comparison = comparison;
+            let at = compared?;
+            if at > Seq(0) {
+                followed.cursor = at;
+                followed.note_reached();
+                return Ok(Pulled::More);
+            }
+        }
         let asked = PeerMessage::Changes { site: self.site(), after, reached };
         let asked = self.env.network().request(from, asked);
         let Outcome::Applied(PeerReply::Changes(page)) = asked.await else { return Err(NotNow) };
@@ -205,7 +225,37 @@ impl<E: Env> Coordinator<E> {
             return Ok(Pulled::More);
         }
         let end = changes.last().map_or(after, |change| change.seq);
-        let mut wanted = self.lacking(changes);
+        let wanted = self.lacking(changes);
+        self.fetch_and_adopt(site, from, wanted).await?;
+        let mut state = self.state();
+        if let Some(followed) = state.sites.get_mut(&site) {
+            followed.cursor = end;
+            if complete {
+                followed.vouched = Some(settled);
+            }
+            followed.note_reached();
+        }
+        Ok(if complete { Pulled::All } else { Pulled::More })
+    }
+
+    /// True when a feed that was not followed yet may be long, and most of it is here already. An
+    /// error: nobody knows what is here.
+    fn is_to_compare_first(&self) -> Result<bool, NotNow> {
+        let state = self.state();
+        if state.ledger.is_complete() {
+            Ok(state.ledger.len() > self.pace.feed_page)
+        } else {
+            Err(NotNow)
+        }
+    }
+
+    /// Asks for values, and sends them towards the authority here.
+    pub(super) async fn fetch_and_adopt(
+        &self,
+        site: SiteId,
+        from: NodeId,
+        mut wanted: Vec<Wanted>,
+    ) -> Result<(), NotNow> {
         while !wanted.is_empty() {
             self.room_for_adoptions().await?;
             let asked = wanted.iter().take(FETCH_RECORDS).cloned().collect();
@@ -218,15 +268,7 @@ impl<E: Env> Coordinator<E> {
             self.adopt(site, &wanted, values)?;
             wanted = rest;
         }
-        let mut state = self.state();
-        if let Some(followed) = state.sites.get_mut(&site) {
-            followed.cursor = end;
-            if complete {
-                followed.vouched = Some(settled);
-            }
-            followed.note_reached();
-        }
-        Ok(if complete { Pulled::All } else { Pulled::More })
+        Ok(())
     }
 
     /// Waits until the authority here has taken enough of what was fetched before.
@@ -326,7 +368,7 @@ impl<E: Env> Coordinator<E> {
             PeerMessage::Changes { site, after, reached } => {
                 // Before the feed is read: whatever is decided by now shows in it.
                 let settled = self.state().reaping.heard(site, reached);
-                let poll = Poll { actor: self.actor, after, limit: PAGE_CHANGES };
+                let poll = Poll { actor: self.actor, after, limit: self.pace.feed_page };
                 if let Err(held) = self.not_held(StoreId::D1) {
                     return PeerReply::Unavailable(held.to_string());
                 }
@@ -341,6 +383,11 @@ impl<E: Env> Coordinator<E> {
                 }
             }
             PeerMessage::Fetch(wanted) => self.give(wanted).await,
+            PeerMessage::Roots => self.give_roots(),
+            PeerMessage::Children { dataset, nodes } => self.give_children(&dataset, &nodes),
+            PeerMessage::Leaves { dataset, leaves, after } => {
+                self.give_leaves(&dataset, &leaves, after).await
+            }
         }
     }
 
@@ -436,6 +483,24 @@ impl Followed {
     pub(super) fn begin_anew(&mut self) {
         (self.cursor, self.reached) = (Seq(0), Seq(0));
         (self.vouched, self.settled) = (None, VersionVector::new());
+        self.comparison = None;
+    }
+
+    /// Versions up to here are in the authority here, or on their way; `None`: it is not followed yet.
+    pub(super) fn up_to(&self) -> Option<Seq> {
+        (self.cursor > Seq(0)).then_some(self.cursor)
+    }
+
+    /// Where the next look over a dataset goes on to compare its tree.
+    pub(super) fn compared(&self, dataset: &str) -> Option<Leaf> {
+        self.compared.get(dataset).copied()
+    }
+
+    pub(super) fn note_compared(&mut self, dataset: &Arc<str>, past: Option<Leaf>) {
+        match past {
+            Some(past) => drop(self.compared.insert(dataset.clone(), past)),
+            None => drop(self.compared.remove(dataset)),
+        }
     }
 
     /// What is decided there, and here.

@@ -10,7 +10,7 @@
 //!
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
-//! follows the feeds of other sites, `keep.rs` journals writes of others, `reconcile.rs` looks over
+//! follows the feeds of other sites and `compare.rs` compares trees with them, `keep.rs` journals writes of others, `reconcile.rs` looks over
 //! what the projections list (`pass.rs`: what that showed, and whether it may be acted on) and
 //! `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of what others wrote there,
 //! `leaves.rs` holds the ledger against the authority, `reap.rs` removes tombstones that nothing needs
@@ -25,6 +25,7 @@
 
 mod blobs;
 mod commit;
+mod compare;
 mod dead;
 mod exchange;
 mod expire;

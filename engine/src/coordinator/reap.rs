@@ -73,6 +73,19 @@ impl Reaping {
         self.reached.get(&site).copied().unwrap_or_default()
     }
 
+    pub(super) fn knows_floor(&self, dataset: &str) -> bool {
+        self.floors.contains_key(dataset)
+    }
+
+    pub(super) fn note_floor(&mut self, dataset: Arc<str>, floor: Floor) {
+        self.floors.insert(dataset, floor);
+    }
+
+    /// True when all of a history was deleted, and the tombstones reaped, as far as it is known.
+    pub(super) fn is_below_floor(&self, dataset: &str, history: &VersionVector) -> bool {
+        self.floors.get(dataset).is_some_and(|floor| floor.history.covers(history))
+    }
+
     /// True when a write was deleted, and the tombstone reaped.
     pub(super) fn is_reaped(&self, dataset: &str, dot: Dot) -> bool {
         self.floors.get(dataset).is_some_and(|floor| floor.history.covers_dot(dot))

@@ -191,6 +191,8 @@ impl<E: Env> Coordinator<E> {
                 self.scrub(dataset, store, Priority::Reconciliation).await;
             }
             self.reap(dataset).await;
+            // It has just been told what is dead here.
+            self.compare_with_sites(&name).await;
             self.collect_blobs().await;
             let again = if self.is_to_be_filled(dataset) {
                 Some(self.now() + FILL_AGAIN_AFTER * turn.of)

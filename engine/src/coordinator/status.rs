@@ -85,6 +85,12 @@ pub struct Counters {
     pub leaves_differing: u64,
     /// Rows of D1 that the change feed had not shown.
     pub ledger_news: u64,
+    /// Trees that were compared with another site's.
+    pub trees_compared: u64,
+    /// Leaves of other sites whose versions were read because they differed.
+    pub site_leaves_read: u64,
+    /// Records of another site that its feed had not shown.
+    pub missed_by_feeds: u64,
     /// Times that D1 was found to have gone back, and everything was read anew.
     pub ledgers_forgotten: u64,
     /// Reads that found a copy missing or old, and had it put again.

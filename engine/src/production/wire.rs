@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::Read;
 
 /// What this build speaks. Another number is refused before anything is decoded.
-pub const VERSION: &str = "2";
+pub const VERSION: &str = "3";
 /// The header that carries it.
 pub const VERSION_HEADER: &str = "x-tidelock-wire";
 /// A message, unpacked: one value to be kept, or names of records.
@@ -85,6 +85,8 @@ mod tests {
     use crate::env::{PeerReply, Wanted, Whole};
     use crate::record::{Loser, RecordId, Stored};
     use crate::resolve::{Held, sibling};
+    use crate::row::Seq;
+    use crate::tree::{Leaf, Node, Sums};
     use crate::version::{Actor, Dot, SiteId, Stamp, Version, VersionVector};
     use bytes::Bytes;
 
@@ -111,6 +113,32 @@ mod tests {
             message: PeerMessage::Fetch(vec![wanted]),
         };
         assert_eq!(unpack(&pack(&envelope).unwrap(), MESSAGE_BYTES_MAX), Ok(envelope));
+    }
+
+    #[test]
+    fn the_largest_page_of_sums_is_small() {
+        let dataset: std::sync::Arc<str> = "notes".into();
+        let nodes: Vec<Node> = Node::ROOT.children().flat_map(Node::children).take(64).collect();
+        let leaves = vec![Leaf(0), Leaf(65_535)];
+        for message in [
+            PeerMessage::Roots,
+            PeerMessage::Children { dataset: dataset.clone(), nodes },
+            PeerMessage::Leaves { dataset: dataset.clone(), leaves, after: Some("tide".into()) },
+        ] {
+            let packed = pack(&message).unwrap();
+            assert_eq!(unpack(&packed, MESSAGE_BYTES_MAX), Ok(message));
+        }
+        let sums = Sums { count: 1_000, lanes: [u32::MAX; 4] };
+        let answers = [
+            PeerReply::Roots { at: Seq(7), roots: vec![(dataset, sums)] },
+            PeerReply::Children { at: Seq(7), sums: vec![sums; 64 * 16] },
+            PeerReply::Leaves { changes: Vec::new(), through: 2, after: None },
+        ];
+        for answer in answers {
+            let plain = postcard::to_stdvec(&answer).unwrap().len();
+            assert!(plain < 32 * 1024, "{plain} bytes");
+            assert_eq!(unpack(&pack(&answer).unwrap(), ANSWER_BYTES_MAX), Ok(answer));
+        }
     }
 
     #[test]

@@ -213,6 +213,9 @@ impl Text {
             leaves_compared,
             leaves_differing,
             ledger_news,
+            trees_compared,
+            site_leaves_read,
+            missed_by_feeds,
             ledgers_forgotten,
             read_repairs,
             foreign_refused,
@@ -299,6 +302,13 @@ impl Text {
             ),
             ("leaves_compared_total", "Leaf sums of D1 held against the ledger.", leaves_compared),
             ("divergent_leaves_total", "Of these, such as differed.", leaves_differing),
+            ("trees_compared_total", "Trees compared with other sites'.", trees_compared),
+            ("site_leaves_read_total", "Leaves of other sites that differed.", site_leaves_read),
+            (
+                "missed_by_feeds_total",
+                "Records that another site's feed had not shown.",
+                missed_by_feeds,
+            ),
             ("ledger_news_total", "Rows of D1 that its change feed had not shown.", ledger_news),
             (
                 "ledgers_forgotten_total",
