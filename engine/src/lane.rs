@@ -19,6 +19,7 @@
 use crate::record::RecordId;
 use crate::retry::Budget;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a record is in a lane, the most urgent first.
@@ -92,6 +93,8 @@ pub enum Next {
 #[derive(Debug, Default)]
 pub struct Lane {
     entries: BTreeMap<RecordId, Entry>,
+    /// How many entries each dataset has.
+    of: BTreeMap<Arc<str>, usize>,
     queues: [VecDeque<(u64, RecordId)>; 4],
     /// Turns that each priority has left in this round.
     turns: [u32; 4],
@@ -111,6 +114,10 @@ impl Lane {
     /// it is work that was not owed before.
     pub fn push(&mut self, record: &RecordId, priority: Priority, now: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(record) else {
+            match self.of.get_mut(&record.dataset) {
+                Some(of) => *of += 1,
+                None => drop(self.of.insert(record.dataset.clone(), 1)),
+            }
             self.wait(record, priority, now, false);
             return true;
         };
@@ -202,7 +209,10 @@ impl Lane {
         }
         let best = news.map_or(priority, |(news, _)| news.min(priority));
         match (next, news) {
-            (Next::Done, None) => drop(self.entries.remove(record)),
+            (Next::Done, None) => {
+                self.entries.remove(record);
+                *self.of.get_mut(&record.dataset).expect("it was pushed") -= 1;
+            }
             // What was owed before is paid: what came since has its own urgency and age.
             (Next::Done | Next::Park(_), Some((priority, since))) => {
                 self.wait(record, priority, since, false);
@@ -283,6 +293,11 @@ impl Lane {
         self.entries.len()
     }
 
+    /// Of these, such as are of a dataset.
+    pub fn len_of(&self, dataset: &str) -> usize {
+        self.of.get(dataset).copied().unwrap_or(0)
+    }
+
     /// Records that are parked.
     pub fn parked(&self) -> usize {
         self.parked.len()
@@ -315,7 +330,6 @@ mod tests {
     use super::*;
     use Priority::{Bulk, Foreground, Reconciliation, Repair};
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     const NOW: Duration = Duration::ZERO;
     const WIDTH: usize = 100;
@@ -571,6 +585,7 @@ mod tests {
                     Do::Resume => lane.resume(),
                 }
                 prop_assert_eq!(lane.under_way(), under_way.len());
+                prop_assert_eq!(lane.len_of("d"), lane.len());
             }
             for record in under_way {
                 lane.finish(&record, Next::Done);

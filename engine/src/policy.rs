@@ -6,6 +6,7 @@
 pub mod change;
 pub mod parse;
 
+use crate::backlog::{Mode, Queue};
 use crate::cron::Cron;
 use crate::fields::Fields;
 use crate::record::{KV_VALUE_BYTES_MAX, KeyError, RecordId, StoreId, VALUE_BYTES_MAX};
@@ -144,6 +145,10 @@ pub struct Dataset {
     pub read: ReadLevel,
     /// What an acknowledged write survives.
     pub durability: Durability,
+    /// What it does when its stores cannot keep up.
+    pub backlog: Mode,
+    /// How much of it may wait.
+    pub queue: Queue,
     /// For how long a value stands where its write does not say; `None`: until it is deleted.
     pub ttl: Option<Duration>,
     /// Between two looks over everything that the projections hold; `None`: nobody looks.
@@ -173,6 +178,8 @@ impl Dataset {
             oversize: Oversize::Reference,
             read: ReadLevel::Any,
             durability: Durability::Authority,
+            backlog: Mode::Absorb,
+            queue: Queue::default(),
             ttl: None,
             reconcile_every: Some(RECONCILE_EVERY),
             reconcile_full: None,
@@ -262,6 +269,11 @@ impl Policy {
     }
 }
 
+/// Intents that a coordinator may hold, where nothing else is said.
+pub const INTENTS_MAX: usize = 100_000;
+/// Bytes of their values.
+pub const INTENT_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// How a coordinator paces itself. The defaults keep recovery under five seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -317,8 +329,8 @@ impl Default for Pace {
             batch_bytes_max: 8 * 1024 * 1024,
             batches_max: 2,
             linger: Duration::from_millis(20),
-            intents_max: 100_000,
-            intent_bytes_max: 256 * 1024 * 1024,
+            intents_max: INTENTS_MAX,
+            intent_bytes_max: INTENT_BYTES_MAX,
             dead_letters_max: 1_000,
             same_key: Duration::from_millis(1_000),
             feed_page: 500,

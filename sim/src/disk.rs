@@ -332,6 +332,13 @@ impl World {
         }
         let forgets = self.is(Double::JournalForgets);
         state.disks[usize::from(node.0)].apply(batch, forgets);
+        for kept in &self.scenario.datasets {
+            let Some(records_max) = kept.queue_records else { continue };
+            let State { checker, disks, .. } = state;
+            let held = disks[usize::from(node.0)].durable.values();
+            let of = held.filter(|intent| *intent.record.dataset == *kept.name);
+            checker.holds(now_ms, node, of, records_max);
+        }
         if let Some(intents_max) = self.scenario.intents_max {
             let State { checker, disks, .. } = state;
             let held = disks[usize::from(node.0)].durable.values();

@@ -7,6 +7,7 @@ use crate::double::Double;
 use crate::world::World;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tidelock_engine::backlog::Queue;
 use tidelock_engine::coordinator::{Brake, Leave};
 use tidelock_engine::policy::{Dataset, Keep, Policy};
 use tidelock_engine::version::NodeId;
@@ -77,10 +78,14 @@ pub fn policy_of(world: &World, node: NodeId) -> Policy {
         let (from_ms, until_ms) = window(fault, node.0);
         fault.kind == Kind::ProcessConfigReload && (from_ms..until_ms).contains(&now_ms)
     };
-    match world.scenario.faults.iter().rfind(holds) {
+    let mut policy = match world.scenario.faults.iter().rfind(holds) {
         Some(fault) => world.scenario.other_policy(fault),
         None => world.policy().clone(),
+    };
+    if world.is(Double::QueuesUnbounded) {
+        policy.datasets.values_mut().for_each(|dataset| dataset.queue = Queue::default());
     }
+    policy
 }
 
 /// Has a coordinator that runs read its configuration.

@@ -14,6 +14,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
+use tidelock_engine::backlog::{Mode, Queue};
 use tidelock_engine::cron::Cron;
 use tidelock_engine::policy::{Dataset, Durability, Keep, Limits, Policy, Projection, Strategy};
 use tidelock_engine::record::StoreId;
@@ -175,6 +176,12 @@ pub struct Kept {
     /// For how long a value stands, in milliseconds; `None`: until it is deleted.
     #[serde(default)]
     pub ttl_ms: Option<u64>,
+    /// Writes that may wait for D1, and records for each projection; `None`: no bound of its own.
+    #[serde(default)]
+    pub queue_records: Option<usize>,
+    /// What could not be in every store within five seconds is refused.
+    #[serde(default)]
+    pub promises: bool,
 }
 
 impl Kept {
@@ -199,6 +206,8 @@ impl Kept {
                 (false, false) => Durability::Authority,
             },
             ttl: self.ttl_ms.map(Duration::from_millis),
+            backlog: if self.promises { Mode::Promise } else { Mode::Absorb },
+            queue: Queue { records: self.queue_records, bytes: None },
             ..Dataset::everywhere(&self.name)
         }
     }
@@ -270,6 +279,8 @@ impl Scenario {
             kv_reference: false,
             peer_keeps: false,
             ttl_ms: None,
+            queue_records: None,
+            promises: false,
         }];
         datasets.push(Kept {
             name: "files".to_owned(),
@@ -279,6 +290,8 @@ impl Scenario {
             kv_reference: world.random_bool(0.2),
             peer_keeps: false,
             ttl_ms: None,
+            queue_records: None,
+            promises: false,
         });
         let shared = nodes > sites;
         let skew_ms = match profile {
@@ -329,6 +342,7 @@ impl Scenario {
             scenario.feed_page = short.then_some(SHORT_PAGE);
         }
         scenario.let_expire(&mut streams.open(Purpose::Expiry, 0));
+        scenario.bound_queues(&mut streams.open(Purpose::Topology, 2));
         scenario.faults.retain(|fault| !profile.leaves_out(fault.kind));
         if profile == Profile::Liveness {
             scenario.never_heals(&mut streams.open(Purpose::Topology, 1));
@@ -346,6 +360,20 @@ impl Scenario {
             && let Some(files) = self.datasets.last_mut()
         {
             files.ttl_ms = Some(rng.random_range(workload::TTL_MS));
+        }
+    }
+
+    /// In one run of eight no more than a few writes of one dataset may wait, and in one of sixteen it
+    /// promises. Where a store is gone for good both would refuse for ever.
+    fn bound_queues(&mut self, rng: &mut impl Rng) {
+        let (bounded, promises) = (rng.random_bool(1.0 / 8.0), rng.random_bool(1.0 / 16.0));
+        let records = rng.random_range(3..20);
+        if self.profile == Profile::Liveness {
+            return;
+        }
+        if let Some(files) = self.datasets.last_mut() {
+            files.queue_records = bounded.then_some(records);
+            files.promises = promises;
         }
     }
 
@@ -431,6 +459,8 @@ impl Scenario {
             kv_reference: false,
             peer_keeps: false,
             ttl_ms: None,
+            queue_records: None,
+            promises: false,
         };
         Scenario {
             profile: Profile::Standard,

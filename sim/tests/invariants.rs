@@ -240,6 +240,17 @@ fn bounded_queue_fires_when_more_is_taken_in_than_may_be_held() {
 }
 
 #[test]
+fn bounded_queue_fires_when_more_of_a_dataset_is_taken_in_than_its_queue_may_hold() {
+    let mut scenario =
+        Scenario::still(1).fault(Kind::NetPartition, cut(0, StoreId::D1), 900..6_000, 0);
+    for n in 0..6 {
+        scenario = scenario.then(1_000 + n * 10, 0, &format!("k{n}"), PUT);
+    }
+    scenario.datasets[0].queue_records = Some(3);
+    check(&scenario, Double::QueuesUnbounded, Invariant::BoundedQueue);
+}
+
+#[test]
 fn breaker_live_fires_when_a_breaker_never_closes() {
     let mut scenario =
         Scenario::still(1).fault(Kind::KvErrorBefore, Place::Store(StoreId::Kv), 900..4_000, 0);

@@ -4,7 +4,7 @@
 use tidelock_engine::record::StoreId;
 use tidelock_faults::{End, Kind, Place};
 use tidelock_sim::run::{self, Outcome};
-use tidelock_sim::scenario::Scenario;
+use tidelock_sim::scenario::{Kept, Scenario};
 use tidelock_sim::workload::Act;
 
 const PUT: Act = Act::Put { bytes: 20 };
@@ -36,4 +36,41 @@ fn a_store_that_comes_back_is_sent_one_put_before_it_is_sent_more() {
     let before_the_fourth = landed.iter().filter(|at| **at <= answered[3]).count();
     assert!(before_the_fourth > 4, "then more at once: {landed:?} {answered:?}");
     assert!(landed[19] < HEALED_MS + 2_500, "and all of it soon: {landed:?}");
+}
+
+/// Six writes come while a store does not answer; gives how many were acknowledged, and refused.
+fn while_away(store: StoreId, bound: impl FnOnce(&mut Kept)) -> (u64, u64) {
+    let link = Place::Link { from: End::Node(0), to: End::Store(store) };
+    let mut scenario =
+        Scenario::still(1).fault(Kind::NetPartition, link, 900..HEALED_MS + 6_000, 0);
+    for n in 0..6 {
+        scenario = scenario.then(8_000 + n * 20, 0, &format!("k{n}"), PUT);
+    }
+    // The breaker opens for these.
+    for n in 0..10 {
+        scenario = scenario.then(1_000 + n * 20, 0, &format!("early{n}"), PUT);
+    }
+    bound(&mut scenario.datasets[0]);
+    scenario.length_ms = 25_000;
+    let outcome = run::run(&scenario, None, false);
+    assert_eq!(outcome.violations, []);
+    // The last is the fresh write, once all is well.
+    (outcome.acknowledged - 1, outcome.refused)
+}
+
+#[test]
+fn a_dataset_absorbs_what_its_queue_has_room_for_and_refuses_the_rest() {
+    for store in [StoreId::D1, StoreId::Kv, StoreId::R2] {
+        assert_eq!(while_away(store, |_| {}), (16, 0), "{store}");
+        assert_eq!(while_away(store, |notes| notes.queue_records = Some(12)), (12, 4), "{store}");
+    }
+}
+
+#[test]
+fn a_dataset_that_promises_refuses_what_a_store_that_is_away_would_not_have_in_time() {
+    for store in [StoreId::Kv, StoreId::R2] {
+        let (acknowledged, refused) = while_away(store, |notes| notes.promises = true);
+        assert!((1..=10).contains(&acknowledged), "until its breaker opened: {acknowledged}");
+        assert_eq!(acknowledged + refused, 16, "{store}");
+    }
 }

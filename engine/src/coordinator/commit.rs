@@ -265,8 +265,8 @@ impl State {
         // One that was kept for another may have been settled by that other meanwhile.
         let removed = before - slot.intents.len();
         slot.waiters.retain(|waiter| waiter.dot != dot);
-        self.held_intents -= removed;
-        self.held_bytes -= removed * intent.value.held_bytes();
+        let bytes = removed * intent.value.held_bytes();
+        self.held.remove(&intent.record.dataset, removed, bytes);
         self.drop_idle_slot(&intent.record);
     }
 }

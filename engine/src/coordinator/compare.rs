@@ -24,7 +24,7 @@
 use super::Coordinator;
 use super::exchange::NotNow;
 use crate::env::{Env, Network, Outcome, PeerMessage, PeerReply, RowStore, Storage, Wanted};
-use crate::record::{Key, RecordId};
+use crate::record::{Key, RecordId, StoreId};
 use crate::resolve;
 use crate::row::{Change, Seq};
 use crate::tree::{FAN_OUT, Leaf, Node, Sums, Tree};
@@ -370,6 +370,9 @@ impl<E: Env> Coordinator<E> {
     ) -> PeerReply {
         if leaves.len() > LEAVES_MAX {
             return PeerReply::Unavailable(format!("at most {LEAVES_MAX} leaves"));
+        }
+        if let Err(held) = self.not_held(StoreId::D1) {
+            return PeerReply::Unavailable(held.to_string());
         }
         let late = self.now() + ANSWER_WITHIN;
         let (mut changes, mut after, mut through) = (Vec::new(), after, 0);

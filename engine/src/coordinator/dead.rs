@@ -305,8 +305,7 @@ impl<E: Env> Coordinator<E> {
                 Some(intent) => intent,
                 None => state.take_dead(&letter)?,
             };
-            state.held_intents -= 1;
-            state.held_bytes -= intent.value.held_bytes();
+            state.held.remove(&intent.record.dataset, 1, intent.value.held_bytes());
             tracing::warn!(
                 record = %letter.record, dot = %letter.dot, bytes = letter.bytes, reason,
                 hash = %intent.version.current().hash, tries = letter.tries,

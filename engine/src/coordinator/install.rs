@@ -432,9 +432,8 @@ impl<E: Env> Coordinator<E> {
                 bytes += intent.value.held_bytes();
             }
         }
-        state.held_intents -= settled.len();
-        state.held_bytes -= bytes;
         if !settled.is_empty() {
+            state.held.remove(&record.dataset, settled.len(), bytes);
             self.forget(settled);
             self.wake.settled.notify_waiters();
         }
@@ -457,8 +456,8 @@ impl<E: Env> Coordinator<E> {
         for waiter in ended {
             let _ = waiter.done.send(Settled::Cancelled);
         }
-        state.held_intents -= removed;
-        state.held_bytes -= removed * intent.value.held_bytes();
+        let bytes = removed * intent.value.held_bytes();
+        state.held.remove(&intent.record.dataset, removed, bytes);
         state.counters.writes_cancelled += 1;
         let (record, dot) = (&intent.record, intent.dot());
         self.end_letter(&mut state, record, StoreId::D1, dot, Ending::Cancelled);

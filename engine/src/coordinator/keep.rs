@@ -48,8 +48,8 @@ impl<E: Env> Coordinator<E> {
             if self.is_stopped() || state.leaving {
                 return refused("it is stopping");
             }
-            let full = state.held_intents >= self.pace.intents_max
-                || state.held_bytes >= self.pace.intent_bytes_max;
+            let bytes = intent.value.held_bytes();
+            let full = state.full(&intent.record.dataset, bytes, &self.pace).is_some();
             if full || intent.only_over.is_some() {
                 return refused("it cannot keep this");
             }

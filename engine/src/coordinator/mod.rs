@@ -55,10 +55,11 @@ pub use leaves::LedgerCheck;
 pub use pass::{Billed, Brake, Leave, Pass, PassError};
 pub use read::{Read, ReadError};
 pub use session::{Session, SessionError};
-pub use status::{Counters, OperationState, SiteStatus, Status, StoreStatus};
+pub use status::{Counters, DatasetBacklog, OperationState, SiteStatus, Status, StoreStatus};
 pub use watch::PROBE_KEY;
 pub use write::{Condition, Lifetime, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
+use crate::backlog::Held;
 use crate::breaker::{Breaker, Forced, Seen, Transition};
 use crate::concurrency::{Concurrency, Load};
 use crate::dead_letter::DeadLetters;
@@ -109,8 +110,8 @@ struct State {
     concurrency: PerStore<Concurrency>,
     health: PerStore<Health>,
     last_puts: PerStore<LastPuts>,
-    held_intents: usize,
-    held_bytes: usize,
+    /// Intents that the authority may lack.
+    held: Held,
     operations: BTreeMap<Dot, RecordId>,
     operation_order: VecDeque<Dot>,
     news: BTreeMap<NodeId, watch::News>,
@@ -245,8 +246,7 @@ impl<E: Env> Coordinator<E> {
             concurrency: PerStore::of(Concurrency::new(pace.lane_width)),
             health: PerStore::default(),
             last_puts: PerStore::default(),
-            held_intents: 0,
-            held_bytes: 0,
+            held: Held::default(),
             operations: BTreeMap::new(),
             operation_order: VecDeque::new(),
             news: BTreeMap::new(),
@@ -599,8 +599,7 @@ impl State {
 
     /// Keeps an intent until the authority holds its version.
     fn hold(&mut self, intent: Arc<Intent>, durable: bool, now: Duration) {
-        self.held_intents += 1;
-        self.held_bytes += intent.value.held_bytes();
+        self.held.add(&intent.record.dataset, intent.value.held_bytes());
         let record = intent.record.clone();
         if durable {
             self.lanes[StoreId::D1].push(&record, Priority::Foreground, now);

@@ -6,10 +6,13 @@ use crate::dead_letter::Ending;
 use crate::env::{Env, Outcome};
 use crate::health::HealthReport;
 use crate::ledger::Noted;
+use crate::policy::Dataset;
 use crate::record::{RecordId, StoreId};
 use crate::row::{RowAnswer, RowOp, Seq};
 use crate::version::{Actor, Dot, SiteId, Version};
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Counts since the start.
@@ -140,6 +143,22 @@ pub struct StoreStatus {
     pub health: HealthReport,
 }
 
+/// What waits of one dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DatasetBacklog {
+    /// Which.
+    pub dataset: Arc<str>,
+    /// Writes that the authority may lack.
+    pub writes: usize,
+    /// Bytes of their values.
+    pub bytes: usize,
+    /// Records that each store is owed.
+    pub behind: BTreeMap<StoreId, usize>,
+    /// When all of its stores will have what they are owed. `None`: one does not answer, or nothing
+    /// was measured yet.
+    pub drain_ms: Option<u64>,
+}
+
 /// Another site as this coordinator sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SiteStatus {
@@ -168,6 +187,8 @@ pub struct Status {
     pub intents: usize,
     /// Bytes of their values.
     pub intent_bytes: usize,
+    /// What waits of each dataset.
+    pub backlogs: Vec<DatasetBacklog>,
     /// Per store.
     pub stores: Vec<StoreStatus>,
     /// The feeds of other sites.
@@ -230,8 +251,9 @@ impl<E: Env> Coordinator<E> {
             ledger_complete: state.ledger.is_complete(),
             records: state.ledger.len(),
             // What a dead letter alone keeps waits for nobody.
-            intents: state.held_intents - state.lost.len(),
-            intent_bytes: state.held_bytes,
+            intents: state.held.all().writes - state.lost.len(),
+            intent_bytes: state.held.all().bytes,
+            backlogs: state.policy.datasets.values().map(|of| state.backlog_of(of)).collect(),
             stores: stores.collect(),
             sites: state.sites.iter().map(|(site, followed)| followed.status(*site)).collect(),
             passes: state.passes.values().cloned().collect(),
@@ -329,6 +351,21 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl super::State {
+    fn backlog_of(&self, dataset: &Dataset) -> DatasetBacklog {
+        let stores = || std::iter::once(StoreId::D1).chain(dataset.projections());
+        let waiting = self.held.of(&dataset.name);
+        let drains: Option<Vec<_>> = stores().map(|store| self.predicted_drain(store)).collect();
+        DatasetBacklog {
+            dataset: dataset.name.clone(),
+            writes: waiting.writes,
+            bytes: waiting.bytes,
+            behind: stores()
+                .map(|store| (store, self.lanes[store].len_of(&dataset.name)))
+                .collect(),
+            drain_ms: drains.and_then(|drains| drains.into_iter().max()).map(millis),
+        }
+    }
+
     /// What a store is owed; what is parked is not worked off.
     fn backlog(&self, store: StoreId) -> usize {
         let lane = &self.lanes[store];
@@ -337,7 +374,7 @@ impl super::State {
 
     /// How long a store will take for what it is owed. `None`: it does not answer, or nothing was
     /// measured yet.
-    fn predicted_drain(&self, store: StoreId) -> Option<Duration> {
+    pub(super) fn predicted_drain(&self, store: StoreId) -> Option<Duration> {
         let width = self.concurrency[store].width();
         let backlog = self.backlog(store);
         if backlog > 0 && !self.admits(store) {

@@ -7,9 +7,10 @@
 //! write-through are waited for, and named as pending when they do not answer in time.
 
 use super::{Coordinator, Settled, State, Waiter};
+use crate::backlog::{self, Behind, Full, Mode, Queue};
 use crate::env::{Clock, Env, Outcome};
 use crate::journal::{Intent, JournalError};
-use crate::policy::{Dataset, Durability, Kind, Oversize, Policy, Table};
+use crate::policy::{Dataset, Durability, Kind, Oversize, Pace, Policy, Table};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
 use crate::row::{Expect, Row, RowAnswer, RowOp, Seq, StoreTime};
@@ -152,6 +153,14 @@ pub enum WriteRefusal {
         /// Intents that wait.
         waiting: usize,
     },
+    /// Too much of the dataset is waiting already, or it could not be kept as promised. The same
+    /// again, later.
+    DatasetFull {
+        /// Which.
+        dataset: String,
+        /// What is in the way.
+        full: Full,
+    },
     /// The journal's disk has no room. The same again, when it has.
     JournalFull {
         /// The disk's words.
@@ -189,6 +198,7 @@ impl WriteRefusal {
     pub fn is_retryable(&self) -> bool {
         match self {
             WriteRefusal::QueueFull { .. }
+            | WriteRefusal::DatasetFull { .. }
             | WriteRefusal::JournalFull { .. }
             | WriteRefusal::DeadLettersFull { .. }
             | WriteRefusal::AuthorityUnreachable { .. }
@@ -229,6 +239,9 @@ impl fmt::Display for WriteRefusal {
                 f,
                 "{waiting} writes already wait for the authority; try again when it has caught up"
             ),
+            WriteRefusal::DatasetFull { dataset, full } => {
+                write!(f, "the dataset {dataset} takes in no more now: {full}; try again later")
+            }
             WriteRefusal::JournalFull { detail } => {
                 write!(f, "the journal's disk is full ({detail}); free space on it, then try again")
             }
@@ -488,10 +501,9 @@ impl<E: Env> Coordinator<E> {
             let known = state.policy.datasets.keys().map(|name| name.to_string()).collect();
             return Err(WriteRefusal::UnknownDataset { asked: record.dataset.to_string(), known });
         }
-        if state.held_intents >= self.pace.intents_max
-            || state.held_bytes >= self.pace.intent_bytes_max
-        {
-            return Err(WriteRefusal::QueueFull { waiting: state.held_intents });
+        let bytes = write.value.as_ref().map_or(0, Bytes::len);
+        if let Some(refusal) = state.full(&record.dataset, bytes, &self.pace) {
+            return Err(refusal);
         }
         let now = self.now();
         if now < state.journal_full_until {
@@ -660,6 +672,28 @@ struct Base {
 }
 
 impl State {
+    /// Why a write of so many bytes cannot be taken in; `None`: it can.
+    pub(super) fn full(&self, dataset: &str, bytes: usize, pace: &Pace) -> Option<WriteRefusal> {
+        let all = self.held.all();
+        if all.writes >= pace.intents_max || all.bytes >= pace.intent_bytes_max {
+            return Some(WriteRefusal::QueueFull { waiting: all.writes });
+        }
+        let policy = self.policy.datasets.get(dataset)?;
+        if policy.backlog == Mode::Absorb && policy.queue == Queue::default() {
+            return None;
+        }
+        let stores = std::iter::once(StoreId::D1).chain(policy.projections());
+        let stores = stores.map(|store| Behind {
+            store,
+            records: self.lanes[store].len_of(dataset),
+            answers: self.admits(store),
+            drain: self.predicted_drain(store),
+        });
+        let waiting = self.held.of(dataset);
+        let full = backlog::full(policy.backlog, policy.queue, waiting, bytes, stores)?;
+        Some(WriteRefusal::DatasetFull { dataset: dataset.to_owned(), full })
+    }
+
     /// Everything that this coordinator knows of the record: the authority's version as last
     /// seen, what was just looked up, and its own newest intent. `None`: nothing is known.
     fn base(

@@ -158,6 +158,8 @@ fn compare_dataset(
         oversize,
         read,
         durability,
+        backlog,
+        queue,
         ttl,
         reconcile_every,
         reconcile_full,
@@ -225,6 +227,8 @@ fn compare_dataset(
         ("oversize", *oversize != after.oversize),
         ("read", *read != after.read),
         ("durability", *durability != after.durability),
+        ("backlog", *backlog != after.backlog),
+        ("queue", *queue != after.queue),
         ("ttl", *ttl != after.ttl),
         ("reconcile.every", *reconcile_every != after.reconcile_every),
         ("reconcile.full", *reconcile_full != after.reconcile_full),
@@ -239,6 +243,7 @@ fn compare_dataset(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backlog::Mode;
     use crate::policy::{Keep, Kind, ReadLevel, Strategy};
 
     fn holds(records: Records, owed: usize, away: &[StoreId]) -> impl Fn(&str) -> Holdings {
@@ -266,6 +271,8 @@ mod tests {
             false,
         );
         check(|a| a.read = ReadLevel::Latest, &["a: read"], false);
+        check(|a| a.backlog = Mode::Promise, &["a: backlog"], false);
+        check(|a| a.queue.records = Some(5), &["a: queue"], false);
         check(|a| a.reconcile_every = None, &["a: reconcile.every"], false);
         check(|a| a.kv.as_mut().unwrap().keep = Keep::Reference, &["a: what kv keeps"], true);
         check(|a| a.kv = None, &["a is no longer kept in kv; its copies stay there"], false);

@@ -9,9 +9,10 @@
 //! accepted.
 
 use super::{
-    Dataset, Durability, Keep, Kind, Oversize, Policy, Projection, RECONCILE_EVERY, ReadLevel,
-    Strategy, Table,
+    Dataset, Durability, INTENT_BYTES_MAX, INTENTS_MAX, Keep, Kind, Oversize, Policy, Projection,
+    RECONCILE_EVERY, ReadLevel, Strategy, Table,
 };
+use crate::backlog::{Mode, Queue};
 use crate::cron::Cron;
 use crate::env::Peer;
 use crate::fields::Fields;
@@ -38,6 +39,10 @@ const RESERVED_TABLES: [&str; 3] = ["tidelock_", "sqlite_", "_cf_"];
 /// Each look lists everything, which the services bill.
 const RECONCILE_EVERY_MIN: Duration = Duration::from_secs(1);
 const RECONCILE_EVERY_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// What a coordinator as a whole may hold: a dataset's bounds beyond it would mean nothing.
+const QUEUE_RECORDS_MAX: usize = INTENTS_MAX;
+const QUEUE_BYTES_MAX: usize = INTENT_BYTES_MAX;
 
 /// The `tidelock.toml` that is written at the first start.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -141,6 +146,18 @@ pub fn lifetime(text: &str) -> Option<Duration> {
     duration(text).filter(within)
 }
 
+/// A number of bytes, as in `64MB`.
+fn size(text: &str) -> Option<usize> {
+    let units = [("KB", 10), ("MB", 20)];
+    units.into_iter().find_map(|(unit, shift)| {
+        let count = text.strip_suffix(unit)?;
+        // `parse` alone would take a sign.
+        let digits = count.bytes().all(|byte| byte.is_ascii_digit());
+        let count: usize = digits.then(|| count.parse().ok()).flatten()?;
+        count.checked_mul(1 << shift)
+    })
+}
+
 fn duration(text: &str) -> Option<Duration> {
     let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
     let seconds = units.into_iter().find_map(|(unit, seconds)| {
@@ -187,6 +204,8 @@ struct RawDataset {
     durability: Option<Spanned<String>>,
     conflict: Option<RawConflict>,
     reconcile: Option<RawReconcile>,
+    backlog: Option<Spanned<String>>,
+    queue: Option<RawQueue>,
     ttl: Option<Spanned<String>>,
 }
 
@@ -251,6 +270,13 @@ struct RawStrategy {
 struct RawReconcile {
     every: Option<Spanned<String>>,
     full: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { records = 10000, bytes = \"64MB\" }")]
+struct RawQueue {
+    records: Option<Spanned<i64>>,
+    bytes: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -476,6 +502,8 @@ impl Reader<'_> {
             oversize,
             read: read.unwrap_or(ReadLevel::Any),
             durability,
+            backlog: self.backlog(raw),
+            queue: self.queue(raw),
             ttl: self.ttl(raw),
             reconcile_every: self.reconcile_every(raw),
             reconcile_full: self.reconcile_full(raw),
@@ -517,6 +545,42 @@ impl Reader<'_> {
             self.refuse(ttl.span(), "dataset.ttl", problem, LIFETIMES);
         }
         found
+    }
+
+    fn backlog(&mut self, raw: &RawDataset) -> Mode {
+        let words = [("absorb", Mode::Absorb), ("promise", Mode::Promise)];
+        let word = raw.backlog.as_ref();
+        word.and_then(|word| self.word(word, "dataset.backlog", &words, &[]))
+            .unwrap_or(Mode::Absorb)
+    }
+
+    fn queue(&mut self, raw: &RawDataset) -> Queue {
+        let Some(raw) = &raw.queue else { return Queue::default() };
+        let (records_max, bytes_max) = (QUEUE_RECORDS_MAX, QUEUE_BYTES_MAX);
+        let records = raw.records.as_ref().and_then(|records| {
+            let said = *records.get_ref();
+            let found = usize::try_from(said).ok().filter(|n| (1..=records_max).contains(n));
+            if found.is_none() {
+                let problem = format!("{said} is no bound for what may wait");
+                let accepted = format!("a number from 1 to {records_max}, or no `records`");
+                self.refuse(records.span(), "dataset.queue.records", problem, &accepted);
+            }
+            found
+        });
+        let bytes = raw.bytes.as_ref().and_then(|bytes| {
+            let text = bytes.get_ref().as_str();
+            let found = size(text).filter(|size| (1_024..=bytes_max).contains(size));
+            if found.is_none() {
+                let problem = format!("{text:?} is no bound for the bytes that may wait");
+                let accepted = format!(
+                    "a number with KB (1,024 bytes) or MB, from \"1KB\" to \"{}MB\"",
+                    bytes_max >> 20
+                );
+                self.refuse(bytes.span(), "dataset.queue.bytes", problem, &accepted);
+            }
+            found
+        });
+        Queue { records, bytes }
     }
 
     fn reconcile_full(&mut self, raw: &RawDataset) -> Option<Cron> {

@@ -271,7 +271,17 @@ const CANNOT_HOLD: &[(&str, &str, &str, &str)] = &[
     ("r2 = { prefix = \"_tidelock/b/\" }", "dataset.r2.prefix", "Tidelock itself", "neither"),
     ("r2 = { prefix = \"\\n\" }", "dataset.r2.prefix", "control character", "printable"),
     ("d1 = {}", "d1", "duplicate", "valid TOML"),
-    ("queue = 5", "queue", "unknown field", "`durability`"),
+    ("queue = 5", "queue", "invalid type", "records = 10000"),
+    ("queue = { rows = 5 }", "rows", "unknown field", "`records`"),
+    ("queue = { records = 0 }", "dataset.queue.records", "0 is no bound", "from 1 to 100000"),
+    ("queue = { records = -1 }", "dataset.queue.records", "-1 is no bound", "from 1 to 100000"),
+    ("queue = { records = 100001 }", "dataset.queue.records", "no bound", "from 1 to 100000"),
+    ("queue = { records = \"many\" }", "queue", "invalid type", "i64"),
+    ("queue = { bytes = \"64\" }", "dataset.queue.bytes", "no bound", "\"1KB\" to \"256MB\""),
+    ("queue = { bytes = \"0MB\" }", "dataset.queue.bytes", "no bound", "\"1KB\" to \"256MB\""),
+    ("queue = { bytes = \"1GB\" }", "dataset.queue.bytes", "no bound", "\"1KB\" to \"256MB\""),
+    ("queue = { bytes = \"+1MB\" }", "dataset.queue.bytes", "no bound", "with KB"),
+    ("backlog = \"drop\"", "dataset.backlog", "not known", "\"absorb\", \"promise\""),
     ("kv = { keeps = \"full\" }", "keeps", "unknown field", "`keep`"),
     ("conflict = { default = \"newest\" }", "dataset.conflict.default", "not known", "lww"),
 ];
@@ -298,6 +308,20 @@ fn what_is_no_mistake_of_a_dataset_names_none() {
     assert_eq!((errors.len(), errors[0].dataset.as_deref()), (1, None));
     let errors = parse("t.toml", &format!("port = 1\n{GOOD}")).unwrap_err();
     assert_eq!((errors.len(), errors[0].dataset.as_deref()), (1, None));
+}
+
+#[test]
+fn queues_and_what_becomes_of_a_backlog() {
+    let with = |line: &str| {
+        let config = parse("t.toml", &format!("{GOOD}{line}\n")).unwrap();
+        let dataset = &config.policy.datasets["a"];
+        (dataset.backlog, dataset.queue.records, dataset.queue.bytes)
+    };
+    assert_eq!(with(""), (Mode::Absorb, None, None));
+    assert_eq!(with("backlog = \"absorb\""), (Mode::Absorb, None, None));
+    let both = "backlog = \"promise\"\nqueue = { records = 7, bytes = \"64MB\" }";
+    assert_eq!(with(both), (Mode::Promise, Some(7), Some(64 << 20)));
+    assert_eq!(with("queue = { bytes = \"1KB\" }"), (Mode::Absorb, None, Some(1_024)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! [Prometheus text format](https://prometheus.io/docs/instrumenting/exposition_formats/).
 
 use super::App;
-use crate::coordinator::{Billed, Counters, Pass, Status, StoreStatus};
+use crate::coordinator::{Billed, Counters, DatasetBacklog, Pass, Status, StoreStatus};
 use crate::env::Env;
 use axum::extract::State;
 use axum::http::header;
@@ -73,6 +73,14 @@ impl Text {
         self.head("store_backlog", "gauge", "Records that a store is owed work on.");
         for StoreStatus { store, backlog, .. } in &status.stores {
             self.line("store_backlog", &format!("{{store=\"{store}\"}}"), *backlog as u64);
+        }
+        let help = "Records of a dataset that a store is owed.";
+        self.head("pending", "gauge", help);
+        for DatasetBacklog { dataset, behind, .. } in &status.backlogs {
+            for (store, records) in behind {
+                let labels = format!("{{dataset=\"{dataset}\",store=\"{store}\"}}");
+                self.line("pending", &labels, *records as u64);
+            }
         }
         self.head("store_breaker", "gauge", "1 for the state that a store's breaker is in.");
         for StoreStatus { store, breaker, .. } in &status.stores {

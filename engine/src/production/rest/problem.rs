@@ -240,9 +240,9 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::TooLarge { .. } => Kind::TooLarge,
             WriteRefusal::WrongKind { .. } => Kind::WrongKind,
             WriteRefusal::ConditionFailed { .. } => Kind::ConditionFailed,
-            WriteRefusal::QueueFull { .. } | WriteRefusal::DeadLettersFull { .. } => {
-                Kind::QueueFull
-            }
+            WriteRefusal::QueueFull { .. }
+            | WriteRefusal::DatasetFull { .. }
+            | WriteRefusal::DeadLettersFull { .. } => Kind::QueueFull,
             WriteRefusal::JournalFull { .. } => Kind::JournalFull,
             WriteRefusal::AuthorityUnreachable { .. } => Kind::StoreUnavailable,
             WriteRefusal::ContextAhead { .. } | WriteRefusal::Busy => Kind::Busy,
@@ -250,8 +250,12 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::Stopping | WriteRefusal::Leaving => Kind::Stopping,
         };
         let mut problem = Problem::new(kind, refusal.to_string()).refused();
-        if let WriteRefusal::ConditionFailed { current } = refusal {
-            problem.etag = Some(current);
+        match refusal {
+            WriteRefusal::ConditionFailed { current } => problem.etag = Some(current),
+            WriteRefusal::DatasetFull { full, .. } => {
+                problem.beside.push(("retry-after", full.retry_after_s().to_string()));
+            }
+            _ => {}
         }
         problem
     }

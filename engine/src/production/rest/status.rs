@@ -2,6 +2,7 @@
 
 use super::App;
 use super::problem::{Kind, Problem};
+use crate::backlog::Mode;
 use crate::coordinator::Status;
 use crate::env::Env;
 use crate::policy::{Dataset, Keep, Kind as ValueKind, Strategy};
@@ -62,6 +63,16 @@ pub(super) struct DatasetReport {
     pub kind: &'static str,
     pub stores: Vec<Placement>,
     pub promise: String,
+    /// `absorb` or `promise`.
+    pub backlog: &'static str,
+    pub queue: QueueReport,
+}
+
+/// `null`: as much as the coordinator as a whole may hold.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct QueueReport {
+    pub records: Option<usize>,
+    pub bytes: Option<usize>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -224,5 +235,10 @@ pub(super) fn dataset_report(dataset: &Dataset) -> DatasetReport {
         },
         stores: kept.collect(),
         promise: dataset.promise(),
+        backlog: match dataset.backlog {
+            Mode::Absorb => "absorb",
+            Mode::Promise => "promise",
+        },
+        queue: QueueReport { records: dataset.queue.records, bytes: dataset.queue.bytes },
     }
 }
