@@ -48,6 +48,8 @@ struct Waiting {
     forced: Option<Vec<Forced>>,
     /// Some of what waits is not to wait for an intent.
     urgent: bool,
+    /// Since when a commit is under way.
+    under_way: Option<Duration>,
     /// These wait for what is settled, for the letters and for what is forced to be durable.
     flush: Vec<oneshot::Sender<Committed>>,
 }
@@ -66,13 +68,14 @@ impl Queue {
     }
 
     /// Takes what the next commit carries, if there is reason for one.
-    fn take(&self) -> Option<Waiting> {
+    fn take(&self, now: Duration) -> Option<Waiting> {
         let mut waiting = self.waiting();
         let many = waiting.settled.len() >= SETTLED_WAITING_MAX
             || waiting.letters.len() >= SETTLED_WAITING_MAX;
         if waiting.intents.is_empty() && !many && !waiting.urgent {
             return None;
         }
+        waiting.under_way = Some(now);
         let mut bytes = 0;
         let fitting = waiting.intents.iter().take_while(|(intent, _)| {
             bytes += intent.value.held_bytes();
@@ -87,7 +90,8 @@ impl Queue {
         let forced = waiting.forced.take();
         let urgent = std::mem::take(&mut waiting.urgent);
         let flush = std::mem::take(&mut waiting.flush);
-        Some(Waiting { intents, settled, letters, forced, urgent, flush })
+        let under_way = None;
+        Some(Waiting { intents, settled, letters, forced, urgent, under_way, flush })
     }
 }
 
@@ -157,24 +161,39 @@ impl<E: Env> Coordinator<E> {
         durable
     }
 
+    /// For how long a commit has been under way; `None`: none is.
+    pub(super) fn commit_for(&self) -> Option<Duration> {
+        let since = self.journal.waiting().under_way;
+        since.map(|since| self.now().saturating_sub(since))
+    }
+
+    /// Has the journal commit once, so that it is known whether its disk has room again.
+    pub fn try_journal(&self) {
+        let mut waiting = self.journal.waiting();
+        waiting.urgent = true;
+        self.journal.wake.notify_one();
+    }
+
     pub(super) async fn commit_loop(self: Arc<Self>) {
         loop {
             let news = self.journal.wake.notified();
             if self.is_stopped() {
                 return;
             }
-            let Some(taken) = self.journal.take() else {
+            let begun = self.now();
+            let Some(taken) = self.journal.take(begun) else {
                 news.await;
                 continue;
             };
-            let begun = self.now();
             let batch = JournalBatch {
                 intents: taken.intents.iter().map(|(intent, _)| (**intent).clone()).collect(),
                 settled: taken.settled.clone(),
                 letters: taken.letters.clone(),
                 forced: taken.forced.clone(),
             };
-            match self.env.storage().journal().commit(batch).await {
+            let committed = self.env.storage().journal().commit(batch).await;
+            self.journal.waiting().under_way = None;
+            match committed {
                 Ok(()) => self.durable(&taken.intents),
                 Err(JournalError::Full(detail)) => {
                     self.withdraw(taken, &detail);
@@ -208,6 +227,7 @@ impl<E: Env> Coordinator<E> {
     fn durable<T>(&self, committed: &[(Arc<Intent>, T)]) {
         let mut state = self.state();
         state.counters.commits += 1;
+        state.journal_full = false;
         state.counters.committed_intents += committed.len() as u64;
         for (intent, _) in committed {
             if let Some(slot) = state.slots.get_mut(&intent.record) {
@@ -233,6 +253,7 @@ impl<E: Env> Coordinator<E> {
         drop(waiting);
         state.counters.journal_full += 1;
         state.journal_full_until = self.now() + FULL_PAUSE;
+        state.journal_full = true;
         for (intent, _) in &refused {
             state.withdraw(intent);
         }

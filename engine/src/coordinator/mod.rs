@@ -55,7 +55,9 @@ pub use leaves::LedgerCheck;
 pub use pass::{Billed, Brake, Leave, Pass, PassError};
 pub use read::{Read, ReadError};
 pub use session::{Session, SessionError};
-pub use status::{Counters, DatasetBacklog, OperationState, SiteStatus, Status, StoreStatus};
+pub use status::{
+    Counters, DatasetBacklog, OperationState, Pulse, SiteStatus, Status, StoreStatus,
+};
 pub use watch::PROBE_KEY;
 pub use write::{Condition, Lifetime, Receipt, Write, WriteDoubt, WriteOutcome, WriteRefusal};
 
@@ -148,6 +150,8 @@ struct State {
     lost: BTreeMap<Dot, Arc<Intent>>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
+    /// The journal's last commit found no room on its disk.
+    journal_full: bool,
     /// The journal's disk had no room; it is not asked again before this.
     journal_full_until: Duration,
     counters: Counters,
@@ -268,6 +272,7 @@ impl<E: Env> Coordinator<E> {
             letters: DeadLetters::default(),
             lost: BTreeMap::new(),
             next_read_repair: Duration::ZERO,
+            journal_full: false,
             journal_full_until: Duration::ZERO,
             counters: Counters::default(),
             failure: None,

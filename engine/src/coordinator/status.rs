@@ -202,6 +202,19 @@ pub struct Status {
     pub counters: Counters,
 }
 
+/// Whether a coordinator makes progress, and takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// The ledger knows every record.
+    pub ledger_complete: bool,
+    /// The journal's last commit found no room on its disk.
+    pub journal_full: bool,
+    /// For how long a commit has been under way; `None`: none is.
+    pub commit_for: Option<Duration>,
+    /// As much waits for the authority as the coordinator may hold.
+    pub queue_full: bool,
+}
+
 /// How far an operation has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
@@ -259,6 +272,20 @@ impl<E: Env> Coordinator<E> {
             passes: state.passes.values().cloned().collect(),
             dead_letters: state.letters.len(),
             counters: state.counters.clone(),
+        }
+    }
+
+    /// Whether it makes progress, and takes writes.
+    pub fn pulse(&self) -> Pulse {
+        let commit_for = self.commit_for();
+        let state = self.state();
+        let held = state.held.all();
+        Pulse {
+            ledger_complete: state.ledger.is_complete(),
+            journal_full: state.journal_full,
+            commit_for,
+            queue_full: held.writes >= self.pace.intents_max
+                || held.bytes >= self.pace.intent_bytes_max,
         }
     }
 

@@ -32,6 +32,7 @@ pub struct Node<E: Env> {
     stage: Mutex<Stage<E>>,
     /// When the coordinator began to take requests (monotonic).
     since: Mutex<Duration>,
+    recovering_since: Mutex<Option<Duration>>,
     last_failure: Mutex<Option<Failure>>,
     draining: AtomicBool,
     restarts: AtomicU64,
@@ -101,6 +102,7 @@ impl<E: Env> Node<E> {
             pace,
             stage: Mutex::new(Stage::Running(first.clone())),
             since: Mutex::new(env.clock().monotonic()),
+            recovering_since: Mutex::new(None),
             last_failure: Mutex::new(None),
             draining: AtomicBool::new(false),
             restarts: AtomicU64::new(0),
@@ -143,6 +145,12 @@ impl<E: Env> Node<E> {
     pub fn age(&self) -> Duration {
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         self.env.clock().monotonic().saturating_sub(since)
+    }
+
+    /// For how long the journal has been replayed after a failure; `None`: it is not.
+    pub fn recovering(&self) -> Option<Duration> {
+        let since = *self.recovering_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| self.env.clock().monotonic().saturating_sub(since))
     }
 
     /// The journal's last failure.
@@ -199,6 +207,13 @@ impl<E: Env> Node<E> {
 
     fn enter(&self, stage: Stage<E>) {
         let now = self.env.clock().monotonic();
+        let mut recovering = self.recovering_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *recovering = match &stage {
+            Stage::Running(_) => None,
+            // Of all tries.
+            Stage::Recovering { .. } => recovering.or(Some(now)),
+        };
+        drop(recovering);
         match &stage {
             Stage::Running(_) => {
                 *self.since.lock().unwrap_or_else(PoisonError::into_inner) = now;

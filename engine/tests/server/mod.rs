@@ -70,6 +70,13 @@ impl Server {
         Server::run(command, data)
     }
 
+    /// Starts, and waits until it answers, be it that it is not ready.
+    pub fn start_unready(data: &Path) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        Server::run_until(command, data, |_| true)
+    }
+
     /// Starts with no file allowed to grow past so many KiB: a disk that is full, as far as the
     /// process can tell.
     pub fn start_on_small_disk(data: &Path, kib: u32) -> Self {
@@ -81,7 +88,11 @@ impl Server {
     }
 
     /// Starts a command that ends up as a server on a folder.
-    pub fn run(mut command: Command, data: &Path) -> Self {
+    pub fn run(command: Command, data: &Path) -> Self {
+        Server::run_until(command, data, |status| status == 200)
+    }
+
+    fn run_until(mut command: Command, data: &Path, ready: fn(u16) -> bool) -> Self {
         let address_file = data.join("address");
         // A killed server leaves its address behind.
         let _ = remove_file(&address_file);
@@ -97,7 +108,7 @@ impl Server {
                 let token = read_to_string(data.join("token")).unwrap().trim().to_owned();
                 let server = Server { child, data: data.to_owned(), address, token };
                 server.until("ready", || {
-                    server.plain("GET", "/v1/health/ready", &[], b"").is_ok_and(|r| r.status == 200)
+                    server.plain("GET", "/v1/health/ready", &[], b"").is_ok_and(|r| ready(r.status))
                 });
                 return server;
             }

@@ -12,6 +12,7 @@ mod batch;
 mod dead_letters;
 mod deadline;
 mod door;
+mod health;
 mod metrics;
 mod page;
 mod peers;
@@ -130,8 +131,8 @@ impl<E: Env> App<E> {
             .layer(from_fn_with_state(self.clone(), known_callers::<E>));
         let open = Router::new()
             .route("/v1/peer", hear)
-            .route("/v1/health/live", get(status::live))
-            .route("/v1/health/ready", get(status::ready::<E>))
+            .route("/v1/health/live", get(health::live::<E>))
+            .route("/v1/health/ready", get(health::ready::<E>))
             .route("/", get(page::page::<E>))
             .route("/login", post(page::login::<E>).layer(DefaultBodyLimit::max(4096)))
             .route("/logout", post(page::logout::<E>).layer(DefaultBodyLimit::max(4096)))

@@ -69,8 +69,10 @@ pub enum Kind {
     Stopping,
     /// The journal failed, and the coordinator is being started again.
     Recovering,
-    /// The records are not all known yet.
+    /// The records are not all known yet, or the server takes no requests for another reason.
     NotReady,
+    /// The journal makes no progress.
+    NotLive,
     /// The configuration has mistakes.
     PolicyMistakes,
     /// The configuration cannot follow on the one that is in force.
@@ -138,6 +140,9 @@ impl Kind {
                 ("recovering", "Starting again from the journal", S::SERVICE_UNAVAILABLE, true)
             }
             Kind::NotReady => ("not-ready", "Not ready yet", S::SERVICE_UNAVAILABLE, true),
+            Kind::NotLive => {
+                ("not-live", "The journal makes no progress", S::SERVICE_UNAVAILABLE, false)
+            }
             Kind::OutcomeUnknown => {
                 ("outcome-unknown", "The write may have happened", S::SERVICE_UNAVAILABLE, true)
             }

@@ -1,7 +1,7 @@
-//! `/v1/status` and `/v1/health`: how the server is, for programs and for the page.
+//! `/v1/status`: how the server is, for programs and for the page.
 
 use super::App;
-use super::problem::{Kind, Problem};
+use super::problem::Problem;
 use crate::backlog::Mode;
 use crate::coordinator::Status;
 use crate::env::Env;
@@ -80,19 +80,6 @@ pub(super) struct Placement {
     pub store: StoreId,
     pub keep: &'static str,
     pub strategy: &'static str,
-}
-
-pub(super) async fn live() -> &'static str {
-    "alive\n"
-}
-
-pub(super) async fn ready<E: Env>(State(app): State<Arc<App<E>>>) -> Result<&'static str, Problem> {
-    let status = app.node.writer()?.status();
-    if status.ledger_complete {
-        return Ok("ready\n");
-    }
-    let detail = "the authority's records are still being read, or it does not answer";
-    Err(Problem::new(Kind::NotReady, detail))
 }
 
 pub(super) async fn status<E: Env>(State(app): State<Arc<App<E>>>) -> Response {
