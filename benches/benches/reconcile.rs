@@ -124,7 +124,16 @@ fn catch_up(records: u64) {
             let (record, version) = (record(&dataset, n), version(n, counter));
             let value = Stored::Inline(Bytes::from(format!("{n:0>64}")));
             let (losers, owe, expect) = (Vec::new(), Vec::new(), Default::default());
-            let op = Install { record, expect, version, value, losers, owe, holder: WRITER };
+            let op = Install {
+                record,
+                expect,
+                version,
+                value,
+                losers,
+                owe,
+                holder: WRITER,
+                blobs_seen: BlobsSeen::default(),
+            };
             memory.with_d1(|d1| d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]));
         }
         memory

@@ -57,7 +57,7 @@ impl<E: Env> Coordinator<E> {
             let copies =
                 if alone { state.slots.values().map(|slot| slot.owed.len()).sum() } else { 0 };
             // From here on this only falls: a write gets its dot under the same lock.
-            let intents = state.held_intents;
+            let intents = state.held.all().writes;
             if intents > 0 || copies > 0 {
                 return Leaving::Owes { intents, copies, dead_letters: state.letters.len() };
             }
