@@ -4,6 +4,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_benches::Memory;
+use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::env::Peer;
 use tidelock_engine::policy::{Dataset, Pace, Policy};
@@ -33,6 +34,7 @@ fn filled(site: SiteId, records: u64) -> Memory {
             losers: Vec::new(),
             owe: Vec::new(),
             holder,
+            blobs_seen: BlobsSeen::default(),
         };
         memory.with_d1(|d1| d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]));
     }
