@@ -305,8 +305,12 @@ const DOT_BYTES_USUAL: usize = 32;
 
 fn push_hex<const N: usize>(text: &mut Vec<u8>, bytes: [u8; N]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
-    text.extend_from_slice(digits.as_flattened());
+    let at = text.len();
+    text.resize(at + 2 * N, 0);
+    for (digits, byte) in text[at..].chunks_exact_mut(2).zip(bytes) {
+        digits[0] = HEX[usize::from(byte >> 4)];
+        digits[1] = HEX[usize::from(byte & 0xf)];
+    }
 }
 
 /// Writes a number behind a text.
