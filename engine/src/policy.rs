@@ -133,6 +133,8 @@ pub struct Dataset {
     pub kind: Kind,
     /// Where its values stand in D1, where that is a table of the user's own.
     pub table: Option<Table>,
+    /// D1 refers to the values and R2 has them, whatever their size.
+    pub d1_refers: bool,
     /// Its copy in KV.
     pub kv: Option<Projection>,
     /// Its copy in R2.
@@ -168,6 +170,7 @@ impl Dataset {
             name: Arc::from(name),
             kind: Kind::Binary,
             table: None,
+            d1_refers: false,
             kv: Some(projection()),
             r2: Some(projection()),
             strategy: BTreeMap::from([
@@ -184,6 +187,11 @@ impl Dataset {
             reconcile_every: Some(RECONCILE_EVERY),
             reconcile_full: None,
         }
+    }
+
+    /// The longest value that the authority's row takes whole.
+    pub fn inline_bytes_max(&self, limits: &Limits) -> usize {
+        if self.d1_refers { 0 } else { limits.authority_value_bytes_max }
     }
 
     /// The copy that is kept in a store beside the authority.

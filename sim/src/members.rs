@@ -225,6 +225,8 @@ fn holds_a_mark(state: &State, world: &World, node: NodeId) -> bool {
 fn throw_away_disk(world: &World, state: &mut State, node: NodeId) {
     let at = usize::from(node.0);
     let now_ms = world.now_ms();
+    state.breakers.ended(node);
+    state.breakers.forgets(node);
     let disk = std::mem::take(&mut state.disks[at]);
     let owed = disk.intents().find(|intent| {
         state.checker.lost_with_disk(intent);

@@ -487,12 +487,21 @@ pub(crate) async fn write(
             condition: condition.clone(),
             lifetime,
         };
-        let asked = world
-            .ask(session, node, move |coordinator| async move { coordinator.write(write).await });
-        told = match asked.await {
+        let dataset = record.dataset.clone();
+        let asked = world.ask(session, node, move |coordinator| async move {
+            // What the write goes by: it takes its policy at once.
+            let policy = coordinator.policy();
+            let through: Vec<StoreId> = policy.datasets[&dataset].write_through().collect();
+            (through, coordinator.write(write).await)
+        });
+        let (through, outcome) = match asked.await {
+            Ok((through, outcome)) => (through, Ok(outcome)),
+            Err(sent) => (Vec::new(), Err(sent)),
+        };
+        told = match outcome {
             Ok(WriteOutcome::Applied(given)) => {
                 let given = receipt.insert(given);
-                if survives_crashes_alone(world, &condition, given) {
+                if survives_crashes_alone(&through, &condition, given) {
                     world.state().checker.survives_crashes_alone(given.dot);
                 }
                 Told::Acknowledged(given.dot)
@@ -527,14 +536,13 @@ pub(crate) async fn write(
 
 /// True when an acknowledgement promised that the write survives crashes, and not the loss of its
 /// coordinator's disk: no store had confirmed it.
-fn survives_crashes_alone(world: &World, condition: &Condition, receipt: &Receipt) -> bool {
+fn survives_crashes_alone(through: &[StoreId], condition: &Condition, receipt: &Receipt) -> bool {
     let decided = match condition {
         // The authority has answered.
         Condition::Match(_) | Condition::Absent => true,
         Condition::None | Condition::Context(_) => false,
     };
-    let dataset = &world.policy().datasets[&receipt.record.dataset];
-    !decided && dataset.write_through().all(|store| receipt.pending.contains(&store))
+    !decided && through.iter().all(|store| receipt.pending.contains(store))
 }
 
 /// Reads with the session's token, at other coordinators too if the first cannot answer.

@@ -170,6 +170,9 @@ pub struct Kept {
     pub r2_through: bool,
     /// KV keeps references only.
     pub kv_reference: bool,
+    /// D1 keeps references only.
+    #[serde(default)]
+    pub d1_reference: bool,
     /// Acknowledgements wait for another coordinator's journal.
     #[serde(default)]
     pub peer_keeps: bool,
@@ -192,6 +195,7 @@ impl Kept {
         let projection = |keep: Keep| Some(Projection { prefix: format!("{}/", self.name), keep });
         let nothing = !(self.d1_through || self.kv_through || self.r2_through);
         Dataset {
+            d1_refers: self.d1_reference,
             kv: projection(if self.kv_reference { Keep::Reference } else { Keep::Full }),
             r2: projection(Keep::Full),
             strategy: [
@@ -277,6 +281,7 @@ impl Scenario {
             kv_through: false,
             r2_through: false,
             kv_reference: false,
+            d1_reference: false,
             peer_keeps: false,
             ttl_ms: None,
             queue_records: None,
@@ -288,6 +293,7 @@ impl Scenario {
             kv_through: world.random_bool(0.2),
             r2_through: world.random_bool(0.2),
             kv_reference: world.random_bool(0.2),
+            d1_reference: false,
             peer_keeps: false,
             ttl_ms: None,
             queue_records: None,
@@ -374,6 +380,7 @@ impl Scenario {
         if let Some(files) = self.datasets.last_mut() {
             files.queue_records = bounded.then_some(records);
             files.promises = promises;
+            files.d1_reference = rng.random_bool(1.0 / 16.0);
         }
     }
 
@@ -457,6 +464,7 @@ impl Scenario {
             kv_through: false,
             r2_through: false,
             kv_reference: false,
+            d1_reference: false,
             peer_keeps: false,
             ttl_ms: None,
             queue_records: None,

@@ -15,6 +15,7 @@ use crate::breaker::Seen;
 use crate::env::{
     Doubt, DoubtKind, Env, ObjectStore, Outcome, PutIf, RefusalKind, RowStore, Storage, Unavailable,
 };
+use crate::policy::Dataset;
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::version::ContentHash;
 use bytes::Bytes;
@@ -43,11 +44,16 @@ pub(super) struct Blobs {
 }
 
 impl<E: Env> Coordinator<E> {
-    /// A value as the authority can keep it. One over its limit goes to R2 first, under the name
-    /// of its own hash, so that the row never refers to nothing (rule A0).
-    pub(super) async fn fit(&self, value: &Stored, seen: &mut BlobsSeen) -> Result<Stored, Sent> {
+    /// A value as the authority is to keep it. One that it does not take whole goes to R2 first, under
+    /// the name of its own hash, so that the row never refers to nothing (rule A0).
+    pub(super) async fn fit(
+        &self,
+        dataset: &Dataset,
+        value: &Stored,
+        seen: &mut BlobsSeen,
+    ) -> Result<Stored, Sent> {
         let Stored::Inline(bytes) = value else { return Ok(value.clone()) };
-        if bytes.len() <= self.policy().limits.authority_value_bytes_max {
+        if bytes.len() <= dataset.inline_bytes_max(&self.policy().limits) {
             return Ok(value.clone());
         }
         let hash = ContentHash::of(bytes);

@@ -306,7 +306,7 @@ impl<E: Env> Coordinator<E> {
     ) -> Sent {
         let Candidate { expect, held, mut losers, .. } = candidate;
         let mut blobs_seen = BlobsSeen::default();
-        let value = match self.fit(&held.value, &mut blobs_seen).await {
+        let value = match self.fit(dataset, &held.value, &mut blobs_seen).await {
             Ok(value) => value,
             Err(not) => return not,
         };
@@ -318,7 +318,7 @@ impl<E: Env> Coordinator<E> {
         }
         let mut fitting = Vec::with_capacity(losers.len());
         for loser in losers {
-            match self.fit(&loser.value, &mut blobs_seen).await {
+            match self.fit(dataset, &loser.value, &mut blobs_seen).await {
                 Ok(value) => fitting.push(Loser { value, ..loser }),
                 Err(Sent::Refused(refusal)) => return Sent::LoserRefused(Box::new(loser), refusal),
                 Err(not) => return not,

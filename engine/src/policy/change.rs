@@ -152,6 +152,7 @@ fn compare_dataset(
         name,
         kind,
         table,
+        d1_refers,
         kv: _,
         r2: _,
         strategy,
@@ -224,6 +225,7 @@ fn compare_dataset(
     }
     let differing = [
         ("strategy", *strategy != after.strategy),
+        ("what D1 keeps of new values", *d1_refers != after.d1_refers),
         ("oversize", *oversize != after.oversize),
         ("read", *read != after.read),
         ("durability", *durability != after.durability),

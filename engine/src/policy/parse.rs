@@ -214,6 +214,7 @@ struct RawDataset {
 struct RawAuthority {
     table: Option<Spanned<String>>,
     key: Option<Spanned<String>>,
+    keep: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -479,6 +480,7 @@ impl Reader<'_> {
         let kv = raw.kv.as_ref().map(|raw| self.projection(raw, &of, "dataset.kv"));
         let r2 = raw.r2.as_ref().map(|raw| self.projection(raw, &of, "dataset.r2"));
         let strategy = self.strategy(raw);
+        let d1_refers = self.d1_refers(raw, kind, r2.as_ref());
         let oversize = self.oversize(raw, kind, r2.as_ref());
         let reads = [
             ("any", ReadLevel::Any),
@@ -496,6 +498,7 @@ impl Reader<'_> {
             name: Arc::from(name.as_str()),
             kind: kind.unwrap_or(Kind::Binary),
             table,
+            d1_refers,
             kv,
             r2,
             strategy,
@@ -723,6 +726,25 @@ impl Reader<'_> {
             }
         }
         strategy
+    }
+
+    /// Whether D1 keeps references to the values.
+    fn d1_refers(&mut self, raw: &RawDataset, kind: Option<Kind>, r2: Option<&Projection>) -> bool {
+        let keep = raw.d1.as_ref().and_then(|d1| d1.get_ref().keep.as_ref());
+        let Some(word) = keep else { return false };
+        let field = "dataset.d1.keep";
+        let refers = self.word(word, field, &[("full", false), ("reference", true)], &[]);
+        if refers == Some(true) {
+            let problem = if kind == Some(Kind::Structured) {
+                "a row stands whole in its table"
+            } else if r2.is_none_or(|r2| r2.keep != Keep::Full) {
+                "nobody would have the values: R2 is to keep them whole"
+            } else {
+                return true;
+            };
+            self.refuse(word.span(), field, problem.to_owned(), "keep = \"full\", or r2 = {}");
+        }
+        false
     }
 
     fn oversize(

@@ -311,6 +311,25 @@ fn what_is_no_mistake_of_a_dataset_names_none() {
 }
 
 #[test]
+fn what_d1_keeps() {
+    let refers = |line: &str| {
+        let text = GOOD.replace("d1 = {}", line);
+        parse("t.toml", &text).unwrap().policy.datasets["a"].d1_refers
+    };
+    assert!(!refers("d1 = {}\nr2 = {}") && !refers("d1 = { keep = \"full\" }"));
+    assert!(refers("d1 = { keep = \"reference\" }\nr2 = {}"));
+    let refused = |d1: &str, more: &str, accepted: &str| {
+        let text = GOOD.replace("d1 = {}", &format!("d1 = {{ keep = {d1} }}"));
+        check(&format!("{text}{more}\n"), &[(4, "dataset.d1.keep", accepted)]);
+    };
+    refused("\"reference\"", "", "r2 = {}");
+    refused("\"reference\"", "r2 = { keep = \"reference\" }", "r2 = {}");
+    refused("\"none\"", "", "\"full\", \"reference\"");
+    let row = TABLE.replace("key = \"sku\"", "key = \"sku\", keep = \"reference\"");
+    check(&format!("{row}r2 = {{}}\n"), &[(4, "dataset.d1.keep", "\"full\"")]);
+}
+
+#[test]
 fn queues_and_what_becomes_of_a_backlog() {
     let with = |line: &str| {
         let config = parse("t.toml", &format!("{GOOD}{line}\n")).unwrap();
