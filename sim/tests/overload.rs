@@ -3,6 +3,7 @@
 
 use tidelock_engine::record::StoreId;
 use tidelock_faults::{End, Kind, Place};
+use tidelock_sim::checker::Told;
 use tidelock_sim::run::{self, Outcome};
 use tidelock_sim::scenario::{Kept, Scenario};
 use tidelock_sim::workload::Act;
@@ -38,24 +39,23 @@ fn a_store_that_comes_back_is_sent_one_put_before_it_is_sent_more() {
     assert!(landed[19] < HEALED_MS + 2_500, "and all of it soon: {landed:?}");
 }
 
-/// Six writes come while a store does not answer; gives how many were acknowledged, and refused.
-fn while_away(store: StoreId, bound: impl FnOnce(&mut Kept)) -> (u64, u64) {
+/// Sixteen writes while a store does not answer: ten for which its breaker opens, and six later. Gives
+/// how many were acknowledged, and refused.
+fn while_away(store: StoreId, bound: impl FnOnce(&mut Kept)) -> (usize, usize) {
     let link = Place::Link { from: End::Node(0), to: End::Store(store) };
-    let mut scenario =
-        Scenario::still(1).fault(Kind::NetPartition, link, 900..HEALED_MS + 6_000, 0);
-    for n in 0..6 {
-        scenario = scenario.then(8_000 + n * 20, 0, &format!("k{n}"), PUT);
-    }
-    // The breaker opens for these.
-    for n in 0..10 {
-        scenario = scenario.then(1_000 + n * 20, 0, &format!("early{n}"), PUT);
+    let mut scenario = Scenario::still(1).fault(Kind::NetPartition, link, 900..12_000, 0);
+    for n in 0..16 {
+        let at_ms = if n < 10 { 1_000 } else { 8_000 } + n * 20;
+        scenario = scenario.then(at_ms, 0, &format!("k{n}"), PUT);
     }
     bound(&mut scenario.datasets[0]);
     scenario.length_ms = 25_000;
-    let outcome = run::run(&scenario, None, false);
+    let outcome = run::run(&scenario, None, true);
     assert_eq!(outcome.violations, []);
-    // The last is the fresh write, once all is well.
-    (outcome.acknowledged - 1, outcome.refused)
+    let told = |is: fn(&Told) -> bool| {
+        outcome.fates.iter().filter(|fate| fate.id < 16 && is(&fate.told)).count()
+    };
+    (told(|told| matches!(told, Told::Acknowledged(_))), told(|told| *told == Told::Refused))
 }
 
 #[test]
