@@ -53,6 +53,8 @@ struct Records {
     // Boxed: a map's nodes are half empty when keys come in order.
     entries: BTreeMap<Key, Box<Entry>>,
     tree: Tree,
+    /// Entries that are tombstones.
+    tombstones: usize,
     /// The sequence of what is not there: it rises when tombstones are reaped.
     absent_row_seq: u64,
     /// The latest stamp of a delete, reaped or not: what begins anew exceeds it (rule V3).
@@ -203,6 +205,13 @@ impl Noted<'_> {
         }
     }
 
+    fn is_tombstone(&self) -> bool {
+        match self.whole() {
+            Some(known) => known.version.as_ref().is_some_and(|v| v.current().deleted),
+            None => self.entry.deleted,
+        }
+    }
+
     fn expires_at_ms(&self) -> Option<u64> {
         match self.entry.extra.as_deref() {
             Some(Extra::Whole(known)) => known.version.as_ref()?.current().expires_at_ms,
@@ -343,7 +352,7 @@ impl Ledger {
         if !self.datasets.contains_key(&record.dataset) {
             self.datasets.insert(record.dataset.clone(), Records::default());
         }
-        let Records { entries, tree, absent_row_seq, deleted_stamp } =
+        let Records { entries, tree, tombstones, absent_row_seq, deleted_stamp } =
             self.datasets.get_mut(&record.dataset).expect("inserted above");
         if let Some(version) = version.as_ref().filter(|version| version.current().deleted) {
             *deleted_stamp = version.stamp().max(*deleted_stamp);
@@ -351,6 +360,7 @@ impl Ledger {
         if version.is_none() {
             *absent_row_seq = row_seq.max(*absent_row_seq);
         }
+        let deleted = version.as_ref().is_some_and(|version| version.current().deleted);
         let actors = &mut self.actors;
         let digest = |version: &Option<Version>| {
             let version = version.as_ref()?;
@@ -364,6 +374,8 @@ impl Ledger {
                     return false;
                 }
                 let (leaf, before) = (entry.leaf, noted.digest(&record.key));
+                *tombstones -= usize::from(noted.is_tombstone());
+                *tombstones += usize::from(deleted);
                 tree.update(leaf, before, digest(&version));
                 if version.is_none() && self.complete {
                     entries.remove(&record.key);
@@ -375,6 +387,7 @@ impl Ledger {
             None if version.is_none() && self.complete => return false,
             None => {
                 let leaf = Leaf::of(&record.key);
+                *tombstones += usize::from(deleted);
                 tree.update(leaf, None, digest(&version));
                 let entry = Box::new(Entry::new(actors, leaf, version, row_seq, seq));
                 entries.insert(record.key.clone(), entry);
@@ -428,6 +441,11 @@ impl Ledger {
         self.datasets.values().map(|records| records.entries.len()).sum()
     }
 
+    /// How many of them are tombstones.
+    pub fn tombstones(&self) -> usize {
+        self.datasets.values().map(|records| records.tombstones).sum()
+    }
+
     /// True when it knows of none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -473,6 +491,26 @@ mod tests {
             history.iter().copied().collect(),
             Sibling { dot, stamp, hash, bytes: 9, deleted, expires_at_ms: None },
         )
+    }
+
+    #[test]
+    fn tombstones_are_counted_until_they_are_reaped() {
+        let mut ledger = Ledger::default();
+        let of = |deleted| {
+            let dot = Dot { actor: actor(1), counter: 1 };
+            Some(version("k", &[(actor(1), 1)], dot, deleted))
+        };
+        let mut check = |key: &str, version: Option<Version>, row_seq: u64, expected: usize| {
+            ledger.learn(&record(key), version, row_seq, Seq(row_seq));
+            assert_eq!(ledger.tombstones(), expected, "{key} {row_seq}");
+            ledger.followed(Seq(row_seq), true);
+        };
+        check("a", of(true), 1, 1);
+        check("b", of(false), 1, 1);
+        check("b", of(true), 2, 2);
+        check("b", of(true), 2, 2);
+        check("a", of(false), 3, 1);
+        check("b", None, 4, 0);
     }
 
     fn expiring(version: &Version) -> Version {

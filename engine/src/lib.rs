@@ -33,6 +33,7 @@ pub mod policy;
 pub mod production;
 pub mod projection;
 pub mod record;
+pub mod recovery;
 pub mod resolve;
 pub mod retry;
 pub mod row;

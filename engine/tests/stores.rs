@@ -58,8 +58,13 @@ fn a_projection_that_is_held_waits_over_a_restart_and_gets_everything_after() {
     server.until("KV has it", || {
         server.send("GET", "/v1/records/files/a?store=kv", b"").body == b"one"
     });
+    server.until_idle();
     let shown = store(&server, "kv");
     assert_eq!((&shown["breaker"], &shown["forced"]), (&"closed".into(), &Value::Null));
+    assert_eq!(shown["recovery"]["count"], 1, "timed: {shown}");
+    let metrics = server.send("GET", "/v1/metrics", b"").text();
+    assert!(metrics.contains("tidelock_recoveries_total{store=\"kv\"} 1"), "{metrics}");
+    assert!(metrics.contains("tidelock_recoveries_total{store=\"d1\"} 0"), "{metrics}");
     server.stop();
 }
 

@@ -110,6 +110,7 @@ impl State {
             self.breakers[forced.store].force(now, Some(forced.to));
             if !self.breakers[forced.store].admits() {
                 self.lanes[forced.store].pause();
+                self.recoveries[forced.store].opened();
             }
             self.forced.insert(forced.store, forced);
         }

@@ -74,6 +74,7 @@ use crate::last_puts::LastPuts;
 use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
 use crate::record::{PerStore, RecordId, StoreId};
+use crate::recovery::Recovery;
 use crate::row::{Change, Row, Seq};
 use crate::version::{Actor, Dot, NodeId, SiteId, Version, VersionVector};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -111,6 +112,7 @@ struct State {
     /// How much of each lane may be under way.
     concurrency: PerStore<Concurrency>,
     health: PerStore<Health>,
+    recoveries: PerStore<Recovery>,
     last_puts: PerStore<LastPuts>,
     /// Intents that the authority may lack.
     held: Held,
@@ -249,6 +251,7 @@ impl<E: Env> Coordinator<E> {
             forced: BTreeMap::new(),
             concurrency: PerStore::of(Concurrency::new(pace.lane_width)),
             health: PerStore::default(),
+            recoveries: PerStore::default(),
             last_puts: PerStore::default(),
             held: Held::default(),
             operations: BTreeMap::new(),
@@ -434,12 +437,16 @@ impl<E: Env> Coordinator<E> {
         match transition {
             Transition::None => {}
             Transition::Opened => {
+                state.recoveries[store].opened();
                 state.lanes[store].pause();
                 self.wake.probes[store].notify_one();
             }
             Transition::Closed => {
+                let now = self.now();
+                state.recoveries[store].closed(now);
                 state.concurrency[store].restart();
                 state.lanes[store].resume();
+                state.caught_up(store, now);
                 self.wake.lanes[store].notify_one();
             }
         }
@@ -461,6 +468,7 @@ impl<E: Env> Coordinator<E> {
                 // This worker takes the next one itself, and calls another if there is room for that.
                 Next::Done => {
                     state.concurrency[store].succeeded();
+                    state.caught_up(store, now);
                     if state.lanes[store].has_retry_due(now) {
                         self.wake.timer.notify_one();
                     }
@@ -591,6 +599,13 @@ impl<E: Env> Coordinator<E> {
 impl State {
     fn admits(&self, store: StoreId) -> bool {
         self.breakers[store].admits()
+    }
+
+    /// Ends the recovery of a store that is owed nothing any more.
+    fn caught_up(&mut self, store: StoreId, now: Duration) {
+        if self.recoveries[store].is_behind() && self.backlog(store) == 0 {
+            self.recoveries[store].caught_up(now);
+        }
     }
 
     fn meet_stamp(&mut self, wall: Duration, version: &Version) {

@@ -8,6 +8,7 @@ use crate::health::HealthReport;
 use crate::ledger::Noted;
 use crate::policy::Dataset;
 use crate::record::{RecordId, StoreId};
+use crate::recovery::RecoveryReport;
 use crate::row::{RowAnswer, RowOp, Seq};
 use crate::version::{Actor, Dot, SiteId, Version};
 use serde::Serialize;
@@ -128,6 +129,8 @@ pub struct StoreStatus {
     /// Work on so many records may be under way at once: fewer while the store has too much to do,
     /// or has only just come back.
     pub width: usize,
+    /// How long it took, each time that it answered again, until it had what it was owed.
+    pub recovery: RecoveryReport,
     /// Retries since the start.
     pub retries: u64,
     /// How many more the store may be asked for now, beside what time and first tries bring.
@@ -183,6 +186,8 @@ pub struct Status {
     pub ledger_complete: bool,
     /// Records in the ledger, tombstones included.
     pub records: usize,
+    /// Of these, tombstones.
+    pub tombstones: usize,
     /// Intents that the authority does not hold yet.
     pub intents: usize,
     /// Bytes of their values.
@@ -252,6 +257,7 @@ impl<E: Env> Coordinator<E> {
             breaker: state.breakers[store].state().name(),
             forced: state.forced.get(&store).cloned(),
             width: state.concurrency[store].width(),
+            recovery: state.recoveries[store].report().clone(),
             retries: state.lanes[store].retries().0,
             retries_left: state.lanes[store].retries().1,
             backlog: state.backlog(store),
@@ -263,6 +269,7 @@ impl<E: Env> Coordinator<E> {
             actor: self.actor,
             ledger_complete: state.ledger.is_complete(),
             records: state.ledger.len(),
+            tombstones: state.ledger.tombstones(),
             // What a dead letter alone keeps waits for nobody.
             intents: state.held.all().writes - state.lost.len(),
             intent_bytes: state.held.all().bytes,
@@ -394,7 +401,7 @@ impl super::State {
     }
 
     /// What a store is owed; what is parked is not worked off.
-    fn backlog(&self, store: StoreId) -> usize {
+    pub(super) fn backlog(&self, store: StoreId) -> usize {
         let lane = &self.lanes[store];
         lane.len() - lane.parked()
     }

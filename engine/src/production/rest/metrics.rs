@@ -63,6 +63,8 @@ impl Text {
         let complete = u64::from(status.ledger_complete);
         self.gauge("ledger_complete", "1 once every record of the authority is known.", complete);
         self.gauge("records", "Records known, tombstones included.", status.records as u64);
+        let help = "Tombstones among these, which nothing has allowed to be reaped yet.";
+        self.gauge("tombstones", help, status.tombstones as u64);
         self.gauge(
             "intents",
             "Writes that the authority does not hold yet.",
@@ -102,6 +104,24 @@ impl Text {
         self.head("retry_budget", "gauge", help);
         for StoreStatus { store, retries_left, .. } in &status.stores {
             self.line("retry_budget", &format!("{{store=\"{store}\"}}"), *retries_left);
+        }
+        self.head("recoveries_total", "counter", "Times that a store had what it was owed again.");
+        for StoreStatus { store, recovery, .. } in &status.stores {
+            self.line("recoveries_total", &format!("{{store=\"{store}\"}}"), recovery.count);
+        }
+        let help = "From a store's first answer after an outage until it had that, added up.";
+        self.head("recovery_milliseconds_total", "counter", help);
+        for StoreStatus { store, recovery, .. } in &status.stores {
+            let labels = format!("{{store=\"{store}\"}}");
+            self.line("recovery_milliseconds_total", &labels, recovery.sum_ms);
+        }
+        self.head("recovery_milliseconds_max", "gauge", "The longest of these since the start.");
+        for StoreStatus { store, recovery, .. } in &status.stores {
+            self.line(
+                "recovery_milliseconds_max",
+                &format!("{{store=\"{store}\"}}"),
+                recovery.max_ms,
+            );
         }
         self.health(&status.stores);
         self.passes(&status.passes);
