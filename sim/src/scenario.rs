@@ -348,7 +348,7 @@ impl Scenario {
             scenario.feed_page = short.then_some(SHORT_PAGE);
         }
         scenario.let_expire(&mut streams.open(Purpose::Expiry, 0));
-        scenario.bound_queues(&mut streams.open(Purpose::Topology, 2));
+        scenario.be_demanding(&mut streams.open(Purpose::Topology, 2));
         scenario.faults.retain(|fault| !profile.leaves_out(fault.kind));
         if profile == Profile::Liveness {
             scenario.never_heals(&mut streams.open(Purpose::Topology, 1));
@@ -369,9 +369,10 @@ impl Scenario {
         }
     }
 
-    /// In one hostile run of eight no more than a few writes of one dataset may wait, and in one of
-    /// sixteen it promises. The other worlds absorb whatever a store that is away leaves waiting.
-    fn bound_queues(&mut self, rng: &mut impl Rng) {
+    /// In one hostile run of eight no more than a few writes of one dataset may wait; in one of sixteen
+    /// it promises, and in one its values stand in R2 alone. The other worlds absorb whatever a store
+    /// that is away leaves waiting.
+    fn be_demanding(&mut self, rng: &mut impl Rng) {
         let (bounded, promises) = (rng.random_bool(1.0 / 8.0), rng.random_bool(1.0 / 16.0));
         let records = rng.random_range(3..20);
         if self.profile != Profile::Hostile {

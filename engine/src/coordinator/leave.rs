@@ -17,7 +17,7 @@
 
 use super::Coordinator;
 use crate::env::{Env, Network, Outcome, RowStore, Storage};
-use crate::record::{Key, RecordId};
+use crate::record::{Key, RecordId, StoreId};
 use crate::row::{Poll, RowAnswer, RowOp};
 use crate::version::SiteId;
 use serde::Serialize;
@@ -83,6 +83,9 @@ impl<E: Env> Coordinator<E> {
         let peers = self.env.network().peers();
         if peers.iter().all(|peer| peer.site == here) {
             return None;
+        }
+        if self.not_held(StoreId::D1).is_err() {
+            return Some(Leaving::Untold);
         }
         let poll = Poll { actor: self.actor, after: self.state().ledger.cursor(), limit: 1 };
         // As far at least as this coordinator's own writes go.
