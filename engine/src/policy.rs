@@ -155,6 +155,9 @@ pub struct Dataset {
     pub ttl: Option<Duration>,
     /// Between two looks over everything that the projections hold; `None`: nobody looks.
     pub reconcile_every: Option<Duration>,
+    /// Between two looks over some of what has changed since the last one over everything; `None`:
+    /// nobody looks in between.
+    pub reconcile_recent: Option<Duration>,
     /// When every value is read and hashed, beside those looks; `None`: only when asked for.
     pub reconcile_full: Option<Cron>,
 }
@@ -185,6 +188,7 @@ impl Dataset {
             queue: Queue::default(),
             ttl: None,
             reconcile_every: Some(RECONCILE_EVERY),
+            reconcile_recent: None,
             reconcile_full: None,
         }
     }
@@ -315,6 +319,8 @@ pub struct Pace {
     /// Changes in one page of another site's feed. One that is longer is not read from its beginning:
     /// trees are compared first.
     pub feed_page: usize,
+    /// Copies of each dataset and store that one look over what is recent reads.
+    pub recent_values: usize,
     /// Values of each dataset and store that one turn of the scrub reads.
     pub scrub_values: usize,
     /// Their bytes, with which it ends.
@@ -342,6 +348,7 @@ impl Default for Pace {
             dead_letters_max: 1_000,
             same_key: Duration::from_millis(1_000),
             feed_page: 500,
+            recent_values: 64,
             scrub_values: 64,
             scrub_bytes: 16 * 1024 * 1024,
             blobs_every: Duration::from_secs(10 * 60),

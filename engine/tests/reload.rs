@@ -266,15 +266,16 @@ fn what_a_changed_filter_makes_waits_for_an_approval() {
     };
     let metric = |line: &str| site.server.send("GET", "/v1/metrics", b"").text().contains(line);
     site.server.until("a look found nothing", || {
-        metric("tidelock_pass_held{dataset=\"notes\",store=\"kv\"} 0")
+        metric("tidelock_pass_held{dataset=\"notes\",store=\"kv\",over=\"everything\"} 0")
     });
     assert!(metric("{dataset=\"notes\",store=\"kv\",operation=\"list\"} 1"), "one page each time");
 
     let referred = NOTES.replace("kv = {}", "kv = { keep = \"reference\" }");
     let (code, said) = site.reload(&format!("{referred}{brief}"));
     assert_eq!((code, said.contains("notes: what kv keeps")), (0, true), "{said}");
-    site.server
-        .until("it is held", || metric("tidelock_pass_held{dataset=\"notes\",store=\"kv\"} 1"));
+    site.server.until("it is held", || {
+        metric("tidelock_pass_held{dataset=\"notes\",store=\"kv\",over=\"everything\"} 1")
+    });
     assert!(metric("{dataset=\"notes\",store=\"kv\",operation=\"put\"} 40"), "and predicted");
     let status = site.server.send("GET", "/v1/status", b"").json();
     let passes = status["coordinator"]["passes"].as_array().unwrap();
@@ -296,8 +297,9 @@ fn what_a_changed_filter_makes_waits_for_an_approval() {
     let shop = "\n[[dataset]]\nname = \"shop\"\nkind = \"text\"\nd1 = {}\nkv = {}\n";
     let (code, said) = site.reload(&format!("{referred}{brief}{shop}{brief}"));
     assert_eq!(code, 0, "{said}");
-    site.server
-        .until("it is held", || metric("tidelock_pass_held{dataset=\"shop\",store=\"kv\"} 1"));
+    site.server.until("it is held", || {
+        metric("tidelock_pass_held{dataset=\"shop\",store=\"kv\",over=\"everything\"} 1")
+    });
     let records = || site.server.send("GET", "/v1/records/shop", b"").json();
     assert_eq!(records()["records"].as_array().map(Vec::len), Some(0), "{}", records());
     site.server.cli(&["sync", "--dataset", "shop", "--approve"]);

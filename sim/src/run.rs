@@ -46,6 +46,8 @@ const QUIET_MS: u64 = 6_000;
 const EXPIRED_WITHIN_MS: u64 = 6_000;
 /// Tries of a session at other coordinators after a refusal.
 const TRIES: u16 = 3;
+/// Copies that one look over what is recent reads: less than there are, so that it takes several.
+const RECENT_VALUES: usize = 24;
 /// Operations of the run itself have ids from here on.
 const FRESH_ID: u32 = 1_000_000;
 
@@ -225,6 +227,7 @@ pub async fn process(world: Arc<World>, node: NodeId) {
         };
         let bounded = world.scenario.intents_max.filter(|_| !world.is(Double::QueuesUnbounded));
         pace.intents_max = bounded.unwrap_or(pace.intents_max);
+        pace.recent_values = RECENT_VALUES;
         pace.feed_page = world.scenario.feed_page.unwrap_or(pace.feed_page);
         let policy = crate::reload::policy_of(&world, node);
         let coordinator = match Coordinator::start(env, node, policy, pace).await {
@@ -876,6 +879,7 @@ fn note_counters(sometimes: &mut BTreeSet<&'static str>, counters: &Counters) {
         (counters.blobs_collected, "a-blob-was-collected"),
         (counters.clock_drift_ms_max, "clock-drift-noticed"),
         (counters.expired, "a-value-expired"),
+        (counters.recent_passes, "what-is-recent-was-looked-over"),
         (counters.trees_compared, "sites-compared-trees"),
         (counters.site_leaves_read, "leaves-of-another-site-were-read"),
         (counters.missed_by_feeds, "a-look-found-what-a-feed-had-missed"),

@@ -242,6 +242,9 @@ pub struct Scenario {
     /// Between two looks over what the projections hold, by some coordinator; `None`: nobody looks.
     #[serde(default)]
     pub reconcile_every_ms: Option<u64>,
+    /// And between looks over what has changed since; `None`: nobody looks in between.
+    #[serde(default)]
+    pub reconcile_recent_ms: Option<u64>,
     /// And at these times of the day, as a cron.
     #[serde(default)]
     pub reconcile_full: Option<String>,
@@ -335,6 +338,7 @@ impl Scenario {
             authority_value_bytes_max,
             clock_skew_ms,
             reconcile_every_ms: Some(RECONCILE_EVERY_MS),
+            reconcile_recent_ms: None,
             reconcile_full: None,
             intents_max: None,
             feed_page: None,
@@ -342,6 +346,10 @@ impl Scenario {
             faults,
             outside: Vec::new(),
         };
+        let mut looks = streams.open(Purpose::Looks, 0);
+        if looks.random_range(0..8) == 0 {
+            scenario.reconcile_recent_ms = Some(looks.random_range(1_500..6_000));
+        }
         if sites > 1 {
             // With short pages a feed is soon too long to be read from its beginning.
             let short = streams.open(Purpose::Exchange, 0).random_bool(0.5);
@@ -482,6 +490,7 @@ impl Scenario {
             authority_value_bytes_max: 512,
             clock_skew_ms: vec![0; usize::from(nodes)],
             reconcile_every_ms: None,
+            reconcile_recent_ms: None,
             reconcile_full: None,
             intents_max: None,
             feed_page: None,
@@ -535,6 +544,7 @@ impl Scenario {
         });
         let dataset = |kept: &Kept| Dataset {
             reconcile_every,
+            reconcile_recent: self.reconcile_recent_ms.map(Duration::from_millis),
             reconcile_full: reconcile_full.clone(),
             ..kept.dataset()
         };

@@ -33,6 +33,8 @@ pub enum Purpose {
     Expiry,
     /// How sites exchange what they have.
     Exchange,
+    /// How often is looked over what.
+    Looks,
 }
 
 /// All streams of a seed.

@@ -235,3 +235,103 @@ fn bytes_changed_where_they_stand_become_a_version_of_their_own() {
         }
     }
 }
+
+/// Nobody lists anything for minutes; what has changed since is looked at every two seconds.
+fn looked_at_often() -> Scenario {
+    let mut scenario = looked_over(1);
+    scenario.reconcile_every_ms = Some(600_000);
+    scenario.reconcile_recent_ms = Some(2_000);
+    scenario
+}
+
+#[test]
+fn a_fresh_copy_that_is_lost_is_put_again_without_a_listing() {
+    // What a cache of KV remembers is outlasted first.
+    let cases = [
+        (Kind::KvLostEntry, StoreId::Kv, 66_000..72_000),
+        (Kind::R2LostObject, StoreId::R2, 6_000..11_000),
+    ];
+    for (kind, store, when_ms) in cases {
+        let key = "notes/k".to_owned();
+        let mut scenario = looked_at_often().then(3_000, 0, "k", PUT).fault(
+            kind,
+            Place::Copy { store, key },
+            6_000..6_001,
+            0,
+        );
+        scenario.length_ms = 80_000;
+        let outcome = clean(&scenario);
+        let again_ms: Vec<u64> = landed(&outcome, store)
+            .into_iter()
+            .filter(|event| event.text == "notes/k" && event.at_us > 6_001_000)
+            .map(|event| event.at_us / 1_000)
+            .collect();
+        let [again_ms] = again_ms[..] else { panic!("{store}: put again once: {again_ms:?}") };
+        assert!(when_ms.contains(&again_ms), "{store}: at {again_ms} ms");
+        assert!(outcome.sometimes.contains("what-is-recent-was-looked-over"));
+    }
+}
+
+/// More have changed than one look reads: the looks go round.
+#[test]
+fn what_is_recent_is_looked_at_some_at_a_time() {
+    let mut scenario = looked_at_often();
+    for at in 0..60 {
+        scenario = scenario.then(1_000 + at * 50, 0, &format!("k{at}"), PUT);
+    }
+    for at in [3, 31, 58] {
+        let copy = Place::Copy { store: StoreId::R2, key: format!("notes/k{at}") };
+        scenario = scenario.fault(Kind::R2LostObject, copy, 6_000..6_001, 0);
+    }
+    let outcome = clean(&scenario);
+    for at in [3, 31, 58] {
+        let again = landed(&outcome, StoreId::R2)
+            .into_iter()
+            .find(|event| event.text == format!("notes/k{at}") && event.at_us > 6_001_000);
+        // Three looks read them all, once round; each confirms a second later what differs.
+        let again_ms = again.expect("it was put again").at_us / 1_000;
+        assert!(again_ms < 6_000 + 4 * 4_000, "k{at} at {again_ms} ms");
+    }
+}
+
+/// What somebody wrote over a fresh copy, and what was changed where it stands, become versions.
+#[test]
+fn what_is_written_over_a_fresh_copy_is_taken_in_without_a_listing() {
+    for kind in [Kind::R2ForeignWrite, Kind::R2ChangedObject] {
+        let copy = Place::Copy { store: StoreId::R2, key: "notes/k".to_owned() };
+        let scenario =
+            looked_at_often().then(3_000, 0, "k", PUT).fault(kind, copy, 6_000..6_001, 0);
+        let outcome = clean(&scenario);
+        let in_kv = landed(&outcome, StoreId::Kv).into_iter();
+        let in_kv = in_kv.map(|event| event.at_us / 1_000).find(|at_ms| *at_ms > 6_001);
+        let in_kv = in_kv.expect("their bytes are a version");
+        assert!(in_kv < 12_000, "{kind}: at {in_kv} ms");
+    }
+}
+
+/// Every fresh copy is gone at once: that looks like the wrong store, not like damage.
+#[test]
+fn fresh_copies_that_are_all_gone_change_nothing() {
+    let mut scenario = looked_at_often();
+    for at in 0..12 {
+        scenario = scenario.then(1_000 + at * 50, 0, &format!("k{at}"), PUT);
+    }
+    for at in 0..12 {
+        let copy = Place::Copy { store: StoreId::R2, key: format!("notes/k{at}") };
+        scenario = scenario.fault(Kind::R2LostObject, copy, 6_000..6_001, 0);
+    }
+    // Twelve are too few to tell: these are mended.
+    clean(&scenario);
+    for at in 12..40 {
+        scenario = scenario.then(1_000 + at * 50, 0, &format!("k{at}"), PUT);
+        let copy = Place::Copy { store: StoreId::R2, key: format!("notes/k{at}") };
+        scenario = scenario.fault(Kind::R2LostObject, copy, 6_000..6_001, 0);
+    }
+    let outcome = run::run(&scenario, None, true);
+    let again = landed(&outcome, StoreId::R2).into_iter().filter(|event| {
+        event.at_us > 6_001_000 && event.text.starts_with("notes/k")
+    });
+    let again: Vec<u64> = again.map(|event| event.at_us / 1_000).collect();
+    assert!(again.is_empty(), "put again at {again:?}");
+    assert!(outcome.violations.iter().any(|v| v.invariant == Invariant::Convergence));
+}

@@ -128,6 +128,8 @@ impl<E: Env> Coordinator<E> {
         state.ledger.forget();
         state.expiries.clear();
         state.looks.clear();
+        state.recents.clear();
+        state.complete_from = None;
         state.reaping.authority_went_back();
         for followed in state.sites.values_mut() {
             followed.begin_anew();

@@ -38,6 +38,7 @@ mod pass;
 mod project;
 mod read;
 mod reap;
+mod recent;
 mod reconcile;
 mod reload;
 mod rows;
@@ -52,7 +53,7 @@ pub use dead::DeadLetterError;
 pub use force::{ForceError, Kept};
 pub use leave::Leaving;
 pub use leaves::LedgerCheck;
-pub use pass::{Billed, Brake, Leave, Pass, PassError};
+pub use pass::{Billed, Brake, Leave, Over, Pass, PassError};
 pub use read::{Read, ReadError};
 pub use session::{Session, SessionError};
 pub use status::{
@@ -140,8 +141,12 @@ struct State {
     to_fill: BTreeSet<(Arc<str>, StoreId)>,
     /// Projections of which a reload has changed what they keep.
     filters: BTreeMap<(Arc<str>, StoreId), pass::Filter>,
-    /// The last look over each projection.
-    passes: BTreeMap<(Arc<str>, StoreId), Pass>,
+    /// The last look over each projection, and over what is recent there.
+    passes: BTreeMap<(Arc<str>, StoreId, Over), Pass>,
+    /// Where the feed was when the ledger was complete for the first time.
+    complete_from: Option<Seq>,
+    /// How far the looks over what is recent have come.
+    recents: BTreeMap<(Arc<str>, StoreId), recent::Recent>,
     /// What the store side's clock showed last.
     store_clock: Option<expire::Reading>,
     /// Values that stand in R2 under their own hash.
@@ -269,6 +274,8 @@ impl<E: Env> Coordinator<E> {
             to_fill: BTreeSet::new(),
             filters: BTreeMap::new(),
             passes: BTreeMap::new(),
+            complete_from: None,
+            recents: BTreeMap::new(),
             store_clock: None,
             blobs: blobs::Blobs::default(),
             expiries: expire::Expiries::default(),

@@ -18,6 +18,17 @@ const BRAKE_RECORDS_MIN: usize = 20;
 const BRAKE_LISTED_ONE_IN: usize = 20;
 /// A pass that would delete more than one record in so many is held.
 const BRAKE_DELETES_ONE_IN: usize = 4;
+
+/// What a look is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Over {
+    /// Some of what has changed since the last look over everything.
+    Recent,
+    /// Everything that the store lists.
+    Everything,
+}
+
 /// What a look over a store showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pass {
@@ -25,12 +36,16 @@ pub struct Pass {
     pub dataset: String,
     /// Where.
     pub store: StoreId,
+    /// What it was over.
+    pub over: Over,
     /// Copies and records that were held against each other.
     pub compared: usize,
     /// Copies that this coordinator is bringing up to date anyway.
     pub pending: usize,
     /// Pages of the listing that it took.
     pub pages: usize,
+    /// Copies that were read one by one for it.
+    pub reads: usize,
     /// Copies that differ from the authority.
     pub differing: usize,
     /// Some of their keys.
@@ -179,7 +194,8 @@ impl State {
     /// An operator approves of what is held. Where the filter was changed that holds until a look is
     /// clean, since one look need not get to the end of it.
     pub(super) fn approve(&mut self, place: &(Arc<str>, StoreId)) {
-        let held = self.passes.get(place).is_some_and(|p| p.held == Some(Brake::ChangedFilter));
+        let pass = self.passes.get(&(place.0.clone(), place.1, Over::Everything));
+        let held = pass.is_some_and(|pass| pass.held == Some(Brake::ChangedFilter));
         if held || self.filters.contains_key(place) {
             self.filters.insert(place.clone(), Filter::Approved);
             self.to_fill.insert(place.clone());

@@ -12,7 +12,7 @@
 //! projection are in the authority before anything is put over them (rule A3). A pass that would
 //! delete much, or finds nothing where much should be, changes nothing and says so.
 
-use super::pass::{Billed, Leave, Pass, PassError, Seen};
+use super::pass::{Billed, Brake, Leave, Over, Pass, PassError, Seen};
 use super::project::Owed;
 use super::{Coordinator, Slot, State};
 use crate::breaker;
@@ -22,7 +22,7 @@ use crate::ledger::Noted;
 use crate::policy::{Dataset, Limits, Policy};
 use crate::projection::{self, Form, Named};
 use crate::record::{RecordId, StoreId};
-use crate::row::StoreTime;
+use crate::row::{Seq, StoreTime};
 use crate::version::Version;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -70,6 +70,8 @@ pub(super) struct Look {
     kept_through: Option<String>,
     /// The listing and the ledger were looked at to their ends.
     ended: bool,
+    /// Where the authority's feed was when it began.
+    began: Option<Seq>,
 }
 
 impl Look {
@@ -88,6 +90,44 @@ impl Look {
             gets: self.foreign,
             puts,
             rows: 2 * (puts - self.foreign) + 3 * self.foreign,
+        }
+    }
+
+    /// What differs, as far as it is kept.
+    pub(super) fn differing(&self) -> impl Iterator<Item = &RecordId> {
+        self.differing.keys()
+    }
+
+    /// The same, as it was seen.
+    pub(super) fn listings(&self) -> Vec<(RecordId, Listing)> {
+        self.differing.iter().map(|(record, found)| (record.clone(), found.copy.clone())).collect()
+    }
+
+    /// Something else shows that it does not differ, or not so.
+    pub(super) fn leave_out(&mut self, record: &RecordId) {
+        self.differing.remove(record);
+    }
+
+    /// What is to be said of it.
+    pub(super) fn pass(
+        &self,
+        dataset: &Dataset,
+        store: StoreId,
+        over: Over,
+        held: Option<Brake>,
+    ) -> Pass {
+        Pass {
+            dataset: dataset.name.to_string(),
+            store,
+            over,
+            compared: self.compared,
+            pending: self.pending,
+            pages: self.pages,
+            reads: 0,
+            differing: self.differ,
+            keys: self.differing.keys().take(NAMED_MAX).map(|r| r.key.to_string()).collect(),
+            predicted: self.predicted(),
+            held,
         }
     }
 
@@ -166,7 +206,8 @@ impl<E: Env> Coordinator<E> {
         let mut due = BTreeMap::new();
         self.plan_looks(&policy, self.turn(), &mut due);
         loop {
-            let next = due.iter().map(|(name, at)| (*at, Arc::clone(name))).min();
+            let next = due.iter().map(|(place, at): (&(Arc<str>, Over), _)| (*at, place.clone()));
+            let next = next.min();
             self.wait_for_look(next.as_ref().map(|(at, _)| *at), &policy).await;
             if self.is_stopped() || self.is_leaving() {
                 return;
@@ -179,10 +220,24 @@ impl<E: Env> Coordinator<E> {
                 self.plan_looks(&policy, turn, &mut due);
                 continue;
             }
-            let Some((at, name)) = next else { continue };
-            let dataset = &policy.datasets[&name];
+            let Some((at, place)) = next else { continue };
+            let (name, over) = &place;
+            let dataset = &policy.datasets[name];
+            if *over == Over::Recent {
+                for store in dataset.projections() {
+                    if self.look_over_recent(dataset, store).await {
+                        due.insert((name.clone(), Over::Everything), self.now());
+                    }
+                }
+                let again = dataset.reconcile_recent.map(|every| at + every * turn.of);
+                match again {
+                    Some(again) => due.insert(place, again.max(self.now())),
+                    None => due.remove(&place),
+                };
+                continue;
+            }
             if self.state().admits(StoreId::D1)
-                && let Err(error) = self.check_ledger(&name).await
+                && let Err(error) = self.check_ledger(name).await
             {
                 tracing::warn!(dataset = %name, %error, "D1's leaves could not be read");
             }
@@ -192,7 +247,7 @@ impl<E: Env> Coordinator<E> {
             }
             self.reap(dataset).await;
             // It has just been told what is dead here.
-            self.compare_with_sites(&name).await;
+            self.compare_with_sites(name).await;
             self.collect_blobs().await;
             let again = if self.is_to_be_filled(dataset) {
                 Some(self.now() + FILL_AGAIN_AFTER * turn.of)
@@ -204,8 +259,8 @@ impl<E: Env> Coordinator<E> {
                 )
             };
             match again {
-                Some(again) => due.insert(name, again),
-                None => due.remove(&name),
+                Some(again) => due.insert(place, again),
+                None => due.remove(&place),
             };
         }
     }
@@ -218,12 +273,24 @@ impl<E: Env> Coordinator<E> {
 
     /// When each dataset is looked over next: those whose projections are to be filled soon, a
     /// dataset that is new or has a shorter interval within that.
-    fn plan_looks(&self, policy: &Policy, turn: Turn, due: &mut BTreeMap<Arc<str>, Duration>) {
+    fn plan_looks(
+        &self,
+        policy: &Policy,
+        turn: Turn,
+        due: &mut BTreeMap<(Arc<str>, Over), Duration>,
+    ) {
         let Turn { rank, of: turns } = turn;
         let now = self.now();
         let planned = std::mem::take(due);
         for (name, dataset) in &policy.datasets {
-            let planned = planned.get(name).copied();
+            let place = (name.clone(), Over::Everything);
+            let soon = (name.clone(), Over::Recent);
+            let recent = dataset.reconcile_recent.map(|every| match planned.get(&soon) {
+                None => now + every * (rank + 1),
+                Some(at) => (now + every * turns).min(*at),
+            });
+            due.extend(recent.map(|at| (soon, at)));
+            let planned = planned.get(&place).copied();
             let at = if self.is_to_be_filled(dataset) {
                 Some(now + FILL_AGAIN_AFTER * (rank + 1))
             } else {
@@ -233,7 +300,7 @@ impl<E: Env> Coordinator<E> {
                 });
                 self.by_clock_too(dataset, by_interval)
             };
-            due.extend(at.map(|at| (name.clone(), at)));
+            due.extend(at.map(|at| (place, at)));
         }
     }
 
@@ -332,6 +399,7 @@ impl<E: Env> Coordinator<E> {
         let prefix = &dataset.projection(store).expect("a projection is looked over").prefix;
         let begun = begun.filter(|look| look.at.as_ref().is_some_and(|at| at.starts_with(prefix)));
         let mut look = begun.unwrap_or_default();
+        let began = *look.began.get_or_insert(self.state().ledger.cursor());
         if let Err(unavailable) = self.look(dataset, store, Until::End, &mut look).await {
             if leave == Leave::Mend {
                 self.state().looks.insert(place, look);
@@ -345,23 +413,16 @@ impl<E: Env> Coordinator<E> {
                 None
             }
         };
-        let pass = Pass {
-            dataset: dataset.name.to_string(),
-            store,
-            compared: look.compared,
-            pending: look.pending,
-            pages: look.pages,
-            differing: look.differ,
-            keys: look.differing.keys().take(NAMED_MAX).map(|r| r.key.to_string()).collect(),
-            predicted: look.predicted(),
-            held,
-        };
+        let pass = look.pass(dataset, store, Over::Everything, held);
         self.note_pass(&pass, &look);
         if pass.is_clean() || held.is_some() {
             self.state().to_fill.remove(&place);
         }
         if pass.is_clean() {
             self.state().filters.remove(&place);
+        }
+        if pass.differing == 0 {
+            self.note_whole(dataset, store, began);
         }
         if held.is_some() || leave == Leave::Look {
             return Ok(pass);
@@ -377,6 +438,10 @@ impl<E: Env> Coordinator<E> {
             from.clone_from(&look.kept_through);
             look = Look::from(from.clone());
             self.look(dataset, store, Until::Full, &mut look).await?;
+        }
+        // What may be an echo is not mended yet, and is looked at again before the next listing.
+        if store == StoreId::R2 {
+            self.note_whole(dataset, store, began);
         }
         Ok(pass)
     }
@@ -398,18 +463,38 @@ impl<E: Env> Coordinator<E> {
         };
         let mut second = Look::from(from);
         self.look(dataset, store, until, &mut second).await?;
+        self.mend_confirmed(dataset, store, first, second, why).await;
+        Ok(())
+    }
+
+    /// Mends what differs in a second look as it did in the first.
+    pub(super) async fn mend_confirmed(
+        &self,
+        dataset: &Dataset,
+        store: StoreId,
+        first: &Look,
+        second: Look,
+        why: Priority,
+    ) {
         for (record, found) in second.differing {
             if first.differing.get(&record) == Some(&found) {
                 self.mend(dataset, store, &record, found, why).await;
             }
         }
-        Ok(())
     }
 
-    fn note_pass(&self, pass: &Pass, look: &Look) {
+    pub(super) fn note_pass(&self, pass: &Pass, look: &Look) {
         let mut state = self.state();
-        state.passes.insert((pass.dataset.as_str().into(), pass.store), pass.clone());
-        state.counters.passes += 1;
+        let place = (Arc::<str>::from(pass.dataset.as_str()), pass.store);
+        if pass.over == Over::Everything {
+            // Of what is recent too.
+            state.passes.remove(&(place.0.clone(), place.1, Over::Recent));
+        }
+        state.passes.insert((place.0, place.1, pass.over), pass.clone());
+        match pass.over {
+            Over::Recent => state.counters.recent_passes += 1,
+            Over::Everything => state.counters.passes += 1,
+        }
         state.counters.copies_compared += look.compared as u64;
         if let Some(brake) = pass.held {
             state.counters.passes_held += 1;
@@ -524,6 +609,30 @@ impl<E: Env> Coordinator<E> {
         look.ended = last.is_none();
         look.at = last.map(str::to_owned);
         look.keep();
+    }
+
+    /// Holds copies that were read one by one against the ledger's entries.
+    pub(super) fn compare_each(
+        &self,
+        dataset: &Dataset,
+        store: StoreId,
+        copies: Vec<(RecordId, Listing)>,
+        look: &mut Look,
+    ) {
+        let prefix = &dataset.projection(store).expect("a projection is looked over").prefix;
+        let mut state = self.state();
+        let now = state.store_time_least(self.now());
+        let State { policy, ledger, slots, echoes, .. } = &mut *state;
+        let mut beside = Beside { now, limits: policy.limits, slots, echoes };
+        for (record, copy) in copies {
+            look.seen.listed += usize::from(copy.is_some());
+            let copy = copy.map(|metadata| {
+                let listed = format!("{prefix}{}", record.key);
+                Copied { listed, prefix_bytes: prefix.len(), metadata }
+            });
+            let noted = ledger.noted(&record);
+            self.compare_one(&mut beside, dataset, store, &record, noted, copy, look);
+        }
     }
 
     /// A copy of a record that the ledger does not have.

@@ -48,7 +48,7 @@ impl<E: Env> Coordinator<E> {
             dataset.is_some_and(|dataset| dataset.projection(*store).is_some())
         };
         filters.retain(|place, _| kept(place));
-        passes.retain(|place, _| kept(place));
+        passes.retain(|(dataset, store, _), _| kept(&(dataset.clone(), *store)));
         for (record, slot) in &mut state.slots {
             slot.owed
                 .retain(|store, _| !changes.dropped.contains(&(record.dataset.clone(), *store)));

@@ -9,7 +9,7 @@
 //! says nothing: it may have been spoilt on its way, so the same bytes must come three times.
 
 use super::Coordinator;
-use super::reconcile::{LOOK_AGAIN_AFTER, PAGE_KEYS};
+use super::reconcile::{LOOK_AGAIN_AFTER, Listing, PAGE_KEYS};
 use crate::env::{Env, KvStore, ObjectStore, Storage};
 use crate::lane::Priority;
 use crate::policy::Dataset;
@@ -56,9 +56,19 @@ impl<E: Env> Coordinator<E> {
                 changed.push((record, ContentHash::of(&body), metadata));
             }
         }
-        if changed.is_empty() {
-            return;
+        if !changed.is_empty() {
+            self.confirm_changed(dataset, store, changed, why).await;
         }
+    }
+
+    /// Bytes that were not what their metadata names, and in two more reads are the same: somebody's.
+    pub(super) async fn confirm_changed(
+        &self,
+        dataset: &Dataset,
+        store: StoreId,
+        changed: Vec<(RecordId, ContentHash, Option<String>)>,
+        why: Priority,
+    ) {
         self.wait_until(self.now() + LOOK_AGAIN_AFTER).await;
         for (record, hash, metadata) in changed {
             self.state().counters.copies_differing += 1;
@@ -131,21 +141,41 @@ impl<E: Env> Coordinator<E> {
         store: StoreId,
         metadata: Option<&str>,
     ) -> bool {
+        let copy = Some(metadata.map(str::to_owned));
+        self.lists_just(dataset, record, store, &copy).await
+    }
+
+    /// True when a store's listing shows just this of a copy now, or of there being none.
+    pub(super) async fn lists_just(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        store: StoreId,
+        copy: &Listing,
+    ) -> bool {
         let Some(projection) = dataset.projection(store) else { return false };
         let key = format!("{}{}", projection.prefix, record.key);
+        if self.not_held(store).is_err() {
+            return false;
+        }
         let storage = self.env.storage();
         let listed = match store {
             StoreId::Kv => storage.kv().list(&key, None, 1).await,
             StoreId::R2 => storage.r2().list(&key, None, 1).await,
             StoreId::D1 => return false,
         };
-        let listed = listed.ok().and_then(|listed| listed.keys.into_iter().next());
-        listed.is_some_and(|listed| listed.key == key && listed.metadata.as_deref() == metadata)
+        let Ok(page) = listed else { return false };
+        match page.keys.into_iter().next() {
+            Some(listed) if listed.key == key => *copy == Some(listed.metadata),
+            // The first key that begins so is another one.
+            Some(_) => copy.is_none(),
+            None => copy.is_none() && page.next.is_none(),
+        }
     }
 }
 
 /// True when a copy says that it is of `version` and its bytes are not.
-fn is_changed(version: &Version, metadata: Option<&str>, body: &[u8]) -> bool {
+pub(super) fn is_changed(version: &Version, metadata: Option<&str>, body: &[u8]) -> bool {
     let Some(metadata) = metadata else { return false };
     if let Some(said) = projection::as_written(metadata, version) {
         return !said.is(body, version.current().hash);

@@ -89,6 +89,8 @@ pub struct Counters {
     pub leaves_differing: u64,
     /// Rows of D1 that the change feed had not shown.
     pub ledger_news: u64,
+    /// Looks over some of what has changed since the last look over everything.
+    pub recent_passes: u64,
     /// Trees that were compared with another site's.
     pub trees_compared: u64,
     /// Leaves of other sites whose versions were read because they differed.

@@ -102,6 +102,9 @@ impl<E: Env> Coordinator<E> {
             let cursor = state.ledger.cursor();
             state.ledger.followed(cursor, page.complete);
         }
+        if state.complete_from.is_none() && page.complete {
+            state.complete_from = Some(state.ledger.cursor());
+        }
         for (record, store) in page.lapsed {
             // The marks of a dataset that is gone wait for its return.
             let Some(dataset) = state.policy.datasets.get(&record.dataset) else { continue };

@@ -163,6 +163,7 @@ fn compare_dataset(
         queue,
         ttl,
         reconcile_every,
+        reconcile_recent,
         reconcile_full,
     } = before;
     let mut fixed = |what: &str, way_out: &str| match holdings(name).records {
@@ -233,6 +234,7 @@ fn compare_dataset(
         ("queue", *queue != after.queue),
         ("ttl", *ttl != after.ttl),
         ("reconcile.every", *reconcile_every != after.reconcile_every),
+        ("reconcile.recent", *reconcile_recent != after.reconcile_recent),
         ("reconcile.full", *reconcile_full != after.reconcile_full),
     ];
     for (field, differs) in differing {
@@ -276,6 +278,8 @@ mod tests {
         check(|a| a.backlog = Mode::Promise, &["a: backlog"], false);
         check(|a| a.queue.records = Some(5), &["a: queue"], false);
         check(|a| a.reconcile_every = None, &["a: reconcile.every"], false);
+        let soon = |a: &mut Dataset| a.reconcile_recent = Some(std::time::Duration::from_secs(5));
+        check(soon, &["a: reconcile.recent"], false);
         check(|a| a.kv.as_mut().unwrap().keep = Keep::Reference, &["a: what kv keeps"], true);
         check(|a| a.kv = None, &["a is no longer kept in kv; its copies stay there"], false);
         let without = with(|a| a.kv = None);

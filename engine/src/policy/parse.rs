@@ -270,6 +270,7 @@ struct RawStrategy {
 #[serde(deny_unknown_fields)]
 struct RawReconcile {
     every: Option<Spanned<String>>,
+    recent: Option<Spanned<String>>,
     full: Option<Spanned<String>>,
 }
 
@@ -509,6 +510,7 @@ impl Reader<'_> {
             queue: self.queue(raw),
             ttl: self.ttl(raw),
             reconcile_every: self.reconcile_every(raw),
+            reconcile_recent: self.reconcile_recent(raw),
             reconcile_full: self.reconcile_full(raw),
         }
     }
@@ -534,6 +536,42 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn reconcile_recent(&mut self, raw: &RawDataset) -> Option<Duration> {
+        let reconcile = raw.reconcile.as_ref()?;
+        let recent = reconcile.recent.as_ref()?;
+        let text = recent.get_ref().as_str();
+        if text == "never" {
+            return None;
+        }
+        // Mistakes in these are told of by themselves.
+        let every = reconcile.every.as_ref().map(|every| every.get_ref().as_str());
+        let every = every.map_or(Some(RECONCILE_EVERY), duration);
+        let (field, least) = ("dataset.reconcile.recent", RECONCILE_EVERY_MIN.as_secs());
+        let accepted = format!("a number with s, m, h or d, from {least}s, or \"never\"");
+        let found = duration(text)
+            .filter(|found| (RECONCILE_EVERY_MIN..=RECONCILE_EVERY_MAX).contains(found));
+        match (found, every) {
+            (None, _) => {
+                let problem = format!("{text:?} is no time between two looks over what is recent");
+                self.refuse(recent.span(), field, problem, &accepted);
+            }
+            (Some(found), Some(every)) if found >= every => {
+                let problem =
+                    format!("everything is looked over as often, so that {text:?} adds nothing");
+                let accepted = "less than `every`; or a longer `every`, such as \"1h\"";
+                self.refuse(recent.span(), field, problem, accepted);
+            }
+            (Some(_), None) if reconcile.full.is_none() => {
+                let problem = "what is recent is what has changed since the last look over \
+                               everything, and nobody looks over everything";
+                let accepted = "with `every`, or with `full`, such as \"0 3 * * *\"";
+                self.refuse(recent.span(), field, problem.to_owned(), accepted);
+            }
+            (Some(_), _) => {}
+        }
+        found
     }
 
     fn ttl(&mut self, raw: &RawDataset) -> Option<Duration> {

@@ -194,6 +194,19 @@ fn times_between_two_looks() {
 }
 
 #[test]
+fn times_between_two_looks_over_what_is_recent() {
+    let recent = |says: &str| {
+        let text = format!("{GOOD}reconcile = {{ {says} }}\n");
+        parse("t.toml", &text).unwrap().policy.datasets["a"].reconcile_recent
+    };
+    assert_eq!(recent("recent = \"5s\""), Some(Duration::from_secs(5)));
+    assert_eq!(recent("recent = \"10m\", every = \"1h\""), Some(Duration::from_secs(600)));
+    let nightly = "recent = \"1m\", every = \"never\", full = \"0 3 * * *\"";
+    assert_eq!(recent(nightly), Some(Duration::from_secs(60)));
+    assert_eq!((recent("recent = \"never\""), recent("every = \"1h\"")), (None, None));
+}
+
+#[test]
 fn times_after_which_values_expire() {
     let ttl = |text: &str| format!("{GOOD}ttl = {text:?}\n");
     let parsed = |text: &str| parse("t.toml", &ttl(text)).unwrap().policy.datasets["a"].ttl;
@@ -252,6 +265,15 @@ const CANNOT_HOLD: &[(&str, &str, &str, &str)] = &[
     ("reconcile = { full = \"61 * * * *\" }", "dataset.reconcile.full", "minute", "five fields"),
     ("reconcile = { every = \"0s\" }", "dataset.reconcile.every", "no time", "from 1s to 30d"),
     ("reconcile = { every = \"31d\" }", "dataset.reconcile.every", "no time", "from 1s to 30d"),
+    ("reconcile = { recent = \"0s\" }", "dataset.reconcile.recent", "no time", "from 1s"),
+    ("reconcile = { recent = \"fast\" }", "dataset.reconcile.recent", "no time", "\"never\""),
+    ("reconcile = { recent = \"30s\" }", "dataset.reconcile.recent", "adds nothing", "\"1h\""),
+    (
+        "reconcile = { recent = \"5s\", every = \"never\" }",
+        "dataset.reconcile.recent",
+        "nobody looks over everything",
+        "`full`",
+    ),
     ("reconcile = { after = \"1h\" }", "after", "unknown field", "`every`"),
     ("ttl = \"0s\"", "dataset.ttl", "expires", "from 1s to 3650d"),
     ("ttl = \"9999d\"", "dataset.ttl", "expires", "from 1s to 3650d"),

@@ -2,7 +2,7 @@
 //! [Prometheus text format](https://prometheus.io/docs/instrumenting/exposition_formats/).
 
 use super::App;
-use crate::coordinator::{Billed, Counters, DatasetBacklog, Pass, Status, StoreStatus};
+use crate::coordinator::{Billed, Counters, DatasetBacklog, Over, Pass, Status, StoreStatus};
 use crate::env::Env;
 use axum::extract::State;
 use axum::http::header;
@@ -178,14 +178,24 @@ impl Text {
 
     /// Of the last look over each projection.
     fn passes(&mut self, passes: &[Pass]) {
-        let place = |pass: &Pass| format!("dataset=\"{}\",store=\"{}\"", pass.dataset, pass.store);
+        let place = |pass: &Pass| {
+            let over = match pass.over {
+                Over::Recent => "recent",
+                Over::Everything => "everything",
+            };
+            format!("dataset=\"{}\",store=\"{}\",over=\"{over}\"", pass.dataset, pass.store)
+        };
         let help = "Billed operations that the last look over a store's copies predicts: those of the \
                     listing itself, and those of mending what differs.";
         self.head("pass_predicted_operations", "gauge", help);
         for pass in passes {
             let Billed { lists, gets, puts, rows } = pass.predicted;
-            let operations =
-                [("list", lists + pass.pages), ("get", gets), ("put", puts), ("d1_row", rows)];
+            let operations = [
+                ("list", lists + pass.pages),
+                ("get", gets + pass.reads),
+                ("put", puts),
+                ("d1_row", rows),
+            ];
             for (operation, count) in operations {
                 let labels = format!("{{{},operation=\"{operation}\"}}", place(pass));
                 self.line("pass_predicted_operations", &labels, count as u64);
@@ -241,6 +251,7 @@ impl Text {
             leaves_compared,
             leaves_differing,
             ledger_news,
+            recent_passes,
             trees_compared,
             site_leaves_read,
             missed_by_feeds,
@@ -330,6 +341,7 @@ impl Text {
             ),
             ("leaves_compared_total", "Leaf sums of D1 held against the ledger.", leaves_compared),
             ("divergent_leaves_total", "Of these, such as differed.", leaves_differing),
+            ("recent_passes_total", "Looks over some of what is recent in a store.", recent_passes),
             ("trees_compared_total", "Trees compared with other sites'.", trees_compared),
             ("site_leaves_read_total", "Leaves of other sites that differed.", site_leaves_read),
             (
