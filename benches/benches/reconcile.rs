@@ -112,6 +112,49 @@ fn descend(ours: &Ledger, records: u64) {
     );
 }
 
+/// A hundred rows that the change feed does not show, among so many: the ledger held against D1.
+fn hold_against_d1(records: u64) {
+    let memory = Memory::default();
+    let dataset: Arc<str> = Arc::from("bench");
+    let install = |n: u64, counter: u64| {
+        let (record, version) = (record(&dataset, n), version(n, counter));
+        let value = Stored::Inline(Bytes::from(format!("{n:0>64}")));
+        memory.with_d1(|d1| {
+            let expect = d1.rows().get(&record).map(|row| row.expect()).unwrap_or_default();
+            let (losers, owe) = (Vec::new(), Vec::new());
+            let op = Install {
+                record,
+                expect,
+                version,
+                value,
+                losers,
+                owe,
+                holder: WRITER,
+                blobs_seen: BlobsSeen::default(),
+            };
+            d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))])
+        });
+    };
+    (0..records).for_each(|n| install(n, n + 1));
+    let (runtime, coordinator) = coordinator_over(&memory, Pace::default());
+    runtime.block_on(async {
+        while !coordinator.status().ledger_complete {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        memory.stop_feed();
+        (0..100).for_each(|n| install(n * (records / 100), 2 * records + n));
+        let (before, begun) = (memory.rows_read(), on_processor());
+        let check = coordinator.check_ledger("bench").await.expect("D1 answers");
+        println!(
+            "ledger against D1, {records:>7} records, 100 differ: {check:?}, {} rows of records read, \
+             {:?}",
+            memory.rows_read() - before,
+            on_processor() - begun
+        );
+    });
+    coordinator.stop();
+}
+
 /// Two sites with as many records, a hundred of which differ: what it takes one to catch up that
 /// starts anew.
 fn catch_up(records: u64) {
@@ -296,6 +339,9 @@ fn main() {
     let million = upkeep(1_000_000);
     descend(&million, 1_000_000);
     drop(million);
+    hold_against_d1(10_000);
+    hold_against_d1(100_000);
+    hold_against_d1(1_000_000);
     catch_up(10_000);
     catch_up(100_000);
     catch_up(1_000_000);
