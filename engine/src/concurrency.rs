@@ -70,12 +70,12 @@ impl Concurrency {
         Concurrency { width: width_max, width_max, stage: Stage::Steady, halved_at: None }
     }
 
-    /// Work on so many records may be under way.
+    /// So much may be under way: records, or batches of them.
     pub fn width(&self) -> usize {
         (self.width / PLACE) as usize
     }
 
-    /// Work on a record is done.
+    /// A piece of work is done.
     pub fn succeeded(&mut self) {
         if self.width == self.width_max {
             return;

@@ -328,9 +328,9 @@ fn fresh_copies_that_are_all_gone_change_nothing() {
         scenario = scenario.fault(Kind::R2LostObject, copy, 6_000..6_001, 0);
     }
     let outcome = run::run(&scenario, None, true);
-    let again = landed(&outcome, StoreId::R2).into_iter().filter(|event| {
-        event.at_us > 6_001_000 && event.text.starts_with("notes/k")
-    });
+    let again = landed(&outcome, StoreId::R2)
+        .into_iter()
+        .filter(|event| event.at_us > 6_001_000 && event.text.starts_with("notes/k"));
     let again: Vec<u64> = again.map(|event| event.at_us / 1_000).collect();
     assert!(again.is_empty(), "put again at {again:?}");
     assert!(outcome.violations.iter().any(|v| v.invariant == Invariant::Convergence));

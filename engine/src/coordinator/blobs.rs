@@ -62,7 +62,7 @@ impl<E: Env> Coordinator<E> {
         let key = blob::key(hash);
         let put = r2.put(&key, bytes.clone(), None, PutIf::Absent, None);
         let Some(stored) = self.write_to(StoreId::R2, put).await else {
-            return Err(Sent::Failed);
+            return Err(Sent::Away);
         };
         let stands = match stored {
             Outcome::Applied(_) => true,

@@ -277,7 +277,7 @@ impl<E: Env> Coordinator<E> {
                 }
                 self.expire_again(record, PAUSE_MAX)
             }
-            Sent::Failed | Sent::Refused(_) | Sent::LoserRefused(..) => {
+            Sent::Failed | Sent::Away | Sent::Refused(_) | Sent::LoserRefused(..) => {
                 self.expire_again(record, PAUSE_MAX)
             }
         }

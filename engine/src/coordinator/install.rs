@@ -7,6 +7,7 @@
 use super::project::Target;
 use super::{Coordinator, Settled, State};
 use crate::blob::BlobsSeen;
+use crate::breaker::COOL_DOWN;
 use crate::dead_letter::{Ending, Refused, Verdict};
 use crate::env::{Env, Outcome, Refusal};
 use crate::journal::{Intent, LetterNote};
@@ -144,6 +145,7 @@ impl<E: Env> Coordinator<E> {
                     plan = self.plan_over(dataset, record, row);
                 }
                 Sent::Failed => return self.install_failed(record, expire),
+                Sent::Away => return self.install_waits(record, expire),
                 Sent::LoserRefused(loser, refusal) if self.holds(record, loser.sibling.dot) => {
                     // Once it is dead, the letter keeps it and the winner goes its way.
                     match self.note_loser_refused(record, &loser, &refusal) {
@@ -191,6 +193,15 @@ impl<E: Env> Coordinator<E> {
             slot.failures
         };
         self.back_off(failures)
+    }
+
+    /// Until probes have shown that R2 answers. That asks nobody anything, so no back-off grows, which
+    /// would outlast the outage.
+    fn install_waits(&self, record: &RecordId, expire: bool) -> Next {
+        if let Some(slot) = self.state().slots.get_mut(record) {
+            slot.expire |= expire;
+        }
+        Next::At(self.now() + COOL_DOWN)
     }
 
     /// What to install, from what is known here.
@@ -540,6 +551,8 @@ pub(super) enum Sent {
     /// It was deleted, and the tombstone reaped.
     Dead,
     Failed,
+    /// Nothing was sent: R2, which is to have the bytes first, does not answer.
+    Away,
     /// On its merits: the same again is refused again.
     Refused(Refusal),
     /// The bytes of a loser were, on their merits.

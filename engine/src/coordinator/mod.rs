@@ -110,7 +110,7 @@ struct State {
     breakers: PerStore<Breaker>,
     /// Of these, such as an operator has forced.
     forced: BTreeMap<StoreId, Forced>,
-    /// How much of each lane may be under way.
+    /// How much of each store's work may be under way: batches at the authority, records at the others.
     concurrency: PerStore<Concurrency>,
     health: PerStore<Health>,
     recoveries: PerStore<Recovery>,
@@ -288,6 +288,7 @@ impl<E: Env> Coordinator<E> {
             failure: None,
             leaving: false,
         };
+        state.concurrency[StoreId::D1] = Concurrency::new(pace.batches_max);
         state.counters.replayed_intents = replay.intents.len() as u64;
         for intent in replay.intents {
             state.remember_operation(intent.dot(), &intent.record);
@@ -474,7 +475,9 @@ impl<E: Env> Coordinator<E> {
                 Next::At(_) | Next::Retry(_) | Next::Park(_) => self.wake.timer.notify_one(),
                 // This worker takes the next one itself, and calls another if there is room for that.
                 Next::Done => {
-                    state.concurrency[store].succeeded();
+                    if store != StoreId::D1 {
+                        state.concurrency[store].succeeded();
+                    }
                     state.caught_up(store, now);
                     if state.lanes[store].has_retry_due(now) {
                         self.wake.timer.notify_one();
@@ -493,7 +496,7 @@ impl<E: Env> Coordinator<E> {
             }
             {
                 let mut state = self.state();
-                let width = state.concurrency[store].width();
+                let width = state.width(store, &self.pace);
                 if let Some(record) = state.lanes[store].take(width) {
                     // One permit may stand for several records.
                     if state.lanes[store].is_ready(width) {
@@ -513,10 +516,11 @@ impl<E: Env> Coordinator<E> {
             let now = self.now();
             let due = {
                 let mut state = self.state();
-                let State { lanes, concurrency, .. } = &mut *state;
-                for (store, lane) in lanes.iter_mut() {
+                for store in StoreId::ALL {
+                    let width = state.width(store, &self.pace);
+                    let lane = &mut state.lanes[store];
                     lane.wake(now);
-                    if lane.is_ready(concurrency[store].width()) {
+                    if lane.is_ready(width) {
                         self.wake.lanes[store].notify_one();
                     }
                 }
@@ -604,6 +608,15 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl State {
+    /// Work on so many of a store's records may be under way. The authority's share batches, and it
+    /// is these that are fewer when it has too much to do: fewer records would make them smaller.
+    fn width(&self, store: StoreId, pace: &Pace) -> usize {
+        match store {
+            StoreId::D1 => pace.lane_width,
+            StoreId::Kv | StoreId::R2 => self.concurrency[store].width(),
+        }
+    }
+
     fn admits(&self, store: StoreId) -> bool {
         self.breakers[store].admits()
     }

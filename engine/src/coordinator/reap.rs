@@ -216,7 +216,11 @@ impl<E: Env> Coordinator<E> {
                     return true;
                 }
                 Sent::Moved(now) => row = now,
-                Sent::Dead | Sent::Failed | Sent::Refused(_) | Sent::LoserRefused(..) => {
+                Sent::Dead
+                | Sent::Failed
+                | Sent::Away
+                | Sent::Refused(_)
+                | Sent::LoserRefused(..) => {
                     return false;
                 }
             }

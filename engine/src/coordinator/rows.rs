@@ -30,6 +30,8 @@ struct Held {
     waiting: VecDeque<Waiting>,
     /// A batch loop waits for what lingers here to have company; the others need not.
     lingers: bool,
+    /// Batches that are under way.
+    under_way: usize,
 }
 
 struct Waiting {
@@ -160,15 +162,23 @@ impl<E: Env> Coordinator<E> {
                     }
                     self.rows.held().lingers = false;
                 }
-                Turn::Send(taken) => self.send_batch(taken).await,
+                Turn::Send(taken) => {
+                    self.send_batch(taken).await;
+                    // This loop takes the next one itself, with all that came meanwhile.
+                    self.rows.held().under_way -= 1;
+                }
             }
         }
         self.rows.close();
     }
 
     fn next_batch(&self) -> Turn {
+        let width = self.state().concurrency[StoreId::D1].width();
         let mut held = self.rows.held();
-        let Held { waiting, lingers } = &mut *held;
+        let Held { waiting, lingers, under_way } = &mut *held;
+        if *under_way >= width {
+            return Turn::Idle;
+        }
         let Some(due) = waiting.iter().map(|waiting| waiting.due).min() else { return Turn::Idle };
         let wait = due.saturating_sub(self.now());
         if !wait.is_zero() && waiting.len() < self.pace.batch_ops_max {
@@ -186,6 +196,7 @@ impl<E: Env> Coordinator<E> {
             }
             taken.push(waiting.pop_front().expect("looked at above"));
         }
+        *under_way += 1;
         Turn::Send(taken)
     }
 
@@ -243,6 +254,9 @@ impl<E: Env> Coordinator<E> {
             outcome => outcome,
         };
         self.record_outcome(StoreId::D1, sent_at, &outcome);
+        if let Outcome::Applied(_) = &outcome {
+            self.state().concurrency[StoreId::D1].succeeded();
+        }
         outcome
     }
 }

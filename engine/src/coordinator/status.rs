@@ -6,7 +6,7 @@ use crate::dead_letter::Ending;
 use crate::env::{Env, Outcome};
 use crate::health::HealthReport;
 use crate::ledger::Noted;
-use crate::policy::Dataset;
+use crate::policy::{Dataset, Pace};
 use crate::record::{RecordId, StoreId};
 use crate::recovery::RecoveryReport;
 use crate::row::{RowAnswer, RowOp, Seq};
@@ -128,8 +128,8 @@ pub struct StoreStatus {
     pub breaker: &'static str,
     /// What an operator has forced the breaker to be, and why; `None`: it is automatic.
     pub forced: Option<Forced>,
-    /// Work on so many records may be under way at once: fewer while the store has too much to do,
-    /// or has only just come back.
+    /// So many batches (D1), or puts (KV, R2), may be under way at once: fewer while the store has too
+    /// much to do, or has only just come back.
     pub width: usize,
     /// How long it took, each time that it answered again, until it had what it was owed.
     pub recovery: RecoveryReport,
@@ -264,7 +264,7 @@ impl<E: Env> Coordinator<E> {
             retries_left: state.lanes[store].retries().1,
             backlog: state.backlog(store),
             oldest_ms: state.lanes[store].oldest().map(|since| millis(now.saturating_sub(since))),
-            drain_ms: state.predicted_drain(store).map(millis),
+            drain_ms: state.predicted_drain(store, &self.pace).map(millis),
             health: state.health[store].report(now),
         });
         Status {
@@ -275,7 +275,12 @@ impl<E: Env> Coordinator<E> {
             // What a dead letter alone keeps waits for nobody.
             intents: state.held.all().writes - state.lost.len(),
             intent_bytes: state.held.all().bytes,
-            backlogs: state.policy.datasets.values().map(|of| state.backlog_of(of)).collect(),
+            backlogs: state
+                .policy
+                .datasets
+                .values()
+                .map(|of| state.backlog_of(of, &self.pace))
+                .collect(),
             stores: stores.collect(),
             sites: state.sites.iter().map(|(site, followed)| followed.status(*site)).collect(),
             passes: state.passes.values().cloned().collect(),
@@ -387,10 +392,11 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl super::State {
-    fn backlog_of(&self, dataset: &Dataset) -> DatasetBacklog {
+    fn backlog_of(&self, dataset: &Dataset, pace: &Pace) -> DatasetBacklog {
         let stores = || std::iter::once(StoreId::D1).chain(dataset.projections());
         let waiting = self.held.of(&dataset.name);
-        let drains: Option<Vec<_>> = stores().map(|store| self.predicted_drain(store)).collect();
+        let drains: Option<Vec<_>> =
+            stores().map(|store| self.predicted_drain(store, pace)).collect();
         DatasetBacklog {
             dataset: dataset.name.clone(),
             writes: waiting.writes,
@@ -410,8 +416,8 @@ impl super::State {
 
     /// How long a store will take for what it is owed. `None`: it does not answer, or nothing was
     /// measured yet.
-    pub(super) fn predicted_drain(&self, store: StoreId) -> Option<Duration> {
-        let width = self.concurrency[store].width();
+    pub(super) fn predicted_drain(&self, store: StoreId, pace: &Pace) -> Option<Duration> {
+        let width = self.width(store, pace);
         let backlog = self.backlog(store);
         if backlog > 0 && !self.admits(store) {
             return None;

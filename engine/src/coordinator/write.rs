@@ -687,7 +687,7 @@ impl State {
             store,
             records: self.lanes[store].len_of(dataset),
             answers: self.admits(store),
-            drain: self.predicted_drain(store),
+            drain: self.predicted_drain(store, pace),
         });
         let waiting = self.held.of(dataset);
         let full = backlog::full(policy.backlog, policy.queue, waiting, bytes, stores)?;

@@ -91,7 +91,7 @@ impl Text {
                 self.line("store_breaker", &labels, u64::from(*breaker == state));
             }
         }
-        let help = "Work on so many records may be under way at once.";
+        let help = "So many batches (D1) or puts (KV, R2) may be under way at once.";
         self.head("store_concurrency", "gauge", help);
         for StoreStatus { store, width, .. } in &status.stores {
             self.line("store_concurrency", &format!("{{store=\"{store}\"}}"), *width as u64);
