@@ -210,13 +210,13 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    /// A write to a store, if its breaker lets work through.
+    /// A write to a store, if its breaker lets work through and this coordinator is not stopping.
     async fn write_to<T>(
         &self,
         store: StoreId,
         call: impl Future<Output = Outcome<T>>,
     ) -> Option<Outcome<T>> {
-        if !self.state().admits(store) {
+        if self.is_stopped() || !self.state().admits(store) {
             return None;
         }
         let began = self.now();
