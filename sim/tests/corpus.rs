@@ -71,3 +71,19 @@ fn a_coordinator_that_had_stopped_sent_one_more_put() {
 fn a_value_that_a_store_would_not_take_and_that_expired() {
     clean_in(Profile::Quick, &[875]);
 }
+
+#[test]
+fn an_acknowledgement_that_was_judged_by_another_policy_than_its_write_went_by() {
+    clean_in(Profile::Hostile, &[2_166]);
+}
+
+#[test]
+fn a_retired_members_operator_who_was_remembered_beyond_its_disk() {
+    clean_in(Profile::Hostile, &[1_036, 1_041]);
+}
+
+#[test]
+fn a_look_for_blobs_that_went_on_past_an_open_breaker() {
+    clean(&[979]);
+    clean_in(Profile::Hostile, &[32]);
+}
