@@ -70,7 +70,7 @@ impl BlobsSeen {
         now: StoreTime,
     ) -> bool {
         let Some(seen_at) = self.0.get(&blob) else { return false };
-        let fresh = now.0 <= seen_at.0 + SEEN_MS_MAX;
+        let fresh = now.0.saturating_sub(seen_at.0) <= SEEN_MS_MAX;
         fresh && condemned_until.is_none_or(|until| *seen_at > until)
     }
 }

@@ -268,7 +268,10 @@ fn what_a_changed_filter_makes_waits_for_an_approval() {
     site.server.until("a look found nothing", || {
         metric("tidelock_pass_held{dataset=\"notes\",store=\"kv\",over=\"everything\"} 0")
     });
-    assert!(metric("{dataset=\"notes\",store=\"kv\",operation=\"list\"} 1"), "one page each time");
+    assert!(
+        metric("{dataset=\"notes\",store=\"kv\",over=\"everything\",operation=\"list\"} 1"),
+        "one page each time"
+    );
 
     let referred = NOTES.replace("kv = {}", "kv = { keep = \"reference\" }");
     let (code, said) = site.reload(&format!("{referred}{brief}"));
@@ -276,7 +279,10 @@ fn what_a_changed_filter_makes_waits_for_an_approval() {
     site.server.until("it is held", || {
         metric("tidelock_pass_held{dataset=\"notes\",store=\"kv\",over=\"everything\"} 1")
     });
-    assert!(metric("{dataset=\"notes\",store=\"kv\",operation=\"put\"} 40"), "and predicted");
+    assert!(
+        metric("{dataset=\"notes\",store=\"kv\",over=\"everything\",operation=\"put\"} 40"),
+        "and predicted"
+    );
     let status = site.server.send("GET", "/v1/status", b"").json();
     let passes = status["coordinator"]["passes"].as_array().unwrap();
     assert!(passes.iter().any(|pass| pass["held"] == "changed-filter"), "{passes:?}");

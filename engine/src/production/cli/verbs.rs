@@ -201,9 +201,10 @@ pub fn status(args: &StatusArgs) -> Result<(), CliError> {
             .as_u64()
             .map_or("-".to_owned(), |permille| format!("{}.{}%", permille / 10, permille % 10));
         shown.push_str(&format!(
-            "  {name:<8} breaker {breaker:<13}  {backlog} records behind, {} at once, {} to drain; \
+            "  {name:<8} breaker {breaker:<13}  {backlog} records behind, {} {} at once, {} to drain; \
              {answers} answered, p99 {}\n",
             store["width"],
+            if name == "D1" { "batches" } else { "puts" },
             figure(&store["drain_ms"], " ms"),
             figure(&health["p99_ms"], " ms"),
         ));

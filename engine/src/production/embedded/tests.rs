@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 const NEVER: StoreTime = StoreTime(u64::MAX);
+const BEGUN: StoreTime = StoreTime(1_000_000);
 
 fn open() -> (TempDir, Arc<AtomicU64>, Embedded) {
     let folder = tempfile::tempdir().unwrap();
-    let time = Arc::new(AtomicU64::new(1_000_000));
+    let time = Arc::new(AtomicU64::new(BEGUN.0));
     let embedded = Embedded::open(folder.path(), clock(&time)).unwrap();
     (folder, time, embedded)
 }
@@ -40,7 +41,7 @@ fn install(key: &str, over: Option<&Row>, counter: u64, value: Stored) -> RowOp 
     let actor = Actor { node: NodeId(1), incarnation: 1 };
     let expect = over.map(Row::expect).unwrap_or_default();
     let own = sibling(Dot { actor, counter }, Stamp { wall_ms: counter, logical: 0 }, &value);
-    RowOp::Install(Box::new(Install {
+    let mut install = Install {
         record: named(key),
         version: Version::write(&expect.history, own),
         expect,
@@ -49,7 +50,12 @@ fn install(key: &str, over: Option<&Row>, counter: u64, value: Stored) -> RowOp 
         owe: vec![StoreId::Kv],
         holder: actor,
         blobs_seen: BlobsSeen::default(),
-    }))
+    };
+    // As if they had just been put.
+    for blob in install.blobs().collect::<Vec<_>>() {
+        install.blobs_seen.insert(blob, BEGUN);
+    }
+    RowOp::Install(Box::new(install))
 }
 
 async fn installed(d1: &EmbeddedD1, key: &str, over: Option<&Row>, value: Stored) -> Row {
