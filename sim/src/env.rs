@@ -234,7 +234,9 @@ fn refuse_poison(
         Some(value) if world.has(Kind::LoadPoisonRecord) && value.starts_with(poison) => {
             state.felt(Kind::LoadPoisonRecord);
             match world.record_of(key) {
-                Some(record) => state.checker.refused_for_good(site, store, &record, value),
+                Some(record) => {
+                    state.checker.refused_for_good(world.now_ms(), site, store, &record, value)
+                }
                 // The authority's own bytes of a large value: it cannot have that version.
                 None => state.checker.refused_by_the_authority(value),
             }

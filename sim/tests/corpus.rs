@@ -87,3 +87,13 @@ fn a_look_for_blobs_that_went_on_past_an_open_breaker() {
     clean(&[979]);
     clean_in(Profile::Hostile, &[32]);
 }
+
+#[test]
+fn a_copy_that_was_lost_and_that_its_store_does_not_take_again() {
+    clean_in(Profile::Quick, &[48]);
+}
+
+#[test]
+fn a_conditional_write_that_a_leaving_coordinator_had_called_off() {
+    clean_in(Profile::Hostile, &[2_804]);
+}

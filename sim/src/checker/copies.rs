@@ -306,6 +306,7 @@ impl Checker {
     /// A projection refused a value for good, as it always will.
     pub fn refused_for_good(
         &mut self,
+        at_ms: u64,
         site: SiteId,
         store: StoreId,
         record: &RecordId,
@@ -319,6 +320,10 @@ impl Checker {
             let projection = &mut observed.projections[at(store)];
             let newly = !std::mem::replace(&mut projection.poisoned, true);
             self.tally.unequal -= usize::from(newly && projection.unequal_since_ms.is_some());
+            // A look has found the damage, and nothing that its store takes mends it.
+            if self.tally.mended(projection).is_some() {
+                self.tally.compare(at_ms, record, observed, store);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What coordinators' journals hold, and what of it their disks lose.
 
-use super::{Checker, Invariant, Observed, PROJECTIONS, Told, at};
+use super::{Asked, Checker, Invariant, Observed, PROJECTIONS, Told, at};
 use crate::world::EPOCH_MS;
 use std::collections::BTreeSet;
 use tidelock_engine::journal::Intent;
@@ -39,6 +39,13 @@ impl Checker {
                 self.unconfirmed.retain(|(waits, _), _| *waits != dot);
             }
         }
+    }
+
+    /// True for an acknowledged write that a disk lost before any authority had it. What was answered as
+    /// unknown and called off since, as its condition failed, is owed to nobody.
+    pub fn was_needed(&self, dot: Dot) -> bool {
+        let promised = |asked: &Asked| asked.told == Told::Acknowledged(dot);
+        self.is_gone(dot) && self.asked.values().any(promised)
     }
 
     /// What a journal held that is not to be replayed: a disk lost it before the authority had it.
