@@ -41,11 +41,13 @@ impl Checker {
         }
     }
 
-    /// True for an acknowledged write that a disk lost before any authority had it. What was answered as
-    /// unknown and called off since, as its condition failed, is owed to nobody.
-    pub fn was_needed(&self, dot: Dot) -> bool {
+    /// True for a write that a disk lost before any authority had it. A conditional one that was not
+    /// acknowledged may have been called off, as its condition failed: nobody needs that.
+    pub fn was_needed(&self, intent: &Intent) -> bool {
+        let dot = intent.dot();
         let promised = |asked: &Asked| asked.told == Told::Acknowledged(dot);
-        self.is_gone(dot) && self.asked.values().any(promised)
+        let may_be_off = intent.only_over.is_some() && !self.asked.values().any(promised);
+        self.is_gone(dot) && !may_be_off
     }
 
     /// What a journal held that is not to be replayed: a disk lost it before the authority had it.
