@@ -225,13 +225,13 @@ impl<E: Env> Coordinator<E> {
         Some(outcome)
     }
 
-    /// A read from a store, if its breaker lets work through. `None`: that, or no answer.
+    /// A read from a store, likewise. `None`: nothing was sent, or no answer came.
     async fn read_from<T>(
         &self,
         store: StoreId,
         call: impl Future<Output = Result<T, Unavailable>>,
     ) -> Option<T> {
-        if !self.state().admits(store) {
+        if self.is_stopped() || !self.state().admits(store) {
             return None;
         }
         let began = self.now();
