@@ -8,7 +8,6 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_benches::Memory;
-use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::coordinator::{Condition, Coordinator, Leave, Write, WriteOutcome};
 use tidelock_engine::env::{KvEntry, Peer};
 use tidelock_engine::ledger::Ledger;
@@ -16,7 +15,7 @@ use tidelock_engine::policy::{Dataset, Pace, Policy};
 use tidelock_engine::projection::{self, Body};
 use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::resolve::sibling;
-use tidelock_engine::row::{Install, RowOp, Seq, StoreTime};
+use tidelock_engine::row::{Seq, StoreTime};
 use tidelock_engine::tree::Tree;
 use tidelock_engine::version::{Actor, Dot, NodeId, SiteId, Stamp, Version};
 
@@ -119,21 +118,7 @@ fn hold_against_d1(records: u64) {
     let install = |n: u64, counter: u64| {
         let (record, version) = (record(&dataset, n), version(n, counter));
         let value = Stored::Inline(Bytes::from(format!("{n:0>64}")));
-        memory.with_d1(|d1| {
-            let expect = d1.rows().get(&record).map(|row| row.expect()).unwrap_or_default();
-            let (losers, owe) = (Vec::new(), Vec::new());
-            let op = Install {
-                record,
-                expect,
-                version,
-                value,
-                losers,
-                owe,
-                holder: WRITER,
-                blobs_seen: BlobsSeen::default(),
-            };
-            d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))])
-        });
+        memory.install(record, version, value);
     };
     (0..records).for_each(|n| install(n, n + 1));
     let (runtime, coordinator) = coordinator_over(&memory, Pace::default());
@@ -166,18 +151,7 @@ fn catch_up(records: u64) {
             let counter = if newer { 2 * records + n } else { n } + 1;
             let (record, version) = (record(&dataset, n), version(n, counter));
             let value = Stored::Inline(Bytes::from(format!("{n:0>64}")));
-            let (losers, owe, expect) = (Vec::new(), Vec::new(), Default::default());
-            let op = Install {
-                record,
-                expect,
-                version,
-                value,
-                losers,
-                owe,
-                holder: WRITER,
-                blobs_seen: BlobsSeen::default(),
-            };
-            memory.with_d1(|d1| d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]));
+            memory.install(record, version, value);
         }
         memory
     });
@@ -245,21 +219,7 @@ fn pass(records: u64) {
                 KvEntry { value: body.clone(), metadata: metadata.clone(), expires_at_s: None };
             memory.with_kv(|kv| kv.land(StoreTime(1), key.clone(), Some(entry)));
         }
-        memory.with_d1(|d1| {
-            let value = Stored::Inline(body);
-            let (losers, owe, expect) = (Vec::new(), Vec::new(), Default::default());
-            let op = Install {
-                record,
-                expect,
-                version,
-                value,
-                losers,
-                owe,
-                holder: WRITER,
-                blobs_seen: BlobsSeen::default(),
-            };
-            d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))])
-        });
+        memory.install(record, version, Stored::Inline(body));
     }
     let (runtime, coordinator) = coordinator_over(&memory, Pace::default());
     runtime.block_on(async {

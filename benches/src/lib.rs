@@ -8,17 +8,19 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use tidelock_engine::blob::Condemned;
+use tidelock_engine::blob::{BlobsSeen, Condemned};
 use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::env::{
     Clock, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore, Outcome, Peer,
     PeerMessage, PeerReply, PutIf, RowHistory, RowStore, Storage, Unavailable,
 };
 use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
-use tidelock_engine::record::RecordId;
-use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowOp, StoreTime};
+use tidelock_engine::record::{RecordId, Stored};
+use tidelock_engine::row::{
+    BatchAnswer, Change, Install, Poll, PollPage, RowAnswer, RowOp, StoreTime,
+};
 use tidelock_engine::tree::{Leaf, Sums};
-use tidelock_engine::version::{ContentHash, NodeId, SiteId};
+use tidelock_engine::version::{ContentHash, NodeId, SiteId, Version};
 use tidelock_sim::stores::{D1, Kv, R2};
 
 #[derive(Default)]
@@ -116,6 +118,21 @@ impl Memory {
     /// Works on D1 past every coordinator.
     pub fn with_d1<T>(&self, work: impl FnOnce(&mut D1) -> T) -> T {
         work(&mut self.inner.stores().d1)
+    }
+
+    /// Has the authority hold a version over whatever it holds of the record, as another coordinator
+    /// would, which owes nothing for it.
+    pub fn install(&self, record: RecordId, version: Version, value: Stored) {
+        self.with_d1(|d1| {
+            let expect = d1.rows().get(&record).map(|row| row.expect()).unwrap_or_default();
+            let holder = version.current().dot.actor;
+            let (losers, owe, blobs_seen) = (Vec::new(), Vec::new(), BlobsSeen::default());
+            let op = Install { record, expect, version, value, losers, owe, holder, blobs_seen };
+            let (outcome, _) = d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]);
+            let Outcome::Applied(answer) = outcome else { panic!("{outcome:?}") };
+            let installed = matches!(answer.answers[..], [RowAnswer::Installed { .. }]);
+            assert!(installed, "{:?}", answer.answers);
+        });
     }
 
     /// Works on KV past every coordinator.

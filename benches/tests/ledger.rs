@@ -4,15 +4,13 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_benches::Memory;
-use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::coordinator::{
     Condition, Coordinator, Leave, LedgerCheck, Write, WriteOutcome,
 };
-use tidelock_engine::env::Outcome;
 use tidelock_engine::policy::{Dataset, Pace, Policy};
 use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::resolve::sibling;
-use tidelock_engine::row::{Install, RowOp, StoreTime};
+use tidelock_engine::row::Row;
 use tidelock_engine::version::{Actor, Dot, NodeId, Stamp, Version};
 use tidelock_sim::stores::D1;
 
@@ -53,26 +51,11 @@ async fn write(coordinator: &Arc<Coordinator<Memory>>, key: &str) {
 fn install(memory: &Memory, key: &str) {
     let record = RecordId { dataset: Arc::from("bench"), key: key.into() };
     let value = Stored::Inline(Bytes::from_static(b"by another"));
-    memory.with_d1(|d1| {
-        let expect = d1.rows().get(&record).map(|row| row.expect()).unwrap_or_default();
-        let holder = Actor { node: NodeId(7), incarnation: 7 };
-        let (dot, stamp) = (Dot { actor: holder, counter: 1 }, Stamp { wall_ms: 9, logical: 0 });
-        let version = Version::write(&expect.history, sibling(dot, stamp, &value));
-        let (losers, owe) = (Vec::new(), Vec::new());
-        let op = Install {
-            record,
-            expect,
-            version,
-            value,
-            losers,
-            owe,
-            holder,
-            blobs_seen: BlobsSeen::default(),
-        };
-        let (outcome, changed) = d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]);
-        assert!(matches!(outcome, Outcome::Applied(_)));
-        assert_eq!(changed.len(), 1);
-    });
+    let holder = Actor { node: NodeId(7), incarnation: 7 };
+    let (dot, stamp) = (Dot { actor: holder, counter: 1 }, Stamp { wall_ms: 9, logical: 0 });
+    let over = memory.with_d1(|d1| d1.rows().get(&record).map(Row::history)).unwrap_or_default();
+    let version = Version::write(&over, sibling(dot, stamp, &value));
+    memory.install(record, version, value);
 }
 
 #[tokio::test]

@@ -4,13 +4,12 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_benches::Memory;
-use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::env::Peer;
 use tidelock_engine::policy::{Dataset, Pace, Policy};
 use tidelock_engine::record::{RecordId, Stored};
 use tidelock_engine::resolve::sibling;
-use tidelock_engine::row::{Install, RowOp, Seq, StoreTime};
+use tidelock_engine::row::Seq;
 use tidelock_engine::version::{Actor, Dot, NodeId, SiteId, Stamp, Version};
 
 /// Records that differ.
@@ -26,17 +25,7 @@ fn filled(site: SiteId, records: u64) -> Memory {
         let written =
             sibling(Dot { actor: holder, counter }, Stamp { wall_ms: 9, logical: 0 }, &value);
         let record = RecordId { dataset: Arc::from("bench"), key: format!("k{n}").into() };
-        let op = Install {
-            record,
-            expect: Default::default(),
-            version: Version::write(&Default::default(), written),
-            value,
-            losers: Vec::new(),
-            owe: Vec::new(),
-            holder,
-            blobs_seen: BlobsSeen::default(),
-        };
-        memory.with_d1(|d1| d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]));
+        memory.install(record, Version::write(&Default::default(), written), value);
     }
     memory
 }

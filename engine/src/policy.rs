@@ -239,7 +239,12 @@ impl Dataset {
 
     /// What an acknowledged write survives, in one sentence.
     pub fn promise(&self) -> String {
-        let through: Vec<&str> = self.write_through().map(StoreId::name).collect();
+        let mut through: Vec<StoreId> = self.write_through().collect();
+        // A row that refers to a value is installed once R2 has that.
+        if self.d1_refers && through.contains(&StoreId::D1) && !through.contains(&StoreId::R2) {
+            through.push(StoreId::R2);
+        }
+        let through: Vec<&str> = through.into_iter().map(StoreId::name).collect();
         match (self.durability, through.as_slice()) {
             (Durability::Local, []) => format!(
                 "{}: an acknowledged write is in this machine's journal; it survives crashes, \

@@ -346,14 +346,7 @@ impl RowStore for SimEnv {
     async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
         self.note_leaving(&ops);
         let site = self.site;
-        let answer = self.world.call(
-            self.node,
-            StoreId::D1,
-            Call::D1Batch,
-            |_, _| Ok(()),
-            move |world, state, ()| land_batch(world, state, site, ops),
-        );
-        let outcome = settle(answer.await);
+        let outcome = self.d1_write(move |world, state| land_batch(world, state, site, ops)).await;
         if let Outcome::Applied(answer) = &outcome {
             self.was_answered(answer.now);
         }
@@ -366,16 +359,10 @@ impl RowStore for SimEnv {
 
     async fn condemn(&self, blobs: Vec<ContentHash>) -> Outcome<Vec<Option<Condemned>>> {
         let site = self.site;
-        let answer = self.world.call(
-            self.node,
-            StoreId::D1,
-            Call::D1Batch,
-            |_, _| Ok(()),
-            move |world, state, ()| {
-                Outcome::Applied(state.at(site).d1.condemn(world.store_time(), &blobs))
-            },
-        );
-        settle(answer.await)
+        self.d1_write(move |world, state| {
+            Outcome::Applied(state.at(site).d1.condemn(world.store_time(), &blobs))
+        })
+        .await
     }
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
@@ -428,6 +415,21 @@ impl RowStore for SimEnv {
 }
 
 impl SimEnv {
+    /// A transaction at D1's primary.
+    async fn d1_write<T: Send + 'static>(
+        &self,
+        land: impl FnOnce(&World, &mut State) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
+        let answer = self.world.call(
+            self.node,
+            StoreId::D1,
+            Call::D1Batch,
+            |_, _| Ok(()),
+            move |world, state, ()| land(world, state),
+        );
+        settle(answer.await)
+    }
+
     /// A read from D1's primary.
     async fn d1_read<T: Send + 'static>(
         &self,

@@ -230,7 +230,7 @@ fn throw_away_disk(world: &World, state: &mut State, node: NodeId) {
     let disk = std::mem::take(&mut state.disks[at]);
     let owed = disk.intents().find(|intent| {
         state.checker.lost_with_disk(intent);
-        state.checker.was_needed(intent)
+        state.checker.is_gone(intent.dot())
     });
     match owed {
         None => state.checker.passed(Invariant::ZeroLoss),

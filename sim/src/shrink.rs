@@ -8,7 +8,8 @@
 //!
 //! Operations and faults are left out in halves, then quarters, down to one by one (Zeller,
 //! Hildebrandt: "Simplifying and Isolating Failure-Inducing Input", 2002); then coordinators,
-//! sessions, datasets, clock errors and idle time.
+//! sessions, datasets, clock errors and idle time. Operations are moved together too: what comes at
+//! once meets without a fault that keeps the later one from hearing of the earlier.
 //!
 //! Invariant: what is returned was run, and broke the invariant that the whole scenario broke
 //! first. A run's random choices are keyed by what they are for, so what stays in a scenario meets
@@ -50,6 +51,7 @@ pub fn shrink(
         search.leave_out(|scenario| &mut scenario.operations);
         search.leave_out(|scenario| &mut scenario.faults);
         search.simplify();
+        search.close_gaps();
         if search.best.scenario == before || search.is_over() {
             break;
         }
@@ -102,6 +104,15 @@ impl Search<'_> {
                 }
             }
             piece = if piece == 1 { 0 } else { piece.div_ceil(2) };
+        }
+    }
+
+    /// Has each operation come with the one before it.
+    fn close_gaps(&mut self) {
+        for at in 1..self.best.scenario.operations.len() {
+            let mut together = self.best.scenario.clone();
+            together.operations[at].at_ms = together.operations[at - 1].at_ms;
+            self.fails(together);
         }
     }
 

@@ -15,7 +15,7 @@ use tidelock_engine::env::{
 };
 use tidelock_engine::record::{
     D1_ROW_BYTES_MAX, KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser,
-    R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId,
+    R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId, Stored,
 };
 use tidelock_engine::row::{
     self, BatchAnswer, Change, Changed, Floor, Install, Poll, PollPage, Row, RowAnswer, RowOp, Seq,
@@ -166,10 +166,7 @@ impl Kv {
 /// Bytes of the largest value that an operation writes into one row.
 fn largest_value(op: &RowOp) -> usize {
     match op {
-        RowOp::Install(install) => {
-            let losers = install.losers.iter().map(|loser| loser.value.held_bytes());
-            losers.chain([install.value.held_bytes()]).max().unwrap_or(0)
-        }
+        RowOp::Install(install) => install.values().map(Stored::held_bytes).max().unwrap_or(0),
         RowOp::Read { .. }
         | RowOp::Claim { .. }
         | RowOp::Owe { .. }
@@ -487,12 +484,7 @@ impl D1 {
     }
 
     /// Somebody writes to a row past every coordinator, as D1's triggers see it.
-    pub fn write_foreign(
-        &mut self,
-        now: StoreTime,
-        record: &RecordId,
-        value: tidelock_engine::record::Stored,
-    ) {
+    pub fn write_foreign(&mut self, now: StoreTime, record: &RecordId, value: Stored) {
         self.seq = Seq(self.seq.0 + 1);
         if let Some(replaced) = &mut self.replaced {
             replaced.push((now, record.clone(), self.rows.get(record).cloned()));

@@ -39,6 +39,22 @@ fn a_store_that_comes_back_is_sent_one_put_before_it_is_sent_more() {
     assert!(landed[19] < HEALED_MS + 2_500, "and all of it soon: {landed:?}");
 }
 
+/// Twenty writes wait for D1: what it is sent first is one transaction with several of them, and
+/// neither one for each nor two at once.
+#[test]
+fn a_d1_that_comes_back_is_sent_fewer_batches_and_not_smaller_ones() {
+    let d1 = Place::Store(StoreId::D1);
+    let mut scenario = Scenario::still(1).fault(Kind::D1ErrorBefore, d1, 900..HEALED_MS, 0);
+    for n in 0..20 {
+        scenario = scenario.then(1_000 + n * 20, 0, &format!("k{n}"), PUT);
+    }
+    let outcome = run::run(&scenario, None, true);
+    assert_eq!(outcome.violations, []);
+    let rows = at_ms(&outcome, End::Store(StoreId::D1), "row", "notes/");
+    let in_the_first = rows.iter().filter(|at| **at == rows[0]).count();
+    assert!(in_the_first > 1, "{rows:?}");
+}
+
 /// Sixteen writes while a store does not answer: ten for which its breaker opens, and six later. Gives
 /// how many were acknowledged, and refused.
 fn while_away(store: StoreId, bound: impl FnOnce(&mut Kept)) -> (usize, usize) {

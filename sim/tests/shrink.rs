@@ -45,9 +45,9 @@ fn a_lost_loser_needs_two_writes() {
     let (whole, shrunk) = shrunk(Double::D1DropsLosers);
     assert_eq!(shrunk.violation.invariant, Invariant::Causality);
     check_smallest(&shrunk, Double::D1DropsLosers);
-    assert!(whole.operations.len() > 100 && whole.faults.len() > 3);
+    assert!(whole.operations.len() > 100 && !whole.faults.is_empty());
     let (operations, faults) = (shrunk.scenario.operations.len(), shrunk.scenario.faults.len());
-    assert!(operations <= 4 && faults <= 3, "{operations} operations, {faults} faults");
+    assert!(operations <= 4 && faults <= 1, "{operations} operations, {faults} faults");
 }
 
 #[test]

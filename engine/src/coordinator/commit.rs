@@ -48,8 +48,6 @@ struct Waiting {
     forced: Option<Vec<Forced>>,
     /// Some of what waits is not to wait for an intent.
     urgent: bool,
-    /// Since when a commit is under way.
-    under_way: Option<Duration>,
     /// These wait for what is settled, for the letters and for what is forced to be durable.
     flush: Vec<oneshot::Sender<Committed>>,
 }
@@ -68,14 +66,13 @@ impl Queue {
     }
 
     /// Takes what the next commit carries, if there is reason for one.
-    fn take(&self, now: Duration) -> Option<Waiting> {
+    fn take(&self) -> Option<Waiting> {
         let mut waiting = self.waiting();
         let many = waiting.settled.len() >= SETTLED_WAITING_MAX
             || waiting.letters.len() >= SETTLED_WAITING_MAX;
         if waiting.intents.is_empty() && !many && !waiting.urgent {
             return None;
         }
-        waiting.under_way = Some(now);
         let mut bytes = 0;
         let fitting = waiting.intents.iter().take_while(|(intent, _)| {
             bytes += intent.value.held_bytes();
@@ -90,8 +87,7 @@ impl Queue {
         let forced = waiting.forced.take();
         let urgent = std::mem::take(&mut waiting.urgent);
         let flush = std::mem::take(&mut waiting.flush);
-        let under_way = None;
-        Some(Waiting { intents, settled, letters, forced, urgent, under_way, flush })
+        Some(Waiting { intents, settled, letters, forced, urgent, flush })
     }
 }
 
@@ -136,35 +132,32 @@ impl<E: Env> Coordinator<E> {
         note: LetterNote,
         settled: Option<Dot>,
     ) -> oneshot::Receiver<Committed> {
-        let (done, durable) = oneshot::channel();
-        let mut waiting = self.journal.waiting();
-        if !self.is_stopped() {
+        self.commit_now(|waiting| {
             waiting.letters.push(note);
             waiting.settled.extend(settled);
-            waiting.flush.push(done);
-            waiting.urgent = true;
-            self.journal.wake.notify_one();
-        }
-        durable
+        })
     }
 
     /// Keeps all that is forced, with a commit of its own; the answer comes when it is durable.
     pub(super) fn note_forced(&self, forced: Vec<Forced>) -> oneshot::Receiver<Committed> {
+        self.commit_now(|waiting| waiting.forced = Some(forced))
+    }
+
+    /// The answer comes when all that is to be forgotten and noted by now is durable.
+    pub(super) fn flush(&self) -> oneshot::Receiver<Committed> {
+        self.commit_now(|_| {})
+    }
+
+    fn commit_now(&self, note: impl FnOnce(&mut Waiting)) -> oneshot::Receiver<Committed> {
         let (done, durable) = oneshot::channel();
         let mut waiting = self.journal.waiting();
         if !self.is_stopped() {
-            waiting.forced = Some(forced);
+            note(&mut waiting);
             waiting.flush.push(done);
             waiting.urgent = true;
             self.journal.wake.notify_one();
         }
         durable
-    }
-
-    /// For how long a commit has been under way; `None`: none is.
-    pub(super) fn commit_for(&self) -> Option<Duration> {
-        let since = self.journal.waiting().under_way;
-        since.map(|since| self.now().saturating_sub(since))
     }
 
     /// Has the journal commit once, so that it is known whether its disk has room again.
@@ -180,11 +173,12 @@ impl<E: Env> Coordinator<E> {
             if self.is_stopped() {
                 return;
             }
-            let begun = self.now();
-            let Some(taken) = self.journal.take(begun) else {
+            let Some(taken) = self.journal.take() else {
                 news.await;
                 continue;
             };
+            let begun = self.now();
+            self.state().commit_since = Some(begun);
             let batch = JournalBatch {
                 intents: taken.intents.iter().map(|(intent, _)| (**intent).clone()).collect(),
                 settled: taken.settled.clone(),
@@ -192,7 +186,7 @@ impl<E: Env> Coordinator<E> {
                 forced: taken.forced.clone(),
             };
             let committed = self.env.storage().journal().commit(batch).await;
-            self.journal.waiting().under_way = None;
+            self.state().commit_since = None;
             match committed {
                 Ok(()) => self.durable(&taken.intents),
                 Err(JournalError::Full(detail)) => {

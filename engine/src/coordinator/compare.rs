@@ -371,15 +371,16 @@ impl<E: Env> Coordinator<E> {
         if leaves.len() > LEAVES_MAX {
             return PeerReply::Unavailable(format!("at most {LEAVES_MAX} leaves"));
         }
-        if let Err(held) = self.not_held(StoreId::D1) {
-            return PeerReply::Unavailable(held.to_string());
-        }
         let late = self.now() + ANSWER_WITHIN;
         let (mut changes, mut after, mut through) = (Vec::new(), after, 0);
         for leaf in leaves {
             let room = PAGE_ROWS - changes.len();
             let d1 = self.env.storage().d1();
-            let rows = match d1.leaf_rows(dataset, *leaf, after.as_deref(), room).await {
+            let read = match self.not_held(StoreId::D1) {
+                Ok(()) => d1.leaf_rows(dataset, *leaf, after.as_deref(), room).await,
+                Err(held) => Err(held),
+            };
+            let rows = match read {
                 Ok(rows) => rows,
                 Err(error) if through == 0 && changes.is_empty() => {
                     return PeerReply::Unavailable(error.to_string());

@@ -198,10 +198,8 @@ impl<E: Env> Coordinator<E> {
         let (after, reached) =
             self.state().sites.get(&site).map(|f| (f.cursor, f.reached)).unwrap_or_default();
         if after == Seq(0) && self.is_to_compare_first()? {
-            let begun = |state: &mut State| {
-                state.sites.get_mut(&site).and_then(|followed| followed.comparison.take())
-            };
-            let mut comparison = begun(&mut self.state());
+            let followed = |state: &mut State| state.sites.get_mut(&site)?.comparison.take();
+            let mut comparison = followed(&mut self.state());
             let compared = self.compare_all(site, from, &mut comparison).await;
             let mut state = self.state();
             let Some(followed) = state.sites.get_mut(&site) else { return Err(NotNow) };

@@ -4,7 +4,7 @@
 //! leave ──> takes no new writes, keeps nothing more for others, takes nothing over
 //!       ──> the authority has every write of its journal
 //!       ──> last of its site: every other site has followed the feed to its end
-//!       ──> tells the authority that all of its writes are decided ──> left
+//!       ──> tells the authority that all of its writes are decided ──> its journal is empty: left
 //! ```
 //!
 //! Invariant: of a coordinator that has left, nothing is needed any more, its disk included. Every
@@ -43,6 +43,8 @@ pub enum Leaving {
     },
     /// The authority has not confirmed that everything is decided.
     Untold,
+    /// The journal's disk does not take that it is empty.
+    Unforgotten,
     /// It may be stopped for good, and its disk thrown away.
     Left,
 }
@@ -74,7 +76,14 @@ impl<E: Env> Coordinator<E> {
         });
         let answers = self.rows(last_word.collect()).await;
         let told = |answer: &_| matches!(answer, Outcome::Applied((_, RowAnswer::Floor(_))));
-        if answers.iter().all(told) { Leaving::Left } else { Leaving::Untold }
+        if !answers.iter().all(told) {
+            return Leaving::Untold;
+        }
+        // Writes that the authority has, or that were called off, are forgotten with a later commit.
+        match self.flush().await {
+            Ok(Ok(())) => Leaving::Left,
+            Ok(Err(_)) | Err(_) => Leaving::Unforgotten,
+        }
     }
 
     /// What other sites lack of this one's feed.

@@ -157,7 +157,9 @@ struct State {
     lost: BTreeMap<Dot, Arc<Intent>>,
     /// No repair behind a read before this.
     next_read_repair: Duration,
-    /// The journal's last commit found no room on its disk.
+    /// Since when a commit of the journal is under way.
+    commit_since: Option<Duration>,
+    /// Its last one found no room on its disk.
     journal_full: bool,
     /// The journal's disk had no room; it is not asked again before this.
     journal_full_until: Duration,
@@ -282,6 +284,7 @@ impl<E: Env> Coordinator<E> {
             letters: DeadLetters::default(),
             lost: BTreeMap::new(),
             next_read_repair: Duration::ZERO,
+            commit_since: None,
             journal_full: false,
             journal_full_until: Duration::ZERO,
             counters: Counters::default(),

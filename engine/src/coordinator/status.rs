@@ -291,15 +291,12 @@ impl<E: Env> Coordinator<E> {
 
     /// Whether it makes progress, and takes writes.
     pub fn pulse(&self) -> Pulse {
-        let commit_for = self.commit_for();
-        let state = self.state();
-        let held = state.held.all();
+        let (state, now) = (self.state(), self.now());
         Pulse {
             ledger_complete: state.ledger.is_complete(),
             journal_full: state.journal_full,
-            commit_for,
-            queue_full: held.writes >= self.pace.intents_max
-                || held.bytes >= self.pace.intent_bytes_max,
+            commit_for: state.commit_since.map(|since| now.saturating_sub(since)),
+            queue_full: state.is_queue_full(&self.pace),
         }
     }
 

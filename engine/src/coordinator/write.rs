@@ -672,11 +672,16 @@ struct Base {
 }
 
 impl State {
+    /// True when as much waits for the authority as the coordinator may hold.
+    pub(super) fn is_queue_full(&self, pace: &Pace) -> bool {
+        let all = self.held.all();
+        all.writes >= pace.intents_max || all.bytes >= pace.intent_bytes_max
+    }
+
     /// Why a write of so many bytes cannot be taken in; `None`: it can.
     pub(super) fn full(&self, dataset: &str, bytes: usize, pace: &Pace) -> Option<WriteRefusal> {
-        let all = self.held.all();
-        if all.writes >= pace.intents_max || all.bytes >= pace.intent_bytes_max {
-            return Some(WriteRefusal::QueueFull { waiting: all.writes });
+        if self.is_queue_full(pace) {
+            return Some(WriteRefusal::QueueFull { waiting: self.held.all().writes });
         }
         let policy = self.policy.datasets.get(dataset)?;
         if policy.backlog == Mode::Absorb && policy.queue == Queue::default() {

@@ -114,10 +114,14 @@ pub struct Install {
 }
 
 impl Install {
+    /// The values that it makes durable: its own and those that lost.
+    pub fn values(&self) -> impl Iterator<Item = &Stored> {
+        std::iter::once(&self.value).chain(self.losers.iter().map(|loser| &loser.value))
+    }
+
     /// The blobs that it refers to.
     pub fn blobs(&self) -> impl Iterator<Item = ContentHash> + '_ {
-        let values = std::iter::once(&self.value).chain(self.losers.iter().map(|l| &l.value));
-        values.filter_map(Stored::blob)
+        self.values().filter_map(Stored::blob)
     }
 }
 
@@ -140,10 +144,7 @@ impl RowOp {
     /// Bytes of values that travel with this.
     pub fn held_bytes(&self) -> usize {
         match self {
-            RowOp::Install(install) => {
-                let losers: usize = install.losers.iter().map(|l| l.value.held_bytes()).sum();
-                install.value.held_bytes() + losers
-            }
+            RowOp::Install(install) => install.values().map(Stored::held_bytes).sum(),
             RowOp::Read { .. }
             | RowOp::Claim { .. }
             | RowOp::Owe { .. }

@@ -111,6 +111,12 @@ pub(super) struct Tally {
     pub(super) told_forms: BTreeMap<NodeId, BTreeSet<String>>,
 }
 
+impl Observed {
+    fn says(&self, store: StoreId) -> Option<&Says> {
+        self.projections[at(store)].copy.as_ref()?.says.as_deref()
+    }
+}
+
 impl Tally {
     /// Holds a projection's copy against the authority's version; tells whether they are equal.
     pub(super) fn compare(
@@ -164,8 +170,7 @@ impl Tally {
         observed: &Observed,
         store: StoreId,
     ) -> bool {
-        let copy = observed.projections[at(store)].copy.as_ref();
-        let Some(says) = copy.and_then(|copy| copy.says.as_ref()) else { return false };
+        let Some(says) = observed.says(store) else { return false };
         let differs = |names: &BTreeSet<String>| names.contains(&*record.dataset) != says.reference;
         store == StoreId::Kv && self.told_forms.values().any(differs)
     }
@@ -177,12 +182,10 @@ impl Tally {
         observed: &Observed,
         store: StoreId,
     ) -> bool {
-        let copy = observed.projections[at(store)].copy.as_ref();
-        let says = copy.and_then(|copy| copy.says.as_ref());
         self.forms_change
             && !self.outside.contains(&store)
             && !observed.projections[at(store)].poisoned
-            && says.is_some_and(|says| says.reference != self.refers(record, store))
+            && observed.says(store).is_some_and(|says| says.reference != self.refers(record, store))
     }
 
     /// A copy is no longer what the damage made of it.

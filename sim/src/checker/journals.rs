@@ -1,6 +1,6 @@
 //! What coordinators' journals hold, and what of it their disks lose.
 
-use super::{Asked, Checker, Invariant, Observed, PROJECTIONS, Told, at};
+use super::{Checker, Invariant, Observed, PROJECTIONS, Told, at};
 use crate::world::EPOCH_MS;
 use std::collections::BTreeSet;
 use tidelock_engine::journal::Intent;
@@ -39,15 +39,6 @@ impl Checker {
                 self.unconfirmed.retain(|(waits, _), _| *waits != dot);
             }
         }
-    }
-
-    /// True for a write that a disk lost before any authority had it. A conditional one that was not
-    /// acknowledged may have been called off, as its condition failed: nobody needs that.
-    pub fn was_needed(&self, intent: &Intent) -> bool {
-        let dot = intent.dot();
-        let promised = |asked: &Asked| asked.told == Told::Acknowledged(dot);
-        let may_be_off = intent.only_over.is_some() && !self.asked.values().any(promised);
-        self.is_gone(dot) && !may_be_off
     }
 
     /// What a journal held that is not to be replayed: a disk lost it before the authority had it.

@@ -340,6 +340,9 @@ fn what_d1_keeps() {
     };
     assert!(!refers("d1 = {}\nr2 = {}") && !refers("d1 = { keep = \"full\" }"));
     assert!(refers("d1 = { keep = \"reference\" }\nr2 = {}"));
+    let text = GOOD.replace("d1 = {}", "d1 = { keep = \"reference\" }\nr2 = {}");
+    let promise = parse("t.toml", &text).unwrap().policy.datasets["a"].promise();
+    assert!(promise.contains("journal and in d1 and r2;"), "{promise}");
     let refused = |d1: &str, more: &str, accepted: &str| {
         let text = GOOD.replace("d1 = {}", &format!("d1 = {{ keep = {d1} }}"));
         check(&format!("{text}{more}\n"), &[(4, "dataset.d1.keep", accepted)]);

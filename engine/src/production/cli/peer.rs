@@ -72,6 +72,7 @@ fn why_not(answer: &Value) -> String {
             "nobody else answers for its site, and site {} has not taken in all of it",
             count("site")
         ),
+        Some("unforgotten") => "its journal's disk takes no commit".to_owned(),
         _ => "D1 does not answer".to_owned(),
     }
 }

@@ -279,8 +279,7 @@ impl RowStore for EmbeddedD1 {
 
 fn check(op: &RowOp) -> Result<(), Refusal> {
     let RowOp::Install(install) = op else { return Ok(()) };
-    let values = std::iter::once(&install.value).chain(install.losers.iter().map(|l| &l.value));
-    for value in values {
+    for value in install.values() {
         super::within("value", value.held_bytes(), D1_ROW_BYTES_MAX)?;
     }
     Ok(())
