@@ -1,4 +1,9 @@
 use super::*;
+use crate::backlog::Mode;
+use crate::policy::{Durability, Keep, Kind, Oversize, RECONCILE_EVERY, ReadLevel, Strategy};
+use crate::record::StoreId;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 const GOOD: &str = "[[dataset]]\nname = \"a\"\nkind = \"json\"\nd1 = {}\n";
 
