@@ -6,7 +6,8 @@
 //! work began, work ended ──> occupancy ──> time per record ──> predicted drain
 //! ```
 //!
-//! Latencies are counted in four buckets an octave, so a quantile is at most a quarter too high. Time is passed in; everything is an integer.
+//! Latencies are counted in four buckets an octave, so a quantile is at most a quarter too high.
+//! Time is passed in; everything is an integer.
 //!
 //! The predicted drain follows Little's law: while `width` records are under way at once and each
 //! takes `t` of a worker's time, failed turns included, a backlog of `n` takes `n · t / width`. The

@@ -10,14 +10,14 @@
 //!
 //! `rows.rs` carries row operations to the authority in batches, `watch.rs` follows its change
 //! feed, takes over what others left undone and probes stores that did not answer, `exchange.rs`
-//! follows the feeds of other sites and `compare.rs` compares trees with them, `keep.rs` journals writes of others, `reconcile.rs` looks over
-//! what the projections list (`pass.rs`: what that showed, and whether it may be acted on) and
-//! `scrub.rs` over the bytes behind it, `take_in.rs` makes versions of what others wrote there,
-//! `leaves.rs` holds the ledger against the authority, `reap.rs` removes tombstones that nothing needs
-//! any more, `dead.rs` sees to what a store refuses for good, `read.rs` answers readers, `reload.rs`
-//! changes the policy, `expire.rs` ends values whose time has passed, `blobs.rs` sees to large values in
-//! R2, `leave.rs` ends the work of a coordinator that is retired, `force.rs` does an operator's will
-//! with breakers.
+//! follows the feeds of other sites and `compare.rs` compares trees with them, `keep.rs` journals
+//! writes of others, `reconcile.rs` looks over what the projections list (`pass.rs`: what that
+//! showed, and whether it may be acted on) and `scrub.rs` over the bytes behind it, `take_in.rs`
+//! makes versions of what others wrote there, `leaves.rs` holds the ledger against the authority,
+//! `reap.rs` removes tombstones that nothing needs any more, `dead.rs` sees to what a store refuses
+//! for good, `read.rs` answers readers, `reload.rs` changes the policy, `expire.rs` ends values
+//! whose time has passed, `blobs.rs` sees to large values in R2, `leave.rs` ends the work of a
+//! coordinator that is retired, `force.rs` does an operator's will with breakers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
