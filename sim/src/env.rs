@@ -485,7 +485,7 @@ fn land_batch(
                 {
                     state.sometimes.insert("row-refers-to-a-blob");
                 }
-                (RowOp::Install(_), RowAnswer::NoBlob) => {
+                (RowOp::Install(_), RowAnswer::NoBlob { .. }) => {
                     state.sometimes.insert("install-met-a-condemned-blob");
                 }
                 (RowOp::Clear { .. }, RowAnswer::NotAlone { .. }) => {

@@ -328,9 +328,9 @@ impl D1 {
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             if let RowOp::Install(install) = op
-                && !self.blobs_stand(install, now)
+                && let Some(no_blob) = self.blobs_refuse(install, now)
             {
-                answers.push(RowAnswer::NoBlob);
+                answers.push(no_blob);
                 continue;
             }
             let record = op.record();
@@ -396,10 +396,12 @@ impl D1 {
     }
 
     /// Every blob is there, and stays, to which an install refers.
-    fn blobs_stand(&self, install: &Install, now: StoreTime) -> bool {
-        install.blobs().all(|blob| {
+    /// Why an install may not refer to its blobs; `None`: it may.
+    fn blobs_refuse(&self, install: &Install, now: StoreTime) -> Option<RowAnswer> {
+        install.blobs().find_map(|blob| {
             let until = self.condemned.get(&blob).copied();
-            self.is_referred_to(blob) || install.blobs_seen.let_refer(blob, until, now)
+            let may = self.is_referred_to(blob) || install.blobs_seen.let_refer(blob, until, now);
+            (!may).then_some(RowAnswer::NoBlob { until })
         })
     }
 

@@ -277,9 +277,11 @@ impl<E: Env> Coordinator<E> {
                 }
                 self.expire_again(record, PAUSE_MAX)
             }
-            Sent::Failed | Sent::Away | Sent::Refused(_) | Sent::LoserRefused(..) => {
-                self.expire_again(record, PAUSE_MAX)
-            }
+            Sent::Failed
+            | Sent::Away
+            | Sent::Condemned(_)
+            | Sent::Refused(_)
+            | Sent::LoserRefused(..) => self.expire_again(record, PAUSE_MAX),
         }
     }
 

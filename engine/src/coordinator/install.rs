@@ -23,6 +23,9 @@ use std::time::Duration;
 /// Compare-and-sets in a row that may find the row moved before the record goes to the back of
 /// the lane.
 const MOVED_MAX: usize = 4;
+/// A blob that is put again must be seen to stand there later than its condemnation ends, as far as
+/// answers of the store side's clock show that: a few round trips.
+const BEYOND_CONDEMNATION: Duration = Duration::from_millis(100);
 /// Foreign writes that were refused and are remembered, so that each is reported once.
 const REFUSED_REMEMBERED_MAX: usize = 10_000;
 
@@ -145,7 +148,10 @@ impl<E: Env> Coordinator<E> {
                     plan = self.plan_over(dataset, record, row);
                 }
                 Sent::Failed => return self.install_failed(record, expire),
-                Sent::Away => return self.install_waits(record, expire),
+                Sent::Away => return self.install_waits(record, expire, COOL_DOWN),
+                Sent::Condemned(left) => {
+                    return self.install_waits(record, expire, left + BEYOND_CONDEMNATION);
+                }
                 Sent::LoserRefused(loser, refusal) if self.holds(record, loser.sibling.dot) => {
                     // Once it is dead, the letter keeps it and the winner goes its way.
                     match self.note_loser_refused(record, &loser, &refusal) {
@@ -195,13 +201,13 @@ impl<E: Env> Coordinator<E> {
         self.back_off(failures)
     }
 
-    /// Until probes have shown that R2 answers. That asks nobody anything, so no back-off grows, which
-    /// would outlast the outage.
-    fn install_waits(&self, record: &RecordId, expire: bool) -> Next {
+    /// Until probes have shown that R2 answers, or what R2 is to hold is certain to stay. No back-off
+    /// grows, which would outlast that.
+    fn install_waits(&self, record: &RecordId, expire: bool, pause: Duration) -> Next {
         if let Some(slot) = self.state().slots.get_mut(record) {
             slot.expire |= expire;
         }
-        Next::At(self.now() + COOL_DOWN)
+        Next::At(self.now() + pause)
     }
 
     /// What to install, from what is known here.
@@ -357,9 +363,12 @@ impl<E: Env> Coordinator<E> {
             }
             Outcome::Applied((_, RowAnswer::Moved(row))) => Sent::Moved(row),
             Outcome::Applied((_, RowAnswer::Dead)) => Sent::Dead,
-            Outcome::Applied((_, RowAnswer::NoBlob)) => {
+            Outcome::Applied((now, RowAnswer::NoBlob { until })) => {
                 self.doubt_blobs(record);
-                Sent::Failed
+                match until.filter(|until| *until >= now) {
+                    Some(until) => Sent::Condemned(Duration::from_millis(until.0 - now.0)),
+                    None => Sent::Failed,
+                }
             }
             Outcome::Applied((_, answer)) => {
                 tracing::error!(%record, ?answer, "the authority refused an install");
@@ -553,6 +562,8 @@ pub(super) enum Sent {
     Failed,
     /// Nothing was sent: R2, which is to have the bytes first, does not answer.
     Away,
+    /// The bytes in R2 are condemned, and may be deleted for so long.
+    Condemned(Duration),
     /// On its merits: the same again is refused again.
     Refused(Refusal),
     /// The bytes of a loser were, on their merits.

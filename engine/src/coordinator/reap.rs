@@ -219,6 +219,7 @@ impl<E: Env> Coordinator<E> {
                 Sent::Dead
                 | Sent::Failed
                 | Sent::Away
+                | Sent::Condemned(_)
                 | Sent::Refused(_)
                 | Sent::LoserRefused(..) => {
                     return false;

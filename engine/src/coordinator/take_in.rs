@@ -150,7 +150,11 @@ impl<E: Env> Coordinator<E> {
                     let buried = self.bury(dataset, record, dead).await;
                     return if buried { TookIn::Installed } else { TookIn::Undecided };
                 }
-                Sent::Failed | Sent::Away | Sent::Refused(_) | Sent::LoserRefused(..) => {
+                Sent::Failed
+                | Sent::Away
+                | Sent::Condemned(_)
+                | Sent::Refused(_)
+                | Sent::LoserRefused(..) => {
                     return TookIn::Undecided;
                 }
             }

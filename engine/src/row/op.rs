@@ -200,8 +200,12 @@ pub enum RowAnswer {
     NotCovering,
     /// The version was deleted and its tombstone reaped: it is not installed again.
     Dead,
-    /// A blob that it refers to may not be there, or not for long: put it again.
-    NoBlob,
+    /// A blob that it refers to may not be there, or not for long: put it again. Where it is condemned,
+    /// what is put before `until` may yet be deleted.
+    NoBlob {
+        /// By the store side's clock.
+        until: Option<StoreTime>,
+    },
     /// What stands below the dataset's records.
     Floor(Floor),
     /// The tombstone is gone.

@@ -568,9 +568,10 @@ async fn d1_takes_no_reference_to_what_may_be_deleted<W: World>(world: &W) {
     let now = polled(world, actor(1)).await.now;
     let condemned = applied(world.d1().condemn(vec![blob]).await)[0].expect("nothing refers to it");
     assert!(condemned.deadline > now && condemned.until > condemned.deadline);
-    assert_eq!(try_it(None).await, RowAnswer::NoBlob, "nobody has looked");
-    assert_eq!(try_it(Some(now)).await, RowAnswer::NoBlob, "it was looked at before the delete");
-    assert_eq!(try_it(Some(condemned.until)).await, RowAnswer::NoBlob, "the delete may land yet");
+    let refused = RowAnswer::NoBlob { until: Some(condemned.until) };
+    assert_eq!(try_it(None).await, refused, "nobody has looked");
+    assert_eq!(try_it(Some(now)).await, refused, "it was looked at before the delete");
+    assert_eq!(try_it(Some(condemned.until)).await, refused, "the delete may land yet");
     assert_eq!(read(world, "uncertain").await, None);
     let later = StoreTime(condemned.until.0 + 1);
     assert!(matches!(try_it(Some(later)).await, RowAnswer::Installed { .. }));

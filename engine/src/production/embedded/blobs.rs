@@ -3,16 +3,17 @@
 use super::d1::{integer, number};
 use super::database::Failure;
 use crate::blob::{self, Condemned};
-use crate::row::{Install, StoreTime};
+use crate::row::{Install, RowAnswer, StoreTime};
 use crate::version::ContentHash;
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// Whether every blob is there, and stays, to which an install refers. In the transaction that applies it.
-pub(super) fn stand(
+/// Why an install may not refer to its blobs; `None`: each is there, and stays. In the transaction that
+/// applies it.
+pub(super) fn refuse(
     connection: &Connection,
     install: &Install,
     now: StoreTime,
-) -> Result<bool, Failure> {
+) -> Result<Option<RowAnswer>, Failure> {
     for blob in install.blobs() {
         if is_referred_to(connection, blob)? {
             continue;
@@ -24,10 +25,10 @@ pub(super) fn stand(
             .optional()?;
         let until = condemned.map(|until| StoreTime(number(until)));
         if !install.blobs_seen.let_refer(blob, until, now) {
-            return Ok(false);
+            return Ok(Some(RowAnswer::NoBlob { until }));
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// Those that nothing refers to.

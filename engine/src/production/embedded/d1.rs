@@ -323,9 +323,9 @@ fn one(
     now: StoreTime,
 ) -> Result<RowAnswer, Failure> {
     if let RowOp::Install(install) = op
-        && !blobs::stand(connection, install, now)?
+        && let Some(no_blob) = blobs::refuse(connection, install, now)?
     {
-        return Ok(RowAnswer::NoBlob);
+        return Ok(no_blob);
     }
     let record = op.record();
     let table = tables.by_dataset.get(&record.dataset);
