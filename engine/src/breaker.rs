@@ -8,10 +8,12 @@
 //!              any --> ForcedClosed --automatic again--> Closed
 //! ```
 //!
-//! Invariant: while open or half-open, a probe is due at most one cool-down after the last one
-//! ended, and no more than one is under way. Probes come from a timer, not from traffic, so that a
-//! store nobody writes to recovers too. Nothing but an operator's word ends what an operator has
-//! forced, and to a store that is forced open nothing is sent, probes and reads included.
+//! Invariant: while open or half-open, a probe is due at most one cool-down after the last one has
+//! failed, and half a second after it was sent, answered or not: one that was lost on its way must
+//! not keep others from finding the store well. Few are under way at once. Probes come from a timer,
+//! not from traffic, so that a store nobody writes to recovers too. Nothing but an operator's word
+//! ends what an operator has forced, and to a store that is forced open nothing is sent, probes and
+//! reads included.
 
 use crate::record::StoreId;
 use serde::{Deserialize, Serialize};
@@ -19,8 +21,13 @@ use std::time::Duration;
 
 /// Failures in a row that open the breaker.
 pub const FAILURES_TO_OPEN: u32 = 5;
-/// Between probes while not closed.
+/// From a failed probe to the next.
 pub const COOL_DOWN: Duration = Duration::from_millis(300);
+/// From a probe that nobody has answered yet to the next.
+pub const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// Probes under way at once: those that nobody answers within the two seconds of a call, and the one
+/// that follows an answer.
+pub const PROBES_MAX: u32 = 5;
 /// Good probes in a row that close it.
 pub const PROBES_TO_CLOSE: u32 = 2;
 
@@ -110,11 +117,16 @@ pub enum Transition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
     state: State,
+    /// When it came to stand there: how a call ended that had begun before says nothing new, unless
+    /// it shows that the store answers.
+    since: Duration,
+    /// Probes under way.
+    probing: u32,
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Breaker { state: State::Closed { failures: 0 } }
+        Breaker { state: State::Closed { failures: 0 }, since: Duration::ZERO, probing: 0 }
     }
 }
 
@@ -141,8 +153,25 @@ impl Breaker {
     pub fn probe_at(&self) -> Option<Duration> {
         match self.state {
             State::Closed { .. } | State::ForcedOpen | State::ForcedClosed => None,
+            State::Open { .. } | State::HalfOpen { .. } if self.probing >= PROBES_MAX => None,
             State::Open { probe_at } | State::HalfOpen { probe_at, .. } => Some(probe_at),
         }
+    }
+
+    /// A probe is on its way.
+    pub fn probe_sent(&mut self, now: Duration) {
+        self.probing += 1;
+        match &mut self.state {
+            State::Open { probe_at } | State::HalfOpen { probe_at, .. } => {
+                *probe_at = now + PROBE_EVERY;
+            }
+            State::Closed { .. } | State::ForcedOpen | State::ForcedClosed => {}
+        }
+    }
+
+    /// A probe has ended, or was not sent after all; what it showed is told to [`Breaker::record`].
+    pub fn probe_ended(&mut self) {
+        self.probing -= 1;
     }
 
     /// Does an operator's will; `None`: it finds out by itself again.
@@ -163,21 +192,30 @@ impl Breaker {
         }
     }
 
-    /// Takes note of a call's end: work while closed, a probe otherwise. Work that was sent before
-    /// the breaker opened and ends later says nothing new, unless it shows that the store answers.
-    pub fn record(&mut self, now: Duration, seen: Seen) -> Transition {
-        let probe_at = now + COOL_DOWN;
+    /// Takes note of how a call ended that had begun at `began`, be it work or a probe.
+    pub fn record(&mut self, now: Duration, began: Duration, seen: Seen) -> Transition {
+        if seen == Seen::Failure && began < self.since {
+            return Transition::None;
+        }
         let (next, transition) = match (self.state, seen) {
-            (forced @ (State::ForcedOpen | State::ForcedClosed), _) => (forced, Transition::None),
+            (State::ForcedOpen | State::ForcedClosed, _) => return Transition::None,
             (State::Closed { .. }, Seen::Answer) => {
-                (State::Closed { failures: 0 }, Transition::None)
+                self.state = State::Closed { failures: 0 };
+                return Transition::None;
             }
             (State::Closed { failures }, Seen::Failure) if failures + 1 < FAILURES_TO_OPEN => {
-                (State::Closed { failures: failures + 1 }, Transition::None)
+                self.state = State::Closed { failures: failures + 1 };
+                return Transition::None;
             }
-            (State::Closed { .. }, Seen::Failure) => (State::Open { probe_at }, Transition::Opened),
-            (State::Open { .. } | State::HalfOpen { .. }, Seen::Failure) => {
-                (State::Open { probe_at }, Transition::None)
+            (State::Open { probe_at }, Seen::Failure) => {
+                self.state = State::Open { probe_at: probe_at.min(now + COOL_DOWN) };
+                return Transition::None;
+            }
+            (State::Closed { .. }, Seen::Failure) => {
+                (State::Open { probe_at: now + COOL_DOWN }, Transition::Opened)
+            }
+            (State::HalfOpen { .. }, Seen::Failure) => {
+                (State::Open { probe_at: now + COOL_DOWN }, Transition::None)
             }
             (State::Open { .. }, Seen::Answer) => {
                 (State::HalfOpen { successes: 1, probe_at: now }, Transition::None)
@@ -191,7 +229,7 @@ impl Breaker {
                 }
             }
         };
-        self.state = next;
+        (self.state, self.since) = (next, now);
         transition
     }
 }
@@ -203,9 +241,15 @@ mod tests {
     fn opened() -> Breaker {
         let mut breaker = Breaker::default();
         for _ in 1..FAILURES_TO_OPEN {
-            assert_eq!(breaker.record(Duration::ZERO, Seen::Failure), Transition::None);
+            assert_eq!(
+                breaker.record(Duration::ZERO, Duration::ZERO, Seen::Failure),
+                Transition::None
+            );
         }
-        assert_eq!(breaker.record(Duration::ZERO, Seen::Failure), Transition::Opened);
+        assert_eq!(
+            breaker.record(Duration::ZERO, Duration::ZERO, Seen::Failure),
+            Transition::Opened
+        );
         breaker
     }
 
@@ -215,7 +259,7 @@ mod tests {
         let mut breaker = Breaker::default();
         for n in 0..100 {
             let seen = if n % 3 == 0 { Seen::Answer } else { Seen::Failure };
-            assert_eq!(breaker.record(Duration::ZERO, seen), Transition::None);
+            assert_eq!(breaker.record(Duration::ZERO, Duration::ZERO, seen), Transition::None);
         }
     }
 
@@ -224,13 +268,47 @@ mod tests {
         let mut breaker = opened();
         assert_eq!(breaker.probe_at(), Some(COOL_DOWN));
         let now = COOL_DOWN;
-        assert_eq!(breaker.record(now, Seen::Answer), Transition::None);
+        assert_eq!(breaker.record(now, now, Seen::Answer), Transition::None);
         assert_eq!(breaker.probe_at(), Some(now), "the next probe follows at once");
-        assert_eq!(breaker.record(now, Seen::Failure), Transition::None);
+        assert_eq!(breaker.record(now, now, Seen::Failure), Transition::None);
         assert_eq!(breaker.probe_at(), Some(now + COOL_DOWN));
-        breaker.record(now, Seen::Answer);
-        assert_eq!(breaker.record(now, Seen::Answer), Transition::Closed);
+        breaker.record(now, now, Seen::Answer);
+        assert_eq!(breaker.record(now, now, Seen::Answer), Transition::Closed);
         assert!(breaker.admits());
+    }
+
+    #[test]
+    fn a_probe_without_an_answer_keeps_no_other_back() {
+        let mut breaker = opened();
+        let mut at = breaker.probe_at().expect("it is open");
+        for _ in 0..PROBES_MAX {
+            breaker.probe_sent(at);
+            at += PROBE_EVERY;
+        }
+        assert_eq!(breaker.probe_at(), None, "enough are under way");
+        breaker.probe_ended();
+        assert_eq!(breaker.probe_at(), Some(at));
+        breaker.record(at, COOL_DOWN, Seen::Failure);
+        assert_eq!(
+            breaker.probe_at(),
+            Some(at),
+            "that one has failed puts the next off no further"
+        );
+    }
+
+    #[test]
+    fn what_had_begun_before_says_nothing_new_by_failing() {
+        let lost = COOL_DOWN;
+        let now = lost + PROBE_EVERY;
+        let mut breaker = opened();
+        breaker.record(now, now, Seen::Answer);
+        breaker.record(now, lost, Seen::Failure);
+        assert_eq!(breaker.state(), State::HalfOpen { successes: 1, probe_at: now });
+        assert_eq!(breaker.record(now, now, Seen::Answer), Transition::Closed);
+        for _ in 0..2 * FAILURES_TO_OPEN {
+            assert_eq!(breaker.record(now, lost, Seen::Failure), Transition::None);
+        }
+        assert_eq!(breaker.state(), State::Closed { failures: 0 });
     }
 
     #[test]
@@ -240,7 +318,7 @@ mod tests {
                 breaker.force(Duration::ZERO, Some(force));
                 for seen in [Seen::Failure, Seen::Answer] {
                     for _ in 0..2 * FAILURES_TO_OPEN {
-                        assert_eq!(breaker.record(COOL_DOWN, seen), Transition::None);
+                        assert_eq!(breaker.record(COOL_DOWN, COOL_DOWN, seen), Transition::None);
                     }
                 }
                 assert_eq!((breaker.admits(), breaker.is_held()), (admits, !admits));
@@ -256,15 +334,15 @@ mod tests {
         let now = COOL_DOWN * 9;
         assert_eq!(breaker.force(now, None), Transition::None);
         assert_eq!((breaker.admits(), breaker.probe_at()), (false, Some(now)));
-        breaker.record(now, Seen::Answer);
-        assert_eq!(breaker.record(now, Seen::Answer), Transition::Closed);
+        breaker.record(now, now, Seen::Answer);
+        assert_eq!(breaker.record(now, now, Seen::Answer), Transition::Closed);
     }
 
     #[test]
     fn what_was_forced_closed_counts_failures_anew() {
         let mut breaker = opened();
         assert_eq!(breaker.force(Duration::ZERO, Some(Force::Closed)), Transition::Closed);
-        breaker.record(Duration::ZERO, Seen::Failure);
+        breaker.record(Duration::ZERO, Duration::ZERO, Seen::Failure);
         assert_eq!(breaker.force(Duration::ZERO, None), Transition::None);
         assert_eq!(breaker.state(), State::Closed { failures: 0 });
         assert_eq!(breaker.force(Duration::ZERO, None), Transition::None, "automatic stays so");

@@ -1,8 +1,8 @@
 //! What the stores' side sees of the coordinators' circuit breakers.
 //!
 //! Invariant (`breaker-live`): while a breaker is not closed no put or batch of its coordinator is
-//! sent; its probes are one at a time, and follow each other within a cool-down; once the store
-//! answers, it closes. To a store that an operator holds nothing is sent, not even probes; and what
+//! sent; its probes follow each other within half a second, whether or not they are answered, and few
+//! are under way at once; once the store answers, it closes. To a store that an operator holds nothing is sent, not even probes; and what
 //! an operator was told is kept over restarts is.
 
 use crate::checker::Invariant;
@@ -10,7 +10,7 @@ use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tidelock_engine::breaker::{COOL_DOWN, Force};
+use tidelock_engine::breaker::{Force, PROBE_EVERY, PROBES_MAX};
 use tidelock_engine::coordinator::PROBE_KEY;
 use tidelock_engine::record::StoreId;
 use tidelock_engine::version::NodeId;
@@ -22,10 +22,10 @@ const LATE_MAX: Duration = Duration::from_millis(50);
 /// What was seen, by coordinator and store.
 #[derive(Debug, Default)]
 pub struct Breakers {
-    /// When the last call was sent, and of which life.
+    /// When the last call was sent or ended, and of which life.
     called: BTreeMap<(NodeId, StoreId), (u64, Duration)>,
-    /// Probes under way, by life.
-    probing: BTreeMap<(NodeId, StoreId), u64>,
+    /// Probes under way, and of which life.
+    probing: BTreeMap<(NodeId, StoreId), (u64, u32)>,
     /// What an operator was told is held.
     held: BTreeSet<(NodeId, StoreId)>,
     /// What an operator was told is kept over restarts.
@@ -86,8 +86,10 @@ impl Drop for Probe {
     fn drop(&mut self) {
         let mut state = self.world.state();
         let place = (self.node, self.store);
-        if state.breakers.probing.get(&place) == Some(&self.life) {
-            state.breakers.probing.remove(&place);
+        if let Some((life, under_way)) = state.breakers.probing.get_mut(&place)
+            && *life == self.life
+        {
+            *under_way -= 1;
         }
     }
 }
@@ -101,9 +103,14 @@ impl World {
         let now_ms = self.now_ms();
         let mut state = self.state();
         let life = state.processes[usize::from(node.0)].lives;
-        let former = state.breakers.probing.insert((node, store), life);
-        if former == Some(life) {
-            let message = format!("n{} probes {store} twice at once", node.0);
+        let probing = state.breakers.probing.entry((node, store)).or_default();
+        if probing.0 != life {
+            *probing = (life, 0);
+        }
+        probing.1 += 1;
+        let under_way = probing.1;
+        if under_way > PROBES_MAX {
+            let message = format!("n{} has {under_way} probes of {store} under way", node.0);
             state.checker.report(Invariant::BreakerLive, now_ms, message);
         } else {
             state.checker.passed(Invariant::BreakerLive);
@@ -129,6 +136,14 @@ impl World {
         }
     }
 
+    /// A call ends: it may have opened the breaker, and begun the time to the first probe.
+    pub(crate) fn breaker_heard(&self, node: NodeId, store: StoreId) {
+        let now = self.now();
+        let mut state = self.state();
+        let life = state.processes[usize::from(node.0)].lives;
+        state.breakers.called.insert((node, store), (life, now));
+    }
+
     /// A process has started: what it was told to keep it has kept.
     pub(crate) fn check_forced(&self, node: NodeId) {
         let now_ms = self.now_ms();
@@ -149,8 +164,8 @@ impl World {
         }
     }
 
-    /// Every breaker that is not closed has a probe under way, or one was sent not long ago.
-    pub fn check_probes(&self, call_max: Duration) {
+    /// To every store whose breaker is not closed a probe was sent not long ago.
+    pub fn check_probes(&self) {
         let now = self.now();
         let mut state = self.state();
         let mut late = Vec::new();
@@ -163,7 +178,7 @@ impl World {
                 }
                 let called = state.breakers.called.get(&(node, store));
                 let since = called.filter(|c| c.0 == process.lives).map_or(Duration::ZERO, |c| c.1);
-                if now.saturating_sub(since) > call_max + COOL_DOWN + LATE_MAX {
+                if now.saturating_sub(since) > PROBE_EVERY + LATE_MAX {
                     late.push(format!("n{} has not probed {store} since {since:?}", node.0));
                 }
             }

@@ -290,6 +290,7 @@ impl World {
             Box::pin(world.serve(node, store, call, Box::new(asked)))
         });
         let answer = answer.await;
+        self.breaker_heard(node, store);
         self.crash_point(node, call, Moment::After).await;
         answer
     }

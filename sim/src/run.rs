@@ -13,7 +13,6 @@ use crate::checker::{Fate, Invariant, Told, Violation};
 use crate::disk::Landing;
 use crate::double::Double;
 use crate::env::SimEnv;
-use crate::network::CALL_MS_MAX;
 use crate::scenario::{Profile, Scenario};
 use crate::trace::Event;
 use crate::workload::{Act, Operation};
@@ -694,7 +693,7 @@ async fn recover(world: &Arc<World>) -> Option<Recovered> {
             return Some(Recovered { healed_ms, usable_ms: Some(usable_ms - healed_ms) });
         }
         usable_ms = world.now_ms();
-        world.check_probes(Duration::from_millis(CALL_MS_MAX));
+        world.check_probes();
         if world.now_ms() > give_up_ms {
             let message = format!("still open: {}", world.open_breakers().join(", "));
             world.state().checker.report(Invariant::BreakerLive, usable_ms, message);

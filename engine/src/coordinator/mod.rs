@@ -227,6 +227,8 @@ enum Settled {
 struct Wake {
     lanes: PerStore<Notify>,
     probes: PerStore<Notify>,
+    /// The authority answers again.
+    polls: Notify,
     timer: Notify,
     news: Notify,
     exchange: Notify,
@@ -333,7 +335,7 @@ impl<E: Env> Coordinator<E> {
         env.spawn(self.clone().watch_loop());
         env.spawn(self.clone().reconcile_loop());
         env.spawn(self.clone().expiry_loop());
-        for store in [StoreId::Kv, StoreId::R2] {
+        for store in StoreId::ALL {
             env.spawn(self.clone().probe_loop(store));
         }
         self.meet_members();
@@ -349,6 +351,7 @@ impl<E: Env> Coordinator<E> {
         self.stopped.store(true, Ordering::Relaxed);
         self.wake.stop.notify_waiters();
         self.wake.timer.notify_one();
+        self.wake.polls.notify_waiters();
         self.wake.news.notify_waiters();
         self.wake.exchange.notify_waiters();
         self.wake.adopted.notify_waiters();
@@ -431,7 +434,7 @@ impl<E: Env> Coordinator<E> {
             Load::Untold => {}
             Load::TooMuch => state.concurrency[store].overloaded(now, began),
         }
-        let transition = state.breakers[store].record(now, seen);
+        let transition = state.breakers[store].record(now, began, seen);
         self.follow_breaker(&mut state, store, transition);
         match transition {
             Transition::None => {}
@@ -459,6 +462,9 @@ impl<E: Env> Coordinator<E> {
                 state.lanes[store].resume();
                 state.caught_up(store, now);
                 self.wake.lanes[store].notify_one();
+                if store == StoreId::D1 {
+                    self.wake.polls.notify_waiters();
+                }
             }
         }
     }

@@ -25,39 +25,36 @@ const NEWS_WAITING_MAX: usize = 256;
 pub const PROBE_KEY: &str = "_tidelock/probe";
 
 impl<E: Env> Coordinator<E> {
-    /// Follows the authority's change feed and takes lapsed marks over. Its calls are the
-    /// authority's probes as well.
+    /// Follows the authority's change feed and takes lapsed marks over, while the authority's breaker
+    /// admits traffic.
     pub(super) async fn watch_loop(self: Arc<Self>) {
         while !self.is_stopped() {
             self.meet_members();
-            let released = self.wake.probes[StoreId::D1].notified();
+            let answers_again = self.wake.polls.notified();
             let looks = {
                 let state = self.state();
-                let held = state.breakers[StoreId::D1].is_held();
-                (!held).then(|| (state.ledger.cursor(), state.letters.len()))
+                let admits = state.admits(StoreId::D1);
+                admits.then(|| (state.ledger.cursor(), state.letters.len()))
             };
             let Some((after, dead)) = looks else {
-                released.await;
+                answers_again.await;
                 continue;
             };
             // Marks of copies that no store takes stay lapsed: they must not hide the others.
             let poll = Poll { actor: self.actor, after, limit: POLL_LIMIT + dead };
             let sent_at = self.now();
-            let pause = match self.env.storage().d1().poll(poll).await {
+            let polled = tokio::select! {
+                biased;
+                polled = self.env.storage().d1().poll(poll) => polled,
+                // This one was lost before the breaker opened.
+                () = answers_again => continue,
+            };
+            let pause = match polled {
                 Ok(page) => {
                     self.see_store_clock(page.now, sent_at);
                     // A database that can be read and not written must not look healthy: while
                     // the breaker is closed only batches speak for it.
-                    if !self.state().admits(StoreId::D1) {
-                        self.record_seen(StoreId::D1, sent_at, Seen::Answer);
-                    }
-                    let admits = self.state().admits(StoreId::D1);
-                    // Another page waits, or the breaker wants its next probe: no pause.
-                    let pause = if page.complete && admits {
-                        self.poll_pause(&page)
-                    } else {
-                        Duration::ZERO
-                    };
+                    let pause = if page.complete { self.poll_pause(&page) } else { Duration::ZERO };
                     self.take_page(page);
                     pause
                 }
@@ -133,35 +130,59 @@ impl<E: Env> Coordinator<E> {
     /// Asks a store on a timer whether it answers, while its breaker is not closed.
     pub(super) async fn probe_loop(self: Arc<Self>, store: StoreId) {
         loop {
-            let opened = self.wake.probes[store].notified();
+            let news = self.wake.probes[store].notified();
             if self.is_stopped() {
                 return;
             }
+            let now = self.now();
             let due = self.state().breakers[store].probe_at();
-            let Some(at) = due else {
-                opened.await;
-                continue;
-            };
-            let wait = at.saturating_sub(self.now());
-            if !wait.is_zero() {
-                self.env.clock().sleep(wait).await;
+            match due {
+                None => news.await,
+                Some(at) if at > now => tokio::select! {
+                    biased;
+                    () = news => {}
+                    () = self.env.clock().sleep(at - now) => {}
+                },
+                Some(_) => {
+                    self.state().breakers[store].probe_sent(now);
+                    self.env.spawn(self.clone().probe(store));
+                }
             }
-            if self.is_stopped() {
-                return;
-            }
-            if self.state().breakers[store].probe_at().is_none() {
-                // An operator has forced it meanwhile.
-                continue;
-            }
-            let began = self.now();
-            let storage = self.env.storage();
-            let answered = match store {
-                StoreId::Kv => storage.kv().get(PROBE_KEY).await.is_ok(),
-                StoreId::R2 => storage.r2().get(PROBE_KEY).await.is_ok(),
-                StoreId::D1 => unreachable!("the authority is probed by its poll"),
-            };
-            self.state().counters.probes += 1;
+        }
+    }
+
+    async fn probe(self: Arc<Self>, store: StoreId) {
+        let began = self.now();
+        let answered = if self.is_stopped() || self.not_held(store).is_err() {
+            None
+        } else {
+            Some(self.answers(store, began).await)
+        };
+        {
+            let mut state = self.state();
+            state.breakers[store].probe_ended();
+            state.counters.probes += u64::from(answered.is_some());
+        }
+        if let Some(answered) = answered {
             self.record_seen(store, began, if answered { Seen::Answer } else { Seen::Failure });
+        }
+        // The next may be due at once, or allowed again.
+        self.wake.probes[store].notify_one();
+    }
+
+    async fn answers(&self, store: StoreId, began: Duration) -> bool {
+        let storage = self.env.storage();
+        match store {
+            StoreId::Kv => storage.kv().get(PROBE_KEY).await.is_ok(),
+            StoreId::R2 => storage.r2().get(PROBE_KEY).await.is_ok(),
+            StoreId::D1 => {
+                let after = self.state().ledger.cursor();
+                let page = storage.d1().poll(Poll { actor: self.actor, after, limit: 1 }).await;
+                if let Ok(page) = &page {
+                    self.see_store_clock(page.now, began);
+                }
+                page.is_ok()
+            }
         }
     }
 

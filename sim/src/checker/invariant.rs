@@ -109,7 +109,7 @@ impl Invariant {
             }
             Invariant::BreakerLive => {
                 "While a breaker is not closed no work passes it, probes follow each other within \
-                 one cool-down, one at a time, and it closes once its store answers."
+                 half a second, few at a time, and it closes once its store answers."
             }
             Invariant::Recovery => {
                 "Within five seconds of the last fault's end everything is equal, confirmed and \
