@@ -9,11 +9,13 @@ mod fate;
 mod invariant;
 mod journals;
 mod session;
+mod wait;
 
 pub use copies::{Copy, Damage};
 pub use fate::{Fate, Present};
 pub use invariant::{Invariant, Violation};
 pub use session::{Asked, Told};
+pub use wait::Awaited;
 
 use crate::world::EPOCH_MS;
 use authority::{Observed, is_reaped};
@@ -22,6 +24,7 @@ use journals::Issued;
 use std::collections::{BTreeMap, BTreeSet};
 use tidelock_engine::record::{RecordId, StoreId};
 use tidelock_engine::version::{ContentHash, Dot, NodeId, SiteId, VersionVector};
+use wait::{Wait, note_wait};
 
 const PROJECTIONS: [StoreId; 2] = [StoreId::Kv, StoreId::R2];
 
@@ -198,11 +201,12 @@ impl Checker {
             && self.apart.is_empty()
     }
 
-    /// The longest that anything stayed unsettled once the faults had ended, counted from then or
-    /// from when it became owed.
-    pub fn longest_wait_ms(&self, healed_ms: u64) -> u64 {
-        let after = |(from, to): &(u64, u64)| to.saturating_sub(healed_ms.max(*from));
-        self.tally.waits.iter().map(after).max().unwrap_or(0)
+    /// What stayed unsettled for longest once the faults had ended, and for how long, counted from
+    /// then or from when it became owed.
+    pub fn longest_wait(&self, healed_ms: u64) -> Option<(u64, &Awaited)> {
+        let after = |wait: &Wait| wait.to_ms.saturating_sub(healed_ms.max(wait.from_ms));
+        let longest = self.tally.waits.iter().max_by_key(|wait| after(wait))?;
+        Some((after(longest), &longest.of)).filter(|(took_ms, _)| *took_ms > 0)
     }
 
     /// What is not settled, in words.
@@ -267,15 +271,6 @@ impl Checker {
         self.hold(Invariant::Convergence, at_ms, foreign.is_empty(), || {
             format!("written past us, and never taken in: {}", foreign.join(", "))
         });
-    }
-}
-
-/// Waits shorter than this are no news.
-const WAIT_NOTED_MS: u64 = 500;
-
-fn note_wait(waits: &mut Vec<(u64, u64)>, from_ms: u64, to_ms: u64) {
-    if to_ms >= from_ms + WAIT_NOTED_MS {
-        waits.push((from_ms, to_ms));
     }
 }
 

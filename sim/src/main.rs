@@ -456,7 +456,10 @@ fn replay(args: &ReplayArgs) -> Result<bool, String> {
             say!("            {count} {fate}");
         }
         match outcome.recovery_ms {
-            Some(took_ms) => say!("  recovery  {took_ms} ms"),
+            Some(took_ms) => match &outcome.recovery_waited_for {
+                Some(of) => say!("  recovery  {took_ms} ms, of {of}"),
+                None => say!("  recovery  {took_ms} ms"),
+            },
             None => say!("  recovery  never"),
         }
         for (kind, felt) in &outcome.faults {
@@ -500,6 +503,7 @@ fn figures(scenario: &Scenario, outcome: &run::Outcome) -> serde_json::Value {
         "virtual_ms": outcome.virtual_ms,
         "healed_ms": outcome.healed_ms,
         "recovery_ms": outcome.recovery_ms,
+        "recovery_waited_for": outcome.recovery_waited_for.as_ref().map(|of| of.to_string()),
         "attempted_writes": outcome.attempted,
         "acked_writes": outcome.acknowledged,
         "refused_writes": outcome.refused,

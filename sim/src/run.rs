@@ -9,7 +9,7 @@
 //! Invariant: a run is decided by its scenario. Nothing of a former run on the same thread, and
 //! nothing of the process, reaches it.
 
-use crate::checker::{Fate, Invariant, Told, Violation};
+use crate::checker::{Awaited, Fate, Invariant, Told, Violation};
 use crate::disk::Landing;
 use crate::double::Double;
 use crate::env::SimEnv;
@@ -69,6 +69,8 @@ pub struct Outcome {
     pub healed_ms: Option<u64>,
     /// From then to recovery.
     pub recovery_ms: Option<u64>,
+    /// What that waited for.
+    pub recovery_waited_for: Option<Awaited>,
     /// Writes that sessions asked for.
     pub attempted: u64,
     /// Told that they will not be lost.
@@ -763,10 +765,13 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
     let mut state = world.state();
     let state = &mut *state;
     let healed_ms = recovery.as_ref().map(|recovery| recovery.healed_ms);
-    let recovery_ms = recovery.and_then(|recovery| {
+    let recovered = recovery.and_then(|recovery| {
         let usable_ms = recovery.usable_ms.filter(|_| state.checker.is_settled())?;
-        Some(usable_ms.max(state.checker.longest_wait_ms(recovery.healed_ms)))
+        let longest = state.checker.longest_wait(recovery.healed_ms);
+        let slower = longest.filter(|(took_ms, _)| *took_ms > usable_ms);
+        Some(slower.map_or((usable_ms, Awaited::Service), |(took_ms, of)| (took_ms, of.clone())))
     });
+    let (recovery_ms, recovery_waited_for) = recovered.unzip();
     match recovery_ms {
         Some(took_ms) if took_ms <= RECOVERY_MS_MAX => state.checker.passed(Invariant::Recovery),
         Some(took_ms) => {
@@ -803,6 +808,7 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         virtual_ms: now_ms,
         healed_ms,
         recovery_ms,
+        recovery_waited_for,
         excused: state.checker.excused(),
         conflicts: stores.d1.losers().values().map(|losers| losers.len() as u64).sum(),
         delivered: state.delivered,

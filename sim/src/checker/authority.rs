@@ -1,7 +1,8 @@
 //! What each site's authority holds, and how that changes.
 
 use super::{
-    Checker, Copy, Invariant, PROJECTIONS, Projection, Told, at, covers, foreign_writes, note_wait,
+    Awaited, Checker, Copy, Invariant, PROJECTIONS, Projection, Told, at, covers, foreign_writes,
+    note_wait,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -263,7 +264,7 @@ impl Checker {
         self.unconfirmed.retain(|(dot, there), (at, since_ms)| {
             let waiting = *there != site || at != record || !covers(&version.history, *dot);
             if !waiting {
-                note_wait(waits, *since_ms, at_ms);
+                note_wait(waits, *since_ms, at_ms, || Awaited::Write(*there, *dot, at.clone()));
             }
             waiting
         });
@@ -274,9 +275,10 @@ impl Checker {
     fn start_anew(&mut self, at_ms: u64, site: SiteId, record: &RecordId) {
         let rows = &mut self.rows[usize::from(site.0)];
         let observed = rows.get_mut(record).expect("the caller has seen its row");
-        for projection in &mut observed.projections {
+        for store in PROJECTIONS {
+            let projection = &mut observed.projections[at(store)];
             self.tally.mended(projection);
-            self.tally.set(at_ms, projection, true);
+            self.tally.set(at_ms, projection, true, || Awaited::Copy(site, store, record.clone()));
             projection.poisoned = false;
         }
         self.compare(at_ms, site, record);
@@ -287,7 +289,7 @@ impl Checker {
         let rows = &mut self.rows[usize::from(site.0)];
         let observed = rows.get_mut(record).expect("the caller has seen its row");
         for store in PROJECTIONS {
-            self.tally.compare(at_ms, record, observed, store);
+            self.tally.compare(at_ms, site, record, observed, store);
         }
         if self.rows.len() > 1 {
             self.compare_sites(at_ms, record);
@@ -334,7 +336,7 @@ impl Checker {
     /// each write reaches each site is timed by itself.
     pub(super) fn compare_sites(&mut self, at_ms: u64, record: &RecordId) {
         if let Some(since_ms) = self.apart.remove(record) {
-            note_wait(&mut self.tally.waits, since_ms, at_ms);
+            note_wait(&mut self.tally.waits, since_ms, at_ms, || Awaited::Sites(record.clone()));
         }
         let held = |rows: &BTreeMap<RecordId, Observed>| {
             rows.get(record).map(|row| (row.history.clone(), row.hash, row.deleted))

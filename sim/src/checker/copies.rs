@@ -1,6 +1,6 @@
 //! What projections hold, and how long a copy differs from what it should be.
 
-use super::{Checker, Invariant, Observed, PROJECTIONS, Told, at, note_wait};
+use super::{Awaited, Checker, Invariant, Observed, PROJECTIONS, Told, Wait, at, note_wait};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -99,8 +99,8 @@ pub(super) struct Tally {
     pub(super) unequal: usize,
     /// How many differ because they were damaged.
     pub(super) damaged: usize,
-    /// What was unsettled for long: from when to when.
-    pub(super) waits: Vec<(u64, u64)>,
+    /// What was unsettled for long.
+    pub(super) waits: Vec<Wait>,
     /// Datasets of which a store keeps references only.
     pub(super) references: BTreeMap<StoreId, BTreeSet<String>>,
     /// A store that never answers again: nothing is expected of it.
@@ -122,12 +122,14 @@ impl Tally {
     pub(super) fn compare(
         &mut self,
         at_ms: u64,
+        site: SiteId,
         record: &RecordId,
         observed: &mut Observed,
         store: StoreId,
     ) -> bool {
         let equal = self.equal(record, observed, store);
-        self.set(at_ms, &mut observed.projections[at(store)], equal);
+        let of = || Awaited::Copy(site, store, record.clone());
+        self.set(at_ms, &mut observed.projections[at(store)], equal, of);
         equal
     }
 
@@ -196,7 +198,13 @@ impl Tally {
     }
 
     /// A projection equals the authority from now on, or differs from it.
-    pub(super) fn set(&mut self, at_ms: u64, projection: &mut Projection, equal: bool) {
+    pub(super) fn set(
+        &mut self,
+        at_ms: u64,
+        projection: &mut Projection,
+        equal: bool,
+        of: impl FnOnce() -> Awaited,
+    ) {
         match (equal, projection.unequal_since_ms) {
             (true, None) | (false, Some(_)) => {}
             (false, None) => {
@@ -210,7 +218,7 @@ impl Tally {
             (true, Some(since_ms)) => {
                 projection.unequal_since_ms = None;
                 self.unequal -= 1;
-                note_wait(&mut self.waits, since_ms, at_ms);
+                note_wait(&mut self.waits, since_ms, at_ms, of);
             }
         }
     }
@@ -240,7 +248,7 @@ impl Checker {
         projection.copy = copy;
         let marked = projection.owed;
         let damaged = self.tally.mended(projection);
-        let equal = self.tally.compare(at_ms, record, observed, store);
+        let equal = self.tally.compare(at_ms, site, record, observed, store);
         // What was refused in one form may be taken in another.
         observed.projections[at(store)].poisoned &= !equal;
         let overwritten = match damaged {
@@ -325,7 +333,7 @@ impl Checker {
             self.tally.unequal -= usize::from(newly && projection.unequal_since_ms.is_some());
             // A look has found the damage, and nothing that its store takes mends it.
             if self.tally.mended(projection).is_some() {
-                self.tally.compare(at_ms, record, observed, store);
+                self.tally.compare(at_ms, site, record, observed, store);
             }
         }
     }
