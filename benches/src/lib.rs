@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tidelock_engine::blob::{BlobsSeen, Condemned};
+use tidelock_engine::conflict::{Conflict, ConflictQuery};
 use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::env::{
     Clock, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore, Outcome, Peer,
@@ -292,6 +293,10 @@ impl RowStore for Memory {
     async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
         let stores = self.inner.stores();
         Ok(records.iter().map(|record| stores.d1.history(record)).collect())
+    }
+
+    async fn conflicts(&self, query: ConflictQuery) -> Result<Vec<Conflict>, Unavailable> {
+        Ok(self.inner.stores().d1.conflicts(&query))
     }
 
     async fn leaves(

@@ -9,6 +9,7 @@
 //! timer.
 
 use crate::blob::Condemned;
+use crate::conflict::{Conflict, ConflictQuery};
 use crate::journal::{Intent, JournalBatch, JournalError, Replay};
 use crate::record::{Key, Loser, RecordId};
 use crate::resolve::Held;
@@ -426,6 +427,11 @@ pub trait RowStore: Send + Sync + 'static {
         &self,
         records: Vec<RecordId>,
     ) -> impl Future<Output = Result<Vec<RowHistory>, Unavailable>> + Send;
+    /// Conflicts that were settled, in the order that is asked for. The primary answers.
+    fn conflicts(
+        &self,
+        query: ConflictQuery,
+    ) -> impl Future<Output = Result<Vec<Conflict>, Unavailable>> + Send;
     /// The leaves of a dataset's tree that have records, after `after`, in order, `limit` of them;
     /// fewer only at the end. Kept in the transactions that change the rows. A foreign write that
     /// nobody has taken in changes nothing here: its row counts with the version that it had.

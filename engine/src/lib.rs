@@ -12,6 +12,7 @@ pub mod backlog;
 pub mod blob;
 pub mod breaker;
 pub mod concurrency;
+pub mod conflict;
 pub mod coordinator;
 pub mod cron;
 pub mod dead_letter;

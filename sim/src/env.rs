@@ -13,6 +13,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidelock_engine::blob::Condemned;
+use tidelock_engine::conflict::{Conflict, ConflictQuery};
 use tidelock_engine::coordinator::PROBE_KEY;
 use tidelock_engine::env::{
     Clock, Doubt, DoubtKind, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore,
@@ -390,6 +391,10 @@ impl RowStore for SimEnv {
         let histories =
             move |d1: &crate::stores::D1| records.iter().map(|record| d1.history(record)).collect();
         self.d1_read(histories).await
+    }
+
+    async fn conflicts(&self, query: ConflictQuery) -> Result<Vec<Conflict>, Unavailable> {
+        self.d1_read(move |d1| d1.conflicts(&query)).await
     }
 
     async fn leaves(

@@ -8,8 +8,10 @@
 
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use tidelock_engine::blob::{self, Condemned};
+use tidelock_engine::conflict::{Conflict, ConflictQuery, Place, Which};
 use tidelock_engine::env::{
     KeyPage, KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind, RowHistory,
 };
@@ -292,6 +294,9 @@ fn change(record: &RecordId, row: &Row) -> Change {
 pub struct D1 {
     rows: BTreeMap<RecordId, Row>,
     losers: BTreeMap<RecordId, Vec<Loser>>,
+    /// The same in the order in which they were kept: by place in the feed, then as the text of
+    /// their dots is ordered.
+    conflicts: BTreeMap<(Seq, String), Conflict>,
     trees: BTreeMap<Arc<str>, Tree>,
     feed: BTreeMap<Seq, RecordId>,
     /// Rows with a mark.
@@ -385,9 +390,20 @@ impl D1 {
             {
                 let kept = self.losers.entry(record.clone()).or_default();
                 for loser in &install.losers {
-                    if !kept.iter().any(|k| k.sibling.dot == loser.sibling.dot) {
-                        kept.push(loser.clone());
+                    if kept.iter().any(|k| k.sibling.dot == loser.sibling.dot) {
+                        continue;
                     }
+                    kept.push(loser.clone());
+                    let won = *install.version.current();
+                    let conflict = Conflict {
+                        record: record.clone(),
+                        seq: next_seq,
+                        at: now,
+                        lost: loser.sibling,
+                        winner: loser.winner,
+                        won: (won.dot == loser.winner).then_some(won),
+                    };
+                    self.conflicts.insert((next_seq, loser.sibling.dot.to_text()), conflict);
                 }
             }
             answers.push(answer);
@@ -531,6 +547,30 @@ impl D1 {
     pub fn history(&self, record: &RecordId) -> RowHistory {
         let losers = self.losers.get(record).cloned().unwrap_or_default();
         RowHistory { row: self.rows.get(record).cloned(), losers }
+    }
+
+    /// Conflicts in the order that is asked for.
+    pub fn conflicts(&self, query: &ConflictQuery) -> Vec<Conflict> {
+        let placed = |place: &Place| (place.seq, place.lost.to_text());
+        let of = |conflict: &&Conflict| {
+            query.dataset.as_ref().is_none_or(|dataset| conflict.record.dataset == *dataset)
+        };
+        let all = &self.conflicts;
+        let found = |one: (&(Seq, String), &Conflict)| one.1.clone();
+        let limited: Vec<Conflict> = match &query.which {
+            Which::After(place) => {
+                let from = place.as_ref().map_or(Bound::Unbounded, |p| Bound::Excluded(placed(p)));
+                all.range((from, Bound::Unbounded)).map(found).collect()
+            }
+            Which::Before(place) => {
+                let to = place.as_ref().map_or(Bound::Unbounded, |p| Bound::Excluded(placed(p)));
+                all.range((Bound::Unbounded, to)).rev().map(found).collect()
+            }
+            Which::Lost(dot) => {
+                all.iter().map(found).filter(|conflict| conflict.lost.dot == *dot).collect()
+            }
+        };
+        limited.iter().filter(of).take(query.limit).cloned().collect()
     }
 
     /// All rows.

@@ -2,8 +2,8 @@
 #![cfg(madsim)]
 
 use tidelock_engine::record::StoreId;
-use tidelock_faults::{End, Kind, Place};
-use tidelock_sim::checker::Told;
+use tidelock_faults::{Call, End, Kind, Moment, Place};
+use tidelock_sim::checker::{Fate, Told};
 use tidelock_sim::run::{self, Outcome};
 use tidelock_sim::scenario::Scenario;
 use tidelock_sim::workload::Act;
@@ -75,6 +75,27 @@ fn a6_a_snapshot_adds_nothing_to_what_was_written_since() {
     let after = rows(&outcome).into_iter().filter(|(at_ms, _)| *at_ms > 19_900).count();
     assert_eq!(after, 0, "{:?}", rows(&outcome));
     assert_eq!(outcome.conflicts, 0);
+}
+
+/// A's w0 arrives and A dies with w1 in its journal; B deletes the record, and its tombstone is reaped:
+/// A's number is kept. A's disk comes back with a number above that: w1 is no write that was deleted.
+#[test]
+fn a7_a_write_above_the_known_last_of_its_actor_is_live() {
+    let crash = Place::Call { node: 0, call: Call::D1Poll, ordinal: 1, moment: Moment::Before };
+    let outcome = clean(
+        &looked_over(2)
+            .then(1_000, 0, "k", PUT)
+            .then(4_000, 0, "k", PUT)
+            .then(7_000, 1, "k", Act::Delete)
+            .then(8_000, 1, "j", PUT)
+            .fault(Kind::NetPartition, cut(0, StoreId::D1), 3_900..30_000, 0)
+            .fault(Kind::ProcessCrash, crash, 4_500..30_000, 25_000),
+    );
+    let comes_back = outcome.events.iter().find(|event| event.kind == "restart");
+    let comes_back_ms = comes_back.expect("it does").at_us / 1_000;
+    assert!(reaped_at(&outcome) < comes_back_ms, "the delete is forgotten by then");
+    let write = outcome.fates.iter().find(|write| write.id == 1).expect("it was asked for");
+    assert_eq!(write.fate, Some(Fate::Current), "{:?}", rows(&outcome));
 }
 
 /// Another site has not heard of the delete: it would give back what was deleted.

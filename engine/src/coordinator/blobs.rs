@@ -226,7 +226,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// A read from a store, likewise. `None`: nothing was sent, or no answer came.
-    async fn read_from<T>(
+    pub(super) async fn read_from<T>(
         &self,
         store: StoreId,
         call: impl Future<Output = Result<T, Unavailable>>,

@@ -26,6 +26,7 @@
 mod blobs;
 mod commit;
 mod compare;
+mod conflicts;
 mod dead;
 mod exchange;
 mod expire;
@@ -49,6 +50,7 @@ mod take_in;
 mod watch;
 mod write;
 
+pub use conflicts::{Disputed, RestoreError, Standing};
 pub use dead::DeadLetterError;
 pub use force::{ForceError, Kept};
 pub use leave::Leaving;

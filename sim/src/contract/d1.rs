@@ -4,6 +4,7 @@ use super::{Case, RefusalKind, World, applied, cases, refused};
 use bytes::Bytes;
 use std::sync::Arc;
 use tidelock_engine::blob::BlobsSeen;
+use tidelock_engine::conflict::{Conflict, ConflictQuery, Which};
 use tidelock_engine::env::{RowHistory, RowStore};
 use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
 use tidelock_engine::resolve::sibling;
@@ -29,6 +30,7 @@ cases![
     d1_marks_a_settled_projection_again,
     d1_gives_a_former_life_its_marks_at_once,
     d1_keeps_the_losers_of_the_batch,
+    d1_lists_conflicts_in_the_order_in_which_they_were_settled,
     d1_keeps_the_sums_of_its_leaves,
     d1_gives_the_rows_of_a_leaf,
     d1_reaps_a_tombstone_and_remembers_what_it_had_seen,
@@ -394,6 +396,51 @@ async fn d1_keeps_the_losers_of_the_batch<W: World>(world: &W) {
     assert_eq!(row.and_then(|row| row.version).map(|v| v.current().dot), Some(winner));
     found.sort_by_key(|loser| loser.sibling.dot);
     assert_eq!(found, expected);
+}
+
+async fn d1_lists_conflicts_in_the_order_in_which_they_were_settled<W: World>(world: &W) {
+    let dataset: Arc<str> = Arc::from("disputed");
+    let ask = async |which: Which, limit: usize| {
+        let query = ConflictQuery { dataset: Some(dataset.clone()), which, limit };
+        world.d1().conflicts(query).await.expect("D1 answers")
+    };
+    let loser = |counter: u64, value: Stored, winner: Dot| {
+        let dot = Dot { actor: actor(3), counter };
+        let sibling = sibling(dot, Stamp { wall_ms: counter, logical: 0 }, &value);
+        Loser { sibling, value, winner }
+    };
+    let mut row: Option<Row> = None;
+    let mut seqs = Vec::new();
+    for (counter, lost) in [(1, vec![12]), (2, vec![11, 13]), (3, vec![12, 14])] {
+        let mut op = elsewhere("disputed", "a", row.as_ref(), counter, inline("won"));
+        let winner = op.version.current().dot;
+        op.losers = lost.into_iter().map(|n| loser(n, inline("lost"), winner)).collect();
+        let after = row_of(world, op).await;
+        seqs.push(after.seq);
+        row = Some(after);
+    }
+    let all = ask(Which::After(None), 9).await;
+    let told: Vec<(u64, Seq)> = all.iter().map(|c| (c.lost.dot.counter, c.seq)).collect();
+    // What had lost before is the conflict that is known.
+    assert_eq!(told, [(12, seqs[0]), (11, seqs[1]), (13, seqs[1]), (14, seqs[2])]);
+    for conflict in &all {
+        assert_eq!(conflict.won.map(|won| won.dot), Some(conflict.winner));
+        assert!(conflict.at > StoreTime(0) && *conflict.record.key == *"a");
+    }
+    for at in 0..all.len() {
+        let place = Some(all[at].place());
+        assert_eq!(
+            ask(Which::After(place), 1).await,
+            all[at + 1..].iter().take(1).cloned().collect::<Vec<_>>()
+        );
+        let before: Vec<Conflict> = all[..at].iter().rev().cloned().collect();
+        assert_eq!(ask(Which::Before(place), 9).await, before);
+        assert_eq!(ask(Which::Lost(all[at].lost.dot), 9).await, [all[at].clone()]);
+    }
+    assert_eq!(ask(Which::Before(None), 2).await, [all[3].clone(), all[2].clone()]);
+    let elsewhere =
+        ConflictQuery { dataset: Some(Arc::from("quiet")), which: Which::After(None), limit: 9 };
+    assert_eq!(world.d1().conflicts(elsewhere).await, Ok(vec![]));
 }
 
 /// Of another dataset than the other cases': its tree is all their own.

@@ -43,10 +43,11 @@ impl Reader<'_> {
         let table = self.table(raw, kind);
         if raw.d1.is_none() {
             let problem = format!(
-                "{name:?} is not kept in D1. A dataset is kept in D1, its authority; R2 or peers \
-                 as authority are not built yet"
+                "{name:?} is not kept in D1, which puts the versions of every dataset in order. \
+                 Values can stand in R2 alone: D1 then keeps what refers to them"
             );
-            self.refuse(raw.name.span(), "dataset.d1", problem, "d1 = {}");
+            let accepted = "d1 = {}, or d1 = { keep = \"reference\" } beside r2";
+            self.refuse(raw.name.span(), "dataset.d1", problem, accepted);
         }
         let of = Kept { name, kind, table: table.as_ref() };
         let kv = raw.kv.as_ref().map(|raw| self.projection(raw, &of, "dataset.kv"));

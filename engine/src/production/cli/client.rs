@@ -85,7 +85,8 @@ impl From<NoAnswer> for CliError {
             NoAnswer::Connection(detail) => CliError::Unreachable(detail),
             NoAnswer::Problem { status: 401, detail, .. } => CliError::Unreachable(detail),
             NoAnswer::Problem { kind, detail, .. }
-                if kind == "not-found" || kind == "unknown-dead-letter" =>
+                if ["not-found", "unknown-dead-letter", "unknown-conflict"]
+                    .contains(&kind.as_str()) =>
             {
                 CliError::NotFound(detail)
             }

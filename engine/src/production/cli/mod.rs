@@ -4,6 +4,7 @@
 //! start, 4 no such record, 5 the server cannot be reached or does not know the token.
 
 mod client;
+mod conflicts;
 mod dlq;
 mod export;
 mod import;
@@ -71,6 +72,8 @@ enum Verb {
     Policy(PolicyVerb),
     /// See to dead letters: what a store refuses for good
     Dlq(DlqArgs),
+    /// See what lost against another write of the same record, and bring it back
+    Conflicts(ConflictsArgs),
     /// Hold a store, or let work through to it whatever it answers
     #[command(subcommand)]
     Store(StoreVerb),
@@ -361,6 +364,57 @@ impl DlqArgs {
     }
 }
 
+#[derive(Debug, Args)]
+struct ConflictsArgs {
+    #[command(subcommand)]
+    verb: ConflictsVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConflictsVerb {
+    /// List them, the newest first
+    List {
+        /// Of this dataset alone
+        #[arg(long, value_name = "NAME")]
+        dataset: Option<String>,
+        /// So many
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show one: what lost, what stands now, and how they differ
+    Show {
+        /// The operation id of the write that lost
+        id: String,
+        /// Give the bytes that lost, and nothing else
+        #[arg(long)]
+        lost: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Write what lost again, over what stands now
+    Restore {
+        /// The operation id of the write that lost
+        id: String,
+        /// Only over this version, named by its etag; default: the one that stands at this moment
+        #[arg(long, value_name = "ETAG")]
+        if_match: Option<String>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+impl ConflictsArgs {
+    fn json(&self) -> bool {
+        match &self.verb {
+            ConflictsVerb::List { client, .. }
+            | ConflictsVerb::Show { client, .. }
+            | ConflictsVerb::Restore { client, .. } => client.json,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum StoreVerb {
     /// Show how each store does
@@ -465,6 +519,7 @@ pub fn main() -> ExitCode {
         Verb::Policy(PolicyVerb::Show(args)) => (policy::show(&args), args.client.json),
         Verb::Policy(PolicyVerb::Check(args)) => (policy::check(&args), args.client.json),
         Verb::Dlq(args) => (dlq::dlq(&args), args.json()),
+        Verb::Conflicts(args) => (conflicts::conflicts(&args), args.json()),
         Verb::Store(verb) => (store::store(&verb), verb.json()),
     };
     match ended {

@@ -17,11 +17,12 @@
 
 use super::database::{Database, Failure, OpenError};
 use super::table::{BindProblem, UserTable};
-use super::{StoreClock, blobs, outcome};
+use super::{StoreClock, blobs, conflicts, outcome};
 use crate::blob::Condemned;
+use crate::conflict::{Conflict, ConflictQuery};
 use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailable};
 use crate::policy::{Policy, Table};
-use crate::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
+use crate::record::{D1_ROW_BYTES_MAX, RecordId, StoreId, Stored};
 use crate::row::{
     self, BatchAnswer, Change, Changed, Epoch, Floor, Lease, Poll, PollPage, Row, RowAnswer,
 };
@@ -107,6 +108,7 @@ impl EmbeddedD1 {
     pub fn open(path: &Path, clock: StoreClock) -> Result<Self, OpenError> {
         let database = Database::open(path, |connection| {
             add_leaves(connection)?;
+            conflicts::add_places(connection)?;
             connection.execute_batch(include_str!("d1.sql"))
         })?;
         Ok(EmbeddedD1 { database, clock, tables: Arc::default() })
@@ -221,12 +223,17 @@ impl RowStore for EmbeddedD1 {
             let tables = locked(&tables);
             let history = |record: &RecordId| {
                 let table = tables.by_dataset.get(&record.dataset);
-                let (row, losers) = (load(connection, table, record)?, losers(connection, record)?);
+                let losers = conflicts::losers(connection, record)?;
+                let row = load(connection, table, record)?;
                 Ok(RowHistory { row, losers })
             };
             records.iter().map(history).collect()
         };
         self.database.read(read).await
+    }
+
+    async fn conflicts(&self, query: ConflictQuery) -> Result<Vec<Conflict>, Unavailable> {
+        self.database.read(move |connection| conflicts::find(connection, &query)).await
     }
 
     async fn leaves(
@@ -358,7 +365,9 @@ fn one(
     let own_bytes = match op {
         RowOp::Install(install) => {
             for loser in &install.losers {
-                store_loser(connection, record, loser)?;
+                let kept =
+                    conflicts::Kept { seq: after.seq, at: now, won: install.version.current() };
+                conflicts::keep(connection, record, loser, &kept)?;
             }
             true
         }
@@ -515,29 +524,6 @@ fn store(
     Ok(())
 }
 
-fn store_loser(connection: &Connection, record: &RecordId, loser: &Loser) -> Result<(), Failure> {
-    let (value, reference) = match &loser.value {
-        Stored::Inline(bytes) => (Some(&bytes[..]), None),
-        Stored::Reference { hash, bytes } => {
-            (None, Some(text(&Reference { hash: *hash, bytes: *bytes })))
-        }
-        Stored::Tombstone => (None, None),
-    };
-    // The same loser may come again, from another coordinator that met the same two versions.
-    let sql = "INSERT INTO tidelock_losers(dataset, key, dot, winner, sibling, reference, value) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
-    connection.prepare_cached(sql)?.execute(params![
-        &*record.dataset,
-        &*record.key,
-        loser.sibling.dot.to_string(),
-        loser.winner.to_string(),
-        text(&loser.sibling),
-        reference,
-        value,
-    ])?;
-    Ok(())
-}
-
 /// Files from before there were leaves get the columns; the schema counts them, since it finds no
 /// sums yet.
 fn add_leaves(connection: &Connection) -> rusqlite::Result<()> {
@@ -610,27 +596,6 @@ fn count(
         lane(3)
     ])?;
     Ok(())
-}
-
-fn losers(connection: &Connection, record: &RecordId) -> Result<Vec<Loser>, Failure> {
-    let sql = "SELECT sibling, winner, reference, value FROM tidelock_losers \
-               WHERE dataset = ?1 AND key = ?2";
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query([&*record.dataset, &*record.key])?;
-    let mut losers = Vec::new();
-    while let Some(row) = rows.next()? {
-        let sibling: crate::version::Sibling = parse(record, row.get(0)?)?;
-        let winner: String = row.get(1)?;
-        let winner = winner.parse().map_err(|error| damaged(record, &error))?;
-        let reference: Option<String> = row.get(2)?;
-        let value = match (row.get::<_, Option<Vec<u8>>>(3)?, reference) {
-            (Some(bytes), _) => Stored::Inline(Bytes::from(bytes)),
-            (None, Some(text)) => reference_of(record, text)?,
-            (None, None) => Stored::Tombstone,
-        };
-        losers.push(Loser { sibling, value, winner });
-    }
-    Ok(losers)
 }
 
 fn page(connection: &Connection, poll: Poll, now: StoreTime) -> Result<PollPage, Failure> {
@@ -714,7 +679,7 @@ fn lapsed(
     Ok(())
 }
 
-fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<RecordId> {
+pub(super) fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<RecordId> {
     // SQLite does not check its text: what is no UTF-8 here is the key of no record.
     let text = |at| Ok::<_, rusqlite::Error>(String::from_utf8_lossy(row.get_ref(at)?.as_bytes()?));
     let (dataset, key) = (text(0)?, text(1)?);
@@ -722,12 +687,12 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<RecordId> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Reference {
-    hash: ContentHash,
-    bytes: u64,
+pub(super) struct Reference {
+    pub(super) hash: ContentHash,
+    pub(super) bytes: u64,
 }
 
-fn reference_of(record: &RecordId, text: String) -> Result<Stored, Failure> {
+pub(super) fn reference_of(record: &RecordId, text: String) -> Result<Stored, Failure> {
     let Reference { hash, bytes } = parse(record, text)?;
     Ok(Stored::Reference { hash, bytes })
 }
@@ -740,11 +705,14 @@ fn parse_version(record: &RecordId, text: String) -> Result<Version, Failure> {
     Ok(version)
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(record: &RecordId, text: String) -> Result<T, Failure> {
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(
+    record: &RecordId,
+    text: String,
+) -> Result<T, Failure> {
     serde_json::from_str(&text).map_err(|error| damaged(record, &error))
 }
 
-fn damaged(record: &RecordId, problem: &dyn fmt::Display) -> Failure {
+pub(super) fn damaged(record: &RecordId, problem: &dyn fmt::Display) -> Failure {
     let detail = format!(
         "D1's companion row of {record} cannot be read ({problem}); restore it, or delete it and \
          write the record again"
@@ -752,7 +720,7 @@ fn damaged(record: &RecordId, problem: &dyn fmt::Display) -> Failure {
     Failure::Refused(Refusal::new(RefusalKind::Constraint, detail))
 }
 
-fn text(value: &impl Serialize) -> String {
+pub(super) fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("maps here have text keys, which is all that JSON asks")
 }
 

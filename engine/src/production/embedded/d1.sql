@@ -81,8 +81,14 @@ CREATE TABLE IF NOT EXISTS tidelock_losers(
     sibling TEXT NOT NULL,
     reference TEXT,
     value BLOB,
+    -- The place in the change feed of the install that kept it, when that was, and what won.
+    seq INTEGER,
+    kept_at INTEGER,
+    won TEXT,
     PRIMARY KEY (dataset, key, dot, winner)
 );
+CREATE INDEX IF NOT EXISTS tidelock_losers_by_place ON tidelock_losers(ifnull(seq, 0), dot);
+CREATE INDEX IF NOT EXISTS tidelock_losers_by_dot ON tidelock_losers(dot);
 
 -- Who refers to a blob in R2.
 CREATE INDEX IF NOT EXISTS tidelock_rows_by_blob ON tidelock_rows(json_extract(reference, '$.hash'))

@@ -8,6 +8,7 @@
 //! works there. What they do not show is staleness: a read sees the last write.
 
 mod blobs;
+mod conflicts;
 pub mod d1;
 mod database;
 pub mod kv;

@@ -9,6 +9,7 @@
 //! Bodies that are held at once are bounded in bytes.
 
 mod batch;
+mod conflicts;
 mod dead_letters;
 mod deadline;
 mod door;
@@ -119,6 +120,9 @@ impl<E: Env> App<E> {
             .route("/v1/dead-letters", get(dead_letters::list::<E>))
             .route("/v1/dead-letters/{id}", dead_letter)
             .route("/v1/dead-letters/{id}/value", get(dead_letters::value::<E>))
+            .route("/v1/conflicts", get(conflicts::list::<E>))
+            .route("/v1/conflicts/{id}", get(conflicts::get::<E>).post(conflicts::act::<E>))
+            .route("/v1/conflicts/{id}/lost", get(conflicts::lost::<E>))
             .route("/v1/stores", get(stores::list::<E>))
             .route("/v1/stores/{store}/breaker", breaker)
             .route("/v1/status", get(status::status::<E>))

@@ -27,6 +27,8 @@ pub enum Kind {
     NotInStore,
     /// No such dead letter.
     UnknownDeadLetter,
+    /// No such conflict.
+    UnknownConflict,
     /// The copy is owed, and cannot be given up alone.
     StillOwed,
     /// Not an operation that this process remembers.
@@ -104,6 +106,7 @@ impl Kind {
             Kind::UnknownDeadLetter => {
                 ("unknown-dead-letter", "No such dead letter", S::NOT_FOUND, false)
             }
+            Kind::UnknownConflict => ("unknown-conflict", "No such conflict", S::NOT_FOUND, false),
             Kind::StillOwed => ("still-owed", "The copy is owed", S::CONFLICT, false),
             Kind::NoSuchAddress => ("no-such-address", "No such address", S::NOT_FOUND, false),
             Kind::MethodNotAllowed => {

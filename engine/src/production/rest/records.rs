@@ -323,7 +323,11 @@ pub(super) fn receipt_json(receipt: &Receipt) -> serde_json::Value {
     })
 }
 
-fn acknowledged(receipt: &Receipt, status: StatusCode, mut session: Session) -> Response {
+pub(super) fn acknowledged(
+    receipt: &Receipt,
+    status: StatusCode,
+    mut session: Session,
+) -> Response {
     let status = if receipt.pending.is_empty() { status } else { StatusCode::ACCEPTED };
     let mut response = if status == StatusCode::NO_CONTENT {
         status.into_response()
@@ -406,7 +410,7 @@ pub(super) fn lifetime_of(text: &str) -> Result<Lifetime, Problem> {
 }
 
 /// What the client's session has seen: nothing, unless it says.
-fn session_of(headers: &HeaderMap) -> Result<Session, Problem> {
+pub(super) fn session_of(headers: &HeaderMap) -> Result<Session, Problem> {
     let Some(session) = headers.get(&SESSION) else { return Ok(Session::default()) };
     let text = session.to_str().map_err(|_| bad("the header x-session is no ASCII text"))?;
     text.trim().parse().map_err(|error| bad(format!("the header x-session: {error}")))
@@ -416,6 +420,15 @@ fn session_of(headers: &HeaderMap) -> Result<Session, Problem> {
 pub(super) fn context_of(text: &str) -> Result<Condition, Problem> {
     let context = text.parse().map_err(|error| bad(format!("the context {error}")))?;
     Ok(Condition::Context(context))
+}
+
+/// The one strong tag of an `If-Match`.
+pub(super) fn tag_of(tag: &HeaderValue) -> Result<String, Problem> {
+    let text = tag.to_str().unwrap_or_default();
+    match tags_in(text).collect::<Vec<_>>().as_slice() {
+        [only] => Ok((*only).to_owned()),
+        _ => Err(bad("`If-Match` is to hold one ETag, in double quotes")),
+    }
 }
 
 /// The strong tags of a list. Weak ones never match here: a version is its exact bytes.

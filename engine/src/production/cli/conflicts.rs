@@ -1,0 +1,149 @@
+//! `conflicts`: what was settled, both values of it, and the way back.
+
+use super::client::{Client, segment};
+use super::{CliError, ConflictsArgs, ConflictsVerb, line};
+use serde_json::Value;
+use similar::TextDiff;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use ureq::http::Method;
+
+const PLACE: &str = "/v1/conflicts";
+/// Conflicts in one request.
+const PAGE: usize = 500;
+
+pub fn conflicts(args: &ConflictsArgs) -> Result<(), CliError> {
+    match &args.verb {
+        ConflictsVerb::List { dataset, limit, client } => {
+            let found = find(&Client::find(client)?, dataset.as_deref(), *limit)?;
+            line::print(&if client.json { Value::from(found).to_string() } else { listed(&found) });
+        }
+        ConflictsVerb::Show { id, lost: true, client } => {
+            let path = format!("{PLACE}/{}/lost", segment(id));
+            let answer = Client::find(client)?.send(Method::GET, &path, &[], b"")?;
+            let mut out = std::io::stdout().lock();
+            // A reader that went away has read what it wanted.
+            let _ = out.write_all(&answer.body).and_then(|()| out.flush());
+        }
+        ConflictsVerb::Show { id, lost: false, client } => {
+            let answer = Client::find(client)?.document(&format!("{PLACE}/{}", segment(id)))?;
+            line::print(&if client.json { answer.to_string() } else { shown(&answer) });
+        }
+        ConflictsVerb::Restore { id, if_match, client } => {
+            let client_of = Client::find(client)?;
+            let etag = match if_match {
+                Some(etag) => Some(etag.clone()),
+                None => {
+                    let shown = client_of.document(&format!("{PLACE}/{}", segment(id)))?;
+                    shown["now"]["etag"].as_str().map(str::to_owned)
+                }
+            };
+            let tag = etag.map(|etag| format!("\"{}\"", etag.trim_matches('"')));
+            let over = match &tag {
+                Some(tag) => ("if-match", tag.as_str()),
+                None => ("if-none-match", "*"),
+            };
+            let path = format!("{PLACE}/{}:restore", segment(id));
+            let answer = client_of.send(Method::POST, &path, &[over], b"")?;
+            let operation = answer.header("x-operation").unwrap_or("-").to_owned();
+            let said = format!("what lost in {id} is written again, as operation {operation}");
+            let json = serde_json::json!({ "restored": id, "operation": operation });
+            line::print(&if client.json { json.to_string() } else { said });
+        }
+    }
+    Ok(())
+}
+
+/// The newest first, page by page.
+fn find(client: &Client, dataset: Option<&str>, limit: usize) -> Result<Vec<Value>, CliError> {
+    let mut found = Vec::new();
+    let mut before: Option<String> = None;
+    while found.len() < limit {
+        let mut path = format!("{PLACE}?limit={}", PAGE.min(limit - found.len()));
+        if let Some(dataset) = dataset {
+            let _ = write!(path, "&dataset={}", segment(dataset));
+        }
+        if let Some(before) = &before {
+            let _ = write!(path, "&before={}", segment(before));
+        }
+        let page = client.document(&path)?;
+        found.extend(page["conflicts"].as_array().into_iter().flatten().cloned());
+        match page["next"].as_str() {
+            Some(next) => before = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    Ok(found)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+fn listed(conflicts: &[Value]) -> String {
+    if conflicts.is_empty() {
+        return "No conflicts.".to_owned();
+    }
+    let mut shown = String::new();
+    for conflict in conflicts {
+        let _ = writeln!(
+            shown,
+            "{}  {}/{}: {} lost to {}",
+            text(&conflict["id"]),
+            text(&conflict["dataset"]),
+            text(&conflict["key"]),
+            what(&conflict["lost"]),
+            text(&conflict["winner"]),
+        );
+    }
+    shown.push_str("\n`tidelock conflicts show ID` gives both values.");
+    shown
+}
+
+fn what(write: &Value) -> String {
+    match write["deleted"].as_bool() {
+        Some(true) => "a delete".to_owned(),
+        _ => format!("{} bytes", write["bytes"]),
+    }
+}
+
+fn shown(conflict: &Value) -> String {
+    let (lost, now) = (&conflict["lost"], &conflict["now"]);
+    let mut shown = format!(
+        "{}/{}\n  lost  {}, {}\n  won   {}\n",
+        text(&conflict["dataset"]),
+        text(&conflict["key"]),
+        text(&lost["operation"]),
+        what(lost),
+        text(&conflict["winner"]),
+    );
+    let stands = match (now.is_null(), conflict["winner_stands"].as_bool()) {
+        (true, _) => "nothing".to_owned(),
+        (false, Some(true)) => format!("the winner, {}", what(now)),
+        (false, _) => format!("a later write, {}, {}", text(&now["operation"]), what(now)),
+    };
+    let _ = writeln!(shown, "  now   {stands}");
+    match (lost["text"].as_str(), now["text"].as_str()) {
+        (Some(lost), now) => shown.push_str(&difference(lost, now.unwrap_or_default())),
+        (None, _) if lost["deleted"] == true => {}
+        (None, _) => {
+            let _ = writeln!(
+                shown,
+                "\nIt is no text, or a long one: `tidelock conflicts show {} --lost > FILE`",
+                text(&conflict["id"])
+            );
+        }
+    }
+    let _ = write!(
+        shown,
+        "\n`tidelock conflicts restore {}` writes what lost again.",
+        text(&conflict["id"])
+    );
+    shown
+}
+
+/// From what stands to what lost, line by line.
+fn difference(lost: &str, now: &str) -> String {
+    let diff = TextDiff::from_lines(now, lost);
+    format!("\n{}", diff.unified_diff().header("now", "lost"))
+}
