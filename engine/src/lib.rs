@@ -21,9 +21,11 @@ pub mod fields;
 pub mod health;
 pub mod hlc;
 pub mod journal;
+pub mod json;
 pub mod lane;
 pub mod last_puts;
 pub mod ledger;
+pub mod merge;
 pub mod policy;
 #[cfg(feature = "production")]
 #[expect(
