@@ -26,6 +26,7 @@ pub mod lane;
 pub mod last_puts;
 pub mod ledger;
 pub mod merge;
+pub mod patch;
 pub mod policy;
 #[cfg(feature = "production")]
 #[expect(
