@@ -31,6 +31,7 @@ fn declared() -> FieldRules {
         ("/lww", Strategy::Lww),
         ("/lww/sum", Strategy::DeltaSum),
         ("/rec", Strategy::MergeRecursive),
+        ("/whole", Strategy::Lww),
     ])
     .unwrap()
 }
@@ -78,6 +79,21 @@ fn members() {
     let three = [r#"{"a/~":{"b":2}}"#, r#"{"a/~":{"b":3}}"#, r#"{"a/~":{"b":1,"c":1}}"#];
     let escaped = [("/a~1~0/b", Why::Edited)];
     check(r#"{"a/~":{"b":1}}"#, &three, r#"{"a/~":{"b":3,"c":1}}"#, &escaped);
+}
+
+#[test]
+fn the_later_writer_is_told_by_stamp_then_by_dot() {
+    let won = |base: Option<&[u8]>, stamps: [u64; 2]| {
+        let of = |value: &'static [u8]| [side(1, stamps[0], value), side(2, stamps[1], b"2")];
+        let merged = json(&declared(), base, &of(b"1")).unwrap().bytes;
+        assert_eq!(text(base, &of(b"1")).unwrap().bytes, merged);
+        String::from_utf8(merged).unwrap()
+    };
+    for base in [None, Some(&b"0"[..])] {
+        assert_eq!(won(base, [20, 10]), "1");
+        assert_eq!(won(base, [10, 20]), "2");
+        assert_eq!(won(base, [10, 10]), "2");
+    }
 }
 
 #[test]
@@ -138,6 +154,15 @@ fn counters() {
         r#"{"sum":{"a":1,"b":1}}"#,
         &[r#"{"sum":{"a":2,"b":1}}"#, r#"{"sum":{"a":3,"b":2}}"#],
         r#"{"sum":{"a":4,"b":2}}"#,
+        &[],
+    );
+    // What is declared for an object holds for its members.
+    check(r#"{"sum":{"a":1}}"#, &[r#"{"sum":{"a":2}}"#; 2], r#"{"sum":{"a":3}}"#, &[]);
+    // What goes whole does, unless a longer pointer names a part of it.
+    check(
+        r#"{"whole":{"a":1,"b":1}}"#,
+        &[r#"{"whole":{"a":2,"b":1}}"#, r#"{"whole":{"a":1,"b":2}}"#],
+        r#"{"whole":{"a":1,"b":2}}"#,
         &[],
     );
     check(
@@ -437,7 +462,7 @@ fn value_of(name: &'static str) -> BoxedStrategy<String> {
         "set" => array(scalar()).boxed(),
         "list" => array(item()).boxed(),
         "text" => text().boxed(),
-        "lww" | "rec" => object(&["x", "sum", "z"], 1),
+        "lww" | "rec" | "whole" => object(&["x", "sum", "z"], 1),
         _ => scalar().boxed(),
     };
     prop_oneof![8 => usual, 1 => scalar()].boxed()
@@ -465,7 +490,8 @@ fn object(names: &'static [&'static str], levels: u8) -> BoxedStrategy<String> {
         .boxed()
 }
 
-const NAMES: &[&str] = &["max", "sum", "set", "list", "min", "text", "lww", "rec", "other"];
+const NAMES: &[&str] =
+    &["max", "sum", "set", "list", "min", "text", "lww", "rec", "whole", "other"];
 
 fn document() -> BoxedStrategy<String> {
     object(NAMES, 1)
