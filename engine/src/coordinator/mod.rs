@@ -36,6 +36,7 @@ mod keep;
 mod leave;
 mod leaves;
 mod pass;
+mod patch;
 mod project;
 mod read;
 mod reap;
@@ -56,6 +57,7 @@ pub use force::{ForceError, Kept};
 pub use leave::Leaving;
 pub use leaves::LedgerCheck;
 pub use pass::{Billed, Brake, Leave, Over, Pass, PassError};
+pub use patch::{Patching, Unpatched};
 pub use read::{Read, ReadError};
 pub use session::{Session, SessionError};
 pub use status::{

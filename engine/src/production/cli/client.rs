@@ -156,7 +156,7 @@ impl Client {
         headers: Headers<'_>,
         body: &[u8],
     ) -> Result<Answer, NoAnswer> {
-        let has_body = method == Method::PUT || method == Method::POST;
+        let has_body = [Method::PUT, Method::POST, Method::PATCH].contains(&method);
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))

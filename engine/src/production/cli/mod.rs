@@ -52,6 +52,10 @@ enum Verb {
     Get(GetArgs),
     /// Write one record
     Put(PutArgs),
+    /// Change part of one JSON record, whatever else stands in it
+    Patch(PatchArgs),
+    /// Add to a number in one JSON record
+    Increment(IncrementArgs),
     /// Delete one record
     Delete(DeleteArgs),
     /// Show how the server and its stores are
@@ -153,6 +157,37 @@ struct PutArgs {
     /// says
     #[arg(long, value_name = "TIME")]
     ttl: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct PatchArgs {
+    dataset: String,
+    key: String,
+    /// A merge patch (RFC 7396): members to set, or with null to remove; `-` or nothing reads standard
+    /// input
+    #[arg(value_name = "FILE|-")]
+    file: Option<PathBuf>,
+    /// It is a list of operations instead (RFC 6902)
+    #[arg(long)]
+    operations: bool,
+    /// Only this version, named by its etag
+    #[arg(long, value_name = "ETAG")]
+    if_match: Option<String>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct IncrementArgs {
+    dataset: String,
+    key: String,
+    /// Where the number is, as in /stock or /sizes/0 (RFC 6901)
+    pointer: String,
+    /// How much to add
+    #[arg(default_value_t = 1, allow_negative_numbers = true)]
+    by: i64,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -508,6 +543,8 @@ pub fn main() -> ExitCode {
         }
         Verb::Get(args) => (verbs::get(&args), args.client.json),
         Verb::Put(args) => (verbs::put(&args), args.client.json),
+        Verb::Patch(args) => (verbs::patch(&args), args.client.json),
+        Verb::Increment(args) => (verbs::increment(&args), args.client.json),
         Verb::Delete(args) => (verbs::delete(&args), args.client.json),
         Verb::Status(args) => (verbs::status(&args), args.client.json),
         Verb::Import(args) => (import::import(&args), args.client.json),

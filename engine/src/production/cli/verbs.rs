@@ -1,7 +1,10 @@
 //! `get`, `put`, `delete` and `status`.
 
-use super::client::{Answer, Client, NoAnswer};
-use super::{CliError, DeleteArgs, GetArgs, PutArgs, StatusArgs, line};
+use super::client::{Answer, Client, Headers, NoAnswer};
+use super::{
+    CliError, ClientArgs, DeleteArgs, GetArgs, IncrementArgs, PatchArgs, PutArgs, StatusArgs, line,
+};
+use crate::patch;
 use crate::record::{StoreId, VALUE_BYTES_MAX};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -102,17 +105,52 @@ fn found_json(args: &GetArgs, found: &Found) -> Value {
     shown
 }
 
-pub fn put(args: &PutArgs) -> Result<(), CliError> {
-    let value = match args.file.as_deref() {
-        None => read_value(std::io::stdin(), "standard input")?,
-        Some(path) if path == Path::new("-") => read_value(std::io::stdin(), "standard input")?,
+/// What a file holds, or standard input.
+fn input(file: Option<&Path>) -> Result<Vec<u8>, CliError> {
+    match file {
+        None => read_value(std::io::stdin(), "standard input"),
+        Some(path) if path == Path::new("-") => read_value(std::io::stdin(), "standard input"),
         Some(path) => {
             let name = path.display().to_string();
             let file = std::fs::File::open(path)
                 .map_err(|error| CliError::Failed(format!("{name}: {error}")))?;
-            read_value(file, &name)?
+            read_value(file, &name)
         }
-    };
+    }
+}
+
+pub fn patch(args: &PatchArgs) -> Result<(), CliError> {
+    let body = input(args.file.as_deref())?;
+    let media_type = if args.operations { patch::JSON_PATCH } else { patch::MERGE_PATCH };
+    let etag = args.if_match.as_deref().map(quoted);
+    let over = etag.as_deref().map(|etag| ("if-match", etag));
+    let headers: Vec<_> = over.into_iter().chain([("content-type", media_type)]).collect();
+    send_patch(&args.client, (&args.dataset, &args.key), &headers, &body, "patched")
+}
+
+pub fn increment(args: &IncrementArgs) -> Result<(), CliError> {
+    let body = json!({ "pointer": args.pointer, "by": args.by }).to_string();
+    let headers = [("content-type", patch::INCREMENT)];
+    let record = (args.dataset.as_str(), args.key.as_str());
+    send_patch(&args.client, record, &headers, body.as_bytes(), "incremented")
+}
+
+/// Sent once: after a lost answer, the same again could count twice.
+fn send_patch(
+    args: &ClientArgs,
+    (dataset, key): (&str, &str),
+    headers: Headers<'_>,
+    body: &[u8],
+    done: &str,
+) -> Result<(), CliError> {
+    let client = Client::find(args)?;
+    let answer = client.send(Method::PATCH, &Client::record(dataset, key), headers, body)?;
+    acknowledged(dataset, key, done, &answer, args.json);
+    Ok(())
+}
+
+pub fn put(args: &PutArgs) -> Result<(), CliError> {
+    let value = input(args.file.as_deref())?;
     let client = Client::find(&args.client)?;
     let path = Client::record(&args.dataset, &args.key);
     let etag = args.if_match.as_deref().map(quoted);

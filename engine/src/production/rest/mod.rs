@@ -94,6 +94,7 @@ impl<E: Env> App<E> {
         let records = get(records::get::<E>)
             .put(records::put::<E>)
             .delete(records::delete::<E>)
+            .patch(records::patch::<E>)
             .layer(value_limit);
         let batch = post(batch::batch::<E>).layer(DefaultBodyLimit::max(BATCH_BYTES_MAX));
         let sync = post(syncs::sync::<E>).layer(DefaultBodyLimit::max(syncs::SYNC_BYTES_MAX));

@@ -57,6 +57,10 @@ pub enum Kind {
     TooLarge,
     /// The value is not of the dataset's kind.
     WrongKind,
+    /// The body is of no kind of patch.
+    NoPatch,
+    /// The patch does not apply to what stands.
+    PatchFailed,
     /// Too much is waiting already.
     QueueFull,
     /// The journal's disk has no room.
@@ -81,6 +85,8 @@ pub enum Kind {
     PolicyConflict,
     /// The write may have happened.
     OutcomeUnknown,
+    /// The patch may have taken effect, and would count twice if it were sent again.
+    PatchUnknown,
     /// The write is kept, and its condition is not decided yet.
     Undecided,
 }
@@ -126,6 +132,13 @@ impl Kind {
             Kind::TooLarge => ("too-large", "Too large", S::PAYLOAD_TOO_LARGE, false),
             Kind::WrongKind => {
                 ("wrong-kind", "Not of the dataset's kind", S::UNPROCESSABLE_ENTITY, false)
+            }
+            Kind::NoPatch => ("no-patch", "No kind of patch", S::UNSUPPORTED_MEDIA_TYPE, false),
+            Kind::PatchFailed => {
+                ("patch-failed", "The patch does not apply", S::UNPROCESSABLE_ENTITY, false)
+            }
+            Kind::PatchUnknown => {
+                ("patch-unknown", "The patch may have taken effect", S::SERVICE_UNAVAILABLE, false)
             }
             Kind::QueueFull => ("queue-full", "Too much is waiting", S::TOO_MANY_REQUESTS, true),
             Kind::JournalFull => {
@@ -192,6 +205,12 @@ impl Problem {
     /// Says that a write certainly did not happen.
     pub fn refused(mut self) -> Self {
         self.outcome = Some("refused");
+        self
+    }
+
+    /// The write may have happened.
+    pub fn unknown(mut self) -> Self {
+        self.outcome = Some("unknown");
         self
     }
 
@@ -288,7 +307,7 @@ impl From<WriteDoubt> for Problem {
             )
             .operation(dot),
         };
-        Problem { outcome: Some("unknown"), ..problem }
+        problem.unknown()
     }
 }
 

@@ -8,9 +8,11 @@ use super::deadline::Deadline;
 use super::problem::{Kind, Problem};
 use super::{App, PAGE_RECORDS_MAX, too_large};
 use crate::coordinator::{
-    Condition, Coordinator, Lifetime, Read, Receipt, Session, Write, WriteOutcome,
+    Condition, Coordinator, Lifetime, Patching, Read, Receipt, Session, Unpatched, Write,
+    WriteDoubt, WriteOutcome,
 };
 use crate::env::Env;
+use crate::patch::{Patch, PatchError};
 use crate::policy::{Dataset, Keep, Policy, ReadLevel, parse};
 use crate::record::{StoreId, VALUE_BYTES_MAX};
 use crate::version::{Dot, VersionVector};
@@ -198,6 +200,54 @@ pub(super) async fn put<E: Env>(
     let receipt = receipt(coordinator.write_by(write, deadline.0).await)?;
     let status = if receipt.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(acknowledged(&receipt, status, session))
+}
+
+/// `PATCH`: a merge patch (RFC 7396), a JSON patch (RFC 6902) or an increment, by its media type.
+pub(super) async fn patch<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    Extension(deadline): Extension<Deadline>,
+    place: Place,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let (dataset, key) = place_of(place)?;
+    let body = body.map_err(|rejection| body_problem(&rejection, VALUE_BYTES_MAX))?;
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let patch = Patch::parse(media_type.unwrap_or_default(), &body);
+    let patch = patch.map_err(|error| unpatched(&Unpatched::Patch(error)))?;
+    let over = headers.get(header::IF_MATCH).map(tag_of).transpose()?;
+    if headers.contains_key(&CONTEXT) || headers.contains_key(header::IF_NONE_MATCH) {
+        return Err(bad("a patch takes `If-Match` only: it is applied to what stands"));
+    }
+    let session = session_of(&headers)?;
+    let patching = Patching { dataset, key, patch, over };
+    let patched = app.writer()?.patch(patching, deadline.0).await;
+    let receipt = match patched.map_err(|error| unpatched(&error))? {
+        WriteOutcome::Unknown(WriteDoubt::Journal(error)) => {
+            let detail = format!(
+                "{error}. Whether the patch has taken effect is known once the journal has been \
+                 replayed; read the record before you send it again, since it could count twice"
+            );
+            return Err(Problem::new(Kind::PatchUnknown, detail).unknown());
+        }
+        outcome => receipt(outcome)?,
+    };
+    Ok(acknowledged(&receipt, StatusCode::OK, session))
+}
+
+fn unpatched(why: &Unpatched) -> Problem {
+    let kind = match why {
+        Unpatched::Read(error) => return Problem::from(error.clone()).refused(),
+        Unpatched::Missing { .. } => Kind::NotFound,
+        Unpatched::NoDocuments { .. } => Kind::WrongKind,
+        Unpatched::Patch(PatchError::MediaType(_)) => Kind::NoPatch,
+        Unpatched::Patch(PatchError::Malformed { .. }) => Kind::BadRequest,
+        Unpatched::Patch(PatchError::Large) => Kind::TooLarge,
+        Unpatched::Patch(
+            PatchError::Document(_) | PatchError::TestFailed { .. } | PatchError::Operation { .. },
+        ) => Kind::PatchFailed,
+    };
+    Problem::new(kind, why.to_string()).refused()
 }
 
 pub(super) async fn delete<E: Env>(

@@ -1,0 +1,158 @@
+//! Patches, end to end: what they do not name stays as it is to the byte, and increments count once
+//! each, whoever sends them at the same time and whatever happens to the server.
+
+#![cfg(feature = "production")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "these tests run the real binary on real disks and sockets"
+)]
+
+mod server;
+
+use server::{Reply, Server, folder, stderr, stdout};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tidelock_engine::patch::{INCREMENT, JSON_PATCH, MERGE_PATCH};
+
+const NOTE: &str = "/v1/records/notes/a";
+
+/// A server with a dataset `notes` of documents.
+fn start(data: &Path) -> Server {
+    let config = "[[dataset]]\nname = \"notes\"\nkind = \"json\"\nd1 = {}\nkv = { prefix = \"n:\" }\n\
+                  r2 = { prefix = \"n/\" }\n\n[[dataset]]\nname = \"files\"\nkind = \"binary\"\nd1 = {}\n\
+                  kv = { prefix = \"f:\" }\n";
+    std::fs::create_dir_all(data).unwrap();
+    std::fs::write(data.join("tidelock.toml"), config).unwrap();
+    Server::start(data)
+}
+
+fn patch(server: &Server, media_type: &str, body: &str) -> Reply {
+    server.send_with("PATCH", NOTE, &[("content-type", media_type)], body.as_bytes())
+}
+
+fn document(server: &Server) -> String {
+    server.send("GET", &format!("{NOTE}?read=latest"), b"").text()
+}
+
+#[test]
+fn what_a_patch_does_not_name_stays_as_it_is_to_the_byte() {
+    let (_folder, data) = folder();
+    let server = start(&data);
+    let document_put = br#"{ "price": 1.10, "id": 18446744073709551615, "tags": ["a"], "old": 1 }"#;
+    server.send("PUT", NOTE, document_put);
+    let merged = patch(&server, MERGE_PATCH, r#"{"old": null, "name": "tide"}"#);
+    assert_eq!(merged.status, 200, "{merged:?}");
+    let listed = patch(&server, JSON_PATCH, r#"[{"op": "add", "path": "/tags/-", "value": "b"}]"#);
+    assert_eq!(listed.status, 200, "{listed:?}");
+    let stands = document(&server);
+    for kept in ["1.10", "18446744073709551615", "\"name\"", "\"b\""] {
+        assert!(stands.contains(kept), "{kept} in {stands}");
+    }
+    assert!(!stands.contains("old"), "{stands}");
+    server.until_idle();
+    for store in ["kv", "r2"] {
+        assert_eq!(server.send("GET", &format!("{NOTE}?store={store}"), b"").text(), stands);
+    }
+    let added = server.cli(&["increment", "notes", "a", "/count", "-5"]);
+    assert!(added.status.success(), "{}", stderr(&added));
+    assert!(document(&server).contains("\"count\":-5"), "{}", document(&server));
+    let conflicts = stdout(&server.cli(&["conflicts", "list"]));
+    assert_eq!(conflicts.trim(), "No conflicts.", "a patch supersedes what it was applied to");
+    server.stop();
+}
+
+#[test]
+fn what_does_not_apply_is_refused_and_changes_nothing() {
+    let (_folder, data) = folder();
+    let server = start(&data);
+    let put = server.send("PUT", NOTE, br#"{"n": 1, "max": 18446744073709551615}"#);
+    let first = put.header("etag").unwrap().to_owned();
+    for (media_type, body, status, kind) in [
+        ("application/json", "{}", 415, "no-patch"),
+        (MERGE_PATCH, "{", 400, "bad-request"),
+        (JSON_PATCH, r#"[{"op": "remove", "path": "/none"}]"#, 422, "patch-failed"),
+        (
+            JSON_PATCH,
+            r#"[{"op": "add", "path": "/x", "value": 1}, {"op": "test", "path": "/n", "value": 2}]"#,
+            422,
+            "patch-failed",
+        ),
+        (INCREMENT, r#"{"pointer": "/max", "by": 1}"#, 422, "patch-failed"),
+        (INCREMENT, r#"{"pointer": "n", "by": 1}"#, 400, "bad-request"),
+    ] {
+        let answer = patch(&server, media_type, body);
+        assert_eq!((answer.status, answer.problem()), (status, kind.to_owned()), "{body}");
+        assert_eq!(answer.json()["outcome"], "refused", "{answer:?}");
+    }
+    assert_eq!(document(&server), r#"{"n": 1, "max": 18446744073709551615}"#);
+    let files = server.send_with(
+        "PATCH",
+        "/v1/records/files/a",
+        &[("content-type", INCREMENT)],
+        br#"{"pointer": "/n", "by": 1}"#,
+    );
+    assert_eq!((files.status, files.problem()), (422, "wrong-kind".to_owned()));
+    let missing = server.send_with(
+        "PATCH",
+        "/v1/records/notes/none",
+        &[("content-type", MERGE_PATCH)],
+        b"{}",
+    );
+    assert_eq!((missing.status, missing.problem()), (404, "not-found".to_owned()));
+
+    server.send("PUT", NOTE, br#"{"n": 2}"#);
+    let headers = [("content-type", INCREMENT), ("if-match", first.as_str())];
+    let moved = server.send_with("PATCH", NOTE, &headers, br#"{"pointer": "/n", "by": 1}"#);
+    assert_eq!((moved.status, moved.problem()), (412, "condition-failed".to_owned()));
+    assert_eq!(document(&server), r#"{"n": 2}"#);
+    server.stop();
+}
+
+/// Six at once, and the server is killed in the middle: what was acknowledged counts, what was refused
+/// does not, and what nobody knows counts once or not at all.
+#[test]
+fn increments_count_once_each_also_through_a_crash() {
+    let (_folder, data) = folder();
+    let server = start(&data);
+    server.send("PUT", NOTE, br#"{"n": 0}"#);
+    let (acknowledged, unknown) = (AtomicU64::new(0), AtomicU64::new(0));
+    let over = AtomicBool::new(false);
+    let kill_after = 60;
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let body = br#"{"pointer": "/n", "by": 1}"#;
+                    let headers = [("content-type", INCREMENT)];
+                    match server.try_send("PATCH", NOTE, &headers, body) {
+                        Ok(answer) if answer.status < 300 => {
+                            acknowledged.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok(answer) if answer.json()["outcome"] == "refused" => {}
+                        Ok(_) | Err(_) => {
+                            unknown.fetch_add(1, Ordering::Relaxed);
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+        while acknowledged.load(Ordering::Relaxed) < kill_after {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        server.signal("-KILL");
+        over.store(true, Ordering::Relaxed);
+    });
+    let (acknowledged, unknown) = (acknowledged.into_inner(), unknown.into_inner());
+    let server = Server::start(&data);
+    server.until_idle();
+    let count: u64 = serde_json::from_str::<serde_json::Value>(&document(&server)).unwrap()["n"]
+        .as_u64()
+        .unwrap();
+    assert!(
+        (acknowledged..=acknowledged + unknown).contains(&count),
+        "{count} of {acknowledged} acknowledged and {unknown} unknown"
+    );
+    server.stop();
+}
