@@ -8,6 +8,7 @@
 //! With the feature `production` (on by default) [`production`] binds the traits to real disks,
 //! sockets and clocks, and the binary `tidelock` serves them.
 
+pub mod audit;
 pub mod backlog;
 pub mod blob;
 pub mod breaker;

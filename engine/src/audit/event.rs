@@ -1,0 +1,358 @@
+//! What an entry tells.
+//!
+//! Invariant: an event's JSON begins with its kind, names the record that it is about as `record`, and
+//! has its members in one order. Members may be added; none changes its meaning.
+
+use super::conflict::{Conflict, ConflictId};
+use super::text;
+use crate::record::{RecordId, StoreId};
+use crate::version::{ContentHash, Dot, SiteId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Bytes that somebody's words may take in an entry.
+const WORDS_BYTES_MAX: usize = 1_000;
+
+/// Words of a person, a rule or a store, cut to 1,000 bytes: an entry's length has a bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String")]
+pub struct Words(Box<str>);
+
+impl From<&str> for Words {
+    fn from(text: &str) -> Self {
+        let mut end = text.len().min(WORDS_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Words(text[..end].into())
+    }
+}
+
+impl From<String> for Words {
+    fn from(text: String) -> Self {
+        Words::from(text.as_str())
+    }
+}
+
+impl std::ops::Deref for Words {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+/// Something that the log keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Event {
+    /// Two versions of a record met, and neither had seen the other.
+    Conflict(Box<Conflict>),
+    /// Somebody did something to the system.
+    Operator {
+        /// Who, as the door knows them: a token's name, or `cli`.
+        who: Words,
+        /// What, as a verb: `store open`, `dlq discard`.
+        action: Words,
+        /// To what.
+        target: Words,
+        /// Why, in their words.
+        reason: Words,
+    },
+    /// Bytes that no coordinator wrote were found, and became a version.
+    ForeignWrite {
+        /// The stores' site.
+        site: SiteId,
+        /// The record.
+        record: RecordId,
+        /// Where they stood.
+        store: StoreId,
+        /// The version's own dot.
+        #[serde(with = "text")]
+        dot: Dot,
+        /// Of the bytes.
+        hash: ContentHash,
+        /// Their length.
+        bytes: u64,
+    },
+    /// A store's copy was missing or old, and was put again.
+    Repair {
+        /// The store's site.
+        site: SiteId,
+        /// The record.
+        record: RecordId,
+        /// The store.
+        store: StoreId,
+        /// The write whose copy stood there; `None`: there was none.
+        #[serde(with = "text::option")]
+        from: Option<Dot>,
+        /// The write whose copy was put.
+        #[serde(with = "text")]
+        to: Dot,
+        /// Of the bytes that were put.
+        hash: ContentHash,
+    },
+    /// Somebody settled a conflict by hand.
+    Resolved {
+        /// Which.
+        conflict: ConflictId,
+        /// The record.
+        record: RecordId,
+        /// The write that settles it.
+        #[serde(with = "text")]
+        dot: Dot,
+        /// Who.
+        by: Words,
+        /// Why.
+        reason: Words,
+    },
+    /// A value that had lost was written back as a new version.
+    Restored {
+        /// The conflict that it had lost.
+        conflict: ConflictId,
+        /// The record.
+        record: RecordId,
+        /// The write that had lost.
+        #[serde(with = "text")]
+        lost: Dot,
+        /// The write that brings it back.
+        #[serde(with = "text")]
+        dot: Dot,
+        /// Who.
+        by: Words,
+        /// Why.
+        reason: Words,
+    },
+    /// A value's bytes were erased for good; its name stays.
+    Redacted {
+        /// The record.
+        record: RecordId,
+        /// The write whose bytes they were.
+        #[serde(with = "text")]
+        dot: Dot,
+        /// Of the bytes that were erased.
+        hash: ContentHash,
+        /// Their length.
+        bytes: u64,
+        /// Who.
+        by: Words,
+        /// Why.
+        reason: Words,
+    },
+    /// A checkpoint: everything up to an entry may have left the log. A log that begins behind that
+    /// entry and holds this checkpoint is whole.
+    Archived {
+        /// The last entry that may be gone.
+        through_seq: u64,
+        /// Its hash.
+        through_hash: ContentHash,
+        /// How many entries went with it.
+        entries: u64,
+    },
+}
+
+/// What an event is, without the rest of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// See [`Event::Conflict`].
+    Conflict,
+    /// See [`Event::Operator`].
+    Operator,
+    /// See [`Event::ForeignWrite`].
+    ForeignWrite,
+    /// See [`Event::Repair`].
+    Repair,
+    /// See [`Event::Resolved`].
+    Resolved,
+    /// See [`Event::Restored`].
+    Restored,
+    /// See [`Event::Redacted`].
+    Redacted,
+    /// See [`Event::Archived`].
+    Archived,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 8] = [
+        Kind::Conflict,
+        Kind::Operator,
+        Kind::ForeignWrite,
+        Kind::Repair,
+        Kind::Resolved,
+        Kind::Restored,
+        Kind::Redacted,
+        Kind::Archived,
+    ];
+
+    /// The name in entries and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Conflict => "conflict",
+            Kind::Operator => "operator",
+            Kind::ForeignWrite => "foreign-write",
+            Kind::Repair => "repair",
+            Kind::Resolved => "resolved",
+            Kind::Restored => "restored",
+            Kind::Redacted => "redacted",
+            Kind::Archived => "archived",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
+            let names: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+            format!("{text:?} is no kind of event; the kinds are {}", names.join(", "))
+        })
+    }
+}
+
+impl Event {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Event::Conflict(_) => Kind::Conflict,
+            Event::Operator { .. } => Kind::Operator,
+            Event::ForeignWrite { .. } => Kind::ForeignWrite,
+            Event::Repair { .. } => Kind::Repair,
+            Event::Resolved { .. } => Kind::Resolved,
+            Event::Restored { .. } => Kind::Restored,
+            Event::Redacted { .. } => Kind::Redacted,
+            Event::Archived { .. } => Kind::Archived,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::conflict::tests::conflict;
+    use super::*;
+    use crate::version::{Actor, NodeId};
+    use std::sync::Arc;
+
+    pub(in super::super) fn dot(node: u16, counter: u64) -> Dot {
+        Dot { actor: Actor { node: NodeId(node), incarnation: 7 }, counter }
+    }
+
+    pub(in super::super) fn record() -> RecordId {
+        RecordId { dataset: Arc::from("notes"), key: "tide/\u{2028}\"ü\\".into() }
+    }
+
+    /// One of each kind.
+    pub(in super::super) fn events() -> Vec<Event> {
+        let (record, hash) = (record(), ContentHash::of(b"value"));
+        let id = conflict(3).id();
+        let words = Words::from;
+        vec![
+            Event::Conflict(Box::new(conflict(3))),
+            Event::Operator {
+                who: words("ops"),
+                action: words("store open"),
+                target: words("kv"),
+                reason: words("line one\nline two"),
+            },
+            Event::ForeignWrite {
+                site: SiteId(1),
+                record: record.clone(),
+                store: StoreId::Kv,
+                dot: dot(65_535, 1),
+                hash,
+                bytes: 5,
+            },
+            Event::Repair {
+                site: SiteId(1),
+                record: record.clone(),
+                store: StoreId::R2,
+                from: Some(dot(1, 3)),
+                to: dot(1, 4),
+                hash,
+            },
+            Event::Repair {
+                site: SiteId(1),
+                record: record.clone(),
+                store: StoreId::R2,
+                from: None,
+                to: dot(1, 4),
+                hash,
+            },
+            Event::Resolved {
+                conflict: id,
+                record: record.clone(),
+                dot: dot(2, 9),
+                by: words("ops"),
+                reason: words("the customer called"),
+            },
+            Event::Restored {
+                conflict: id,
+                record: record.clone(),
+                lost: dot(1, 3),
+                dot: dot(2, 10),
+                by: words("ops"),
+                reason: words("wrong one won"),
+            },
+            Event::Redacted {
+                record,
+                dot: dot(1, 3),
+                hash,
+                bytes: 5,
+                by: words("ops"),
+                reason: words("request 17"),
+            },
+            Event::Archived { through_seq: 4, through_hash: hash, entries: 4 },
+        ]
+    }
+
+    #[test]
+    fn every_event_is_one_line_that_begins_with_its_kind_and_comes_back() {
+        let mut seen: Vec<Kind> = Vec::new();
+        for event in events() {
+            let json = serde_json::to_string(&event).unwrap();
+            assert!(json.starts_with(&format!("{{\"kind\":\"{}\"", event.kind())), "{json}");
+            assert!(!json.contains('\n'), "{json}");
+            assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event, "{json}");
+            assert_eq!(event.kind().name().parse(), Ok(event.kind()));
+            seen.push(event.kind());
+        }
+        seen.dedup();
+        assert_eq!(seen, Kind::ALL, "one of each");
+        assert!("conflicts".parse::<Kind>().is_err());
+    }
+
+    #[test]
+    fn words_are_cut_between_characters() {
+        let words = Words::from("ü".repeat(700));
+        assert_eq!(words.len(), WORDS_BYTES_MAX);
+        let words = Words::from(format!("a{}", "ü".repeat(700)));
+        assert_eq!(words.len(), WORDS_BYTES_MAX - 1);
+    }
+
+    /// The log outlives the build that wrote it: what is written is held to the byte.
+    #[test]
+    fn the_spelling_of_an_event_is_fixed() {
+        let event = &events()[3];
+        let hash = ContentHash::of(b"value");
+        assert_eq!(
+            serde_json::to_string(event).unwrap(),
+            format!(
+                "{{\"kind\":\"repair\",\"site\":1,\"record\":{{\"dataset\":\"notes\",\"key\":\
+                 \"tide/\u{2028}\\\"ü\\\\\"}},\"store\":\"r2\",\"from\":\"1.0000000000000007.3\",\
+                 \"to\":\"1.0000000000000007.4\",\"hash\":\"{hash}\"}}"
+            )
+        );
+    }
+}
