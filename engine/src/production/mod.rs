@@ -3,6 +3,7 @@
 //! Each module binds one trait of [`env`](crate::env) to it. Nothing here decides: what a version
 //! becomes, what is owed and when a lease ends is decided by the engine's pure functions.
 
+pub mod audit;
 pub mod cli;
 pub mod embedded;
 pub mod env;
