@@ -193,7 +193,7 @@ impl Cron {
 
     /// True when something is due on a day, counted from the Unix epoch.
     fn is_due(&self, day: u64) -> bool {
-        let (month, day_of_month) = civil(day);
+        let (_, month, day_of_month) = civil(day);
         // The Unix epoch was a Thursday.
         let weekday = (day + 4) % 7;
         let day_of_month = holds(self.days, day_of_month);
@@ -218,16 +218,26 @@ fn at(day: u64, minute: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// Month and day of month of a day since the Unix epoch. Source: Hinnant, "chrono-Compatible
+/// Year, month and day of month of a day since the Unix epoch. Source: Hinnant, "chrono-Compatible
 /// Low-Level Date Algorithms", <https://howardhinnant.github.io/date_algorithms.html>
-fn civil(day: u64) -> (u64, u64) {
+fn civil(day: u64) -> (u64, u64, u64) {
     // Years begin in March, so that the leap day is the last.
-    let of_era = (day % CYCLE_DAYS + 719_468) % CYCLE_DAYS;
+    let day = day.saturating_add(719_468);
+    let (era, of_era) = (day / CYCLE_DAYS, day % CYCLE_DAYS);
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let month = (5 * of_year + 2) / 153;
     let day_of_month = of_year - (153 * month + 2) / 5 + 1;
-    (if month < 10 { month + 3 } else { month - 9 }, day_of_month)
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (400 * era + year + u64::from(month <= 2), month, day_of_month)
+}
+
+/// A time in UTC for people: `2026-11-28 20:00:00.123`.
+pub fn utc_text(at_ms: u64) -> String {
+    let (seconds, ms) = (at_ms / 1_000, at_ms % 1_000);
+    let (year, month, day) = civil(seconds / DAY_S);
+    let (hour, minute, second) = (seconds % DAY_S / 3_600, seconds % 3_600 / 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{ms:03}")
 }
 
 impl fmt::Display for Cron {
@@ -249,6 +259,18 @@ mod tests {
         let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30];
         let months: u64 = lengths.iter().take(month as usize - 1).sum();
         (before + months + day - 1) * DAY_S + hour * 3_600 + minute * 60
+    }
+
+    #[test]
+    fn times_in_words() {
+        let check = |at_s: u64, expected: &str| assert_eq!(utc_text(at_s * 1_000 + 7), expected);
+        check(0, "1970-01-01 00:00:00.007");
+        check(utc(2000, 2, 29, 23, 59), "2000-02-29 23:59:00.007");
+        check(utc(2026, 12, 31, 12, 0), "2026-12-31 12:00:00.007");
+        check(utc(2027, 1, 1, 0, 0), "2027-01-01 00:00:00.007");
+        check(utc(2100, 2, 28, 0, 0), "2100-02-28 00:00:00.007");
+        check(utc(2100, 3, 1, 0, 0), "2100-03-01 00:00:00.007");
+        assert!(!utc_text(u64::MAX).is_empty());
     }
 
     #[track_caller]

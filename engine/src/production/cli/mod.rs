@@ -1,8 +1,10 @@
-//! The command line: `serve` runs the server, every other verb is a client of its REST API.
+//! The command line: `serve` runs the server, every other verb is a client of its REST API, but for
+//! `audit`, which reads the log's files.
 //!
 //! Exit codes: 0 done, 1 failed, differing or some refused, 2 usage or configuration, 3 the server cannot
 //! start, 4 no such record, 5 the server cannot be reached or does not know the token.
 
+mod audit;
 mod client;
 mod conflicts;
 mod dlq;
@@ -17,8 +19,11 @@ mod store;
 mod sync;
 mod verbs;
 
+use super::audit::Cursor;
 use super::serve::serve;
+use crate::audit::Kind;
 use crate::record::StoreId;
+use crate::version::ContentHash;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fmt;
 use std::io::IsTerminal;
@@ -81,6 +86,9 @@ enum Verb {
     /// Hold a store, or let work through to it whatever it answers
     #[command(subcommand)]
     Store(StoreVerb),
+    /// Read the audit log of a data folder, and look whether it is what was written; no server is
+    /// needed
+    Audit(AuditArgs),
 }
 
 /// `tidelock serve`.
@@ -487,6 +495,86 @@ impl StoreVerb {
     }
 }
 
+#[derive(Debug, Args)]
+struct AuditArgs {
+    #[command(subcommand)]
+    verb: AuditVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditVerb {
+    /// Look whether the log and its archive are what was written: 0 they are, 1 they are not
+    Verify(AuditVerifyArgs),
+    /// Show entries, the newest first
+    List(AuditListArgs),
+    /// Show one entry by its number, or all that name a conflict
+    Show(AuditShowArgs),
+    /// Save entries as lines of JSON, the oldest first
+    Export(AuditExportArgs),
+}
+
+#[derive(Debug, Args)]
+struct AuditVerifyArgs {
+    /// The hash of an entry that must be in the log, noted elsewhere before: the head of then
+    #[arg(long, value_name = "HASH")]
+    expect_head: Option<ContentHash>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct AuditListArgs {
+    /// Only what is about this dataset's records
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// Only this kind: conflict, operator, foreign-write, repair, resolved, restored, redacted or
+    /// archived
+    #[arg(long, value_name = "KIND")]
+    kind: Option<Kind>,
+    /// Only what is no older, as in 90s, 24h or 30d, or since these milliseconds after the epoch
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// No more than so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Go on where an earlier list ended
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<Cursor>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct AuditShowArgs {
+    /// An entry's number, or a conflict's id
+    id: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct AuditExportArgs {
+    /// Only what is no older, as in 90s, 24h or 30d, or since these milliseconds after the epoch
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// A file that must not exist yet, or - for standard output
+    #[arg(short, long, value_name = "FILE|-")]
+    output: PathBuf,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl AuditArgs {
+    fn json(&self) -> bool {
+        match &self.verb {
+            AuditVerb::Verify(args) => args.client.json,
+            AuditVerb::List(args) => args.client.json,
+            AuditVerb::Show(args) => args.client.json,
+            AuditVerb::Export(args) => args.client.json,
+        }
+    }
+}
+
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
 pub enum CliError {
@@ -558,6 +646,7 @@ pub fn main() -> ExitCode {
         Verb::Dlq(args) => (dlq::dlq(&args), args.json()),
         Verb::Conflicts(args) => (conflicts::conflicts(&args), args.json()),
         Verb::Store(verb) => (store::store(&verb), verb.json()),
+        Verb::Audit(args) => (audit::audit(&args), args.json()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
