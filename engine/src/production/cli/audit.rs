@@ -151,12 +151,11 @@ fn list(args: &AuditListArgs) -> Result<(), CliError> {
             break;
         }
     }
-    if !args.client.json {
-        match from {
-            Some(next) => line::print(&format!("older ones: --cursor {next}")),
-            None if shown == 0 => line::print("No entries."),
-            None => {}
-        }
+    match from {
+        // Standard output is for entries alone.
+        Some(next) => eprintln!("tidelock: there are older ones: --cursor {next}"),
+        None if shown == 0 && !args.client.json => line::print("No entries."),
+        None => {}
     }
     if damaged > 0 {
         let problem = format!(
@@ -225,7 +224,7 @@ fn export(args: &AuditExportArgs) -> Result<(), CliError> {
             "{damaged} lines are not as they were written, and were exported as they stand; see \
              `tidelock audit verify`"
         );
-        return Err(CliError::Failed(problem));
+        return Err(CliError::Told(Box::new(CliError::Failed(problem))));
     }
     Ok(())
 }
@@ -246,8 +245,7 @@ fn since_ms(text: &str) -> Result<u64, CliError> {
     Ok(u64::try_from(now.saturating_sub(back).as_millis()).unwrap_or(u64::MAX))
 }
 
-/// One line for people. Names come from clients and stores: no control character of theirs reaches
-/// the terminal.
+/// One line for people.
 fn brief(entry: &Entry) -> String {
     let told = match entry.event() {
         Ok(event) => summary(&event),
@@ -258,8 +256,11 @@ fn brief(entry: &Entry) -> String {
     printable(&format!("{:>6}  {at}  {kind:<13}  {told}", entry.seq()))
 }
 
+/// Without what moves a terminal's cursor or turns the direction of its text around: a log that can be
+/// made to look like another is no log.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '\u{fffd}' } else { c }).collect()
 }
 
 fn summary(event: &Event) -> String {

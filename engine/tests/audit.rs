@@ -1,0 +1,249 @@
+//! The audit log on the command line: what it tells without a server, and that tampering is noticed.
+
+#![cfg(feature = "production")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "these tests run the real binary on real disks"
+)]
+
+mod server;
+
+use serde_json::Value;
+use server::{cli_with, folder, stderr, stdout};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tidelock_engine::audit::{
+    Conflict, ConflictFacts, ConflictId, Contexts, Event, Head, Merge, MetAt, Original, Ruling,
+    Stands,
+};
+use tidelock_engine::production::audit::{Fate, Log, Retention};
+use tidelock_engine::production::journal::FolderLock;
+use tidelock_engine::record::{RecordId, StoreId};
+use tidelock_engine::version::{Actor, ContentHash, Dot, NodeId, SiteId, Stamp, VersionVector};
+
+const AT_MS: u64 = 1_790_000_000_000;
+
+fn original(node: u16, text: &str) -> Original {
+    let dot = Dot { actor: Actor { node: NodeId(node), incarnation: 7 }, counter: 3 };
+    let stamp = Stamp { wall_ms: AT_MS, logical: 0 };
+    let (hash, bytes) = (ContentHash::of(text.as_bytes()), text.len() as u64);
+    Original { dot, stamp, hash, bytes, deleted: false, expires_at_ms: None }
+}
+
+fn conflict() -> Conflict {
+    let (winner, loser) = (original(2, "later"), original(1, "earlier value"));
+    let seen =
+        |of: &Original| -> VersionVector { [(of.dot.actor, of.dot.counter)].into_iter().collect() };
+    let (ours, theirs) = (seen(&loser), seen(&winner));
+    let contexts = Contexts { after: ours.join(&theirs), ours, theirs };
+    Conflict::new(ConflictFacts {
+        site: SiteId(0),
+        record: RecordId { dataset: Arc::from("notes"), key: "tide\u{202e}/1".into() },
+        node: NodeId(2),
+        met: MetAt::Authority,
+        winner,
+        losers: vec![loser],
+        stands: Stands { hash: winner.hash, bytes: winner.bytes, deleted: false },
+        merge: Merge::TwoWay,
+        ruling: Ruling {
+            strategy: "merge".into(),
+            rule: None,
+            revision: 4,
+            fingerprint: ContentHash::of(b"policy"),
+        },
+        unmerged: vec![],
+        unmerged_more: 0,
+        contexts,
+    })
+}
+
+fn foreign(key: &str) -> Event {
+    Event::ForeignWrite {
+        site: SiteId(0),
+        record: RecordId { dataset: Arc::from("files"), key: key.into() },
+        store: StoreId::Kv,
+        dot: original(65_535, "").dot,
+        hash: ContentHash::of(b"x"),
+        bytes: 1,
+    }
+}
+
+/// A data folder with a log of three entries: a conflict, an operator with colours, a foreign write.
+fn filled() -> (TempDir, PathBuf, Head) {
+    let (folder, data) = folder();
+    let lock = FolderLock::take(&data).unwrap();
+    let mut log = Log::open(&data, &lock).unwrap();
+    let operator = Event::Operator {
+        who: "ops".into(),
+        action: "store open".into(),
+        target: "kv".into(),
+        reason: "\u{1b}[31mred\nline".into(),
+    };
+    let events = [Event::Conflict(Box::new(conflict())), operator, foreign("f")];
+    let events: Vec<_> = events.into_iter().zip(AT_MS..).map(|(e, at)| (at, e)).collect();
+    log.append(&events).unwrap();
+    let head = log.head();
+    (folder, data, head)
+}
+
+fn audit(data: &Path, args: &[&str]) -> Output {
+    cli_with(&[&["audit"], args].concat(), data).output().unwrap()
+}
+
+#[track_caller]
+fn ended(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{}{}", stdout(output), stderr(output));
+    stdout(output)
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_log_verifies_without_a_server_and_against_a_head_noted_before() {
+    let (_folder, data, head) = filled();
+    let told = ended(&audit(&data, &["verify"]), 0);
+    assert!(told.contains("3 entries, 1 to 3") && told.contains(&head.hash.to_text()), "{told}");
+    let hash = head.hash.to_text();
+    let told = ended(&audit(&data, &["verify", "--expect-head", &hash, "--json"]), 0);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["verified"], &told["expected_at"]), (&true.into(), &3.into()));
+    assert_eq!(told["head"]["hash"], hash);
+    let other = ContentHash::of(b"another").to_text();
+    let output = audit(&data, &["verify", "--expect-head", &other]);
+    ended(&output, 1);
+    assert!(stderr(&output).contains(&other), "{}", stderr(&output));
+    ended(&audit(&data, &["verify", "--expect-head", "abc"]), 2);
+    let output = audit(&data.join("nowhere"), &["verify"]);
+    ended(&output, 2);
+    assert!(stderr(&output).contains("--data"), "{}", stderr(&output));
+}
+
+#[test]
+fn tampering_is_told_with_its_place() {
+    let (_folder, data, _) = filled();
+    let path = data.join("audit/00000001.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"who\":\"ops\"", "\"who\":\"sub\"")).unwrap();
+    let output = audit(&data, &["verify"]);
+    ended(&output, 1);
+    let told = stderr(&output);
+    assert!(
+        told.contains("entry 2 was altered") && told.contains("00000001.jsonl, line 2"),
+        "{told}"
+    );
+    let told = ended(&audit(&data, &["verify", "--json"]), 1);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["verified"], false);
+    assert_eq!(told["broken"]["seq"], 2);
+    assert_eq!(told["broken"]["wrong"], "altered");
+    assert_eq!(told["broken"]["place"]["line"], 2);
+    let output = audit(&data, &["list", "--json"]);
+    assert_eq!(lines(&ended(&output, 1)).len(), 2, "what was altered is not shown as an entry");
+    assert!(stderr(&output).contains("audit verify"));
+}
+
+#[test]
+fn entries_are_listed_from_the_newest_and_filtered() {
+    let (_folder, data, _) = filled();
+    let list = |args: &[&str]| ended(&audit(&data, &[&["list"], args].concat()), 0);
+    let told = list(&[]);
+    let told: Vec<&str> = told.lines().collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[0].contains("foreign-write") && told[0].contains("2026-09-21"), "{told:?}");
+    assert!(told[1].contains("[31mred") && !told[1].contains('\u{1b}'), "{told:?}");
+    assert!(told[2].contains(&conflict().id().to_string()), "{told:?}");
+    let numbers = |args: &[&str]| -> Vec<u64> {
+        let told = list(&[args, &["--json"]].concat());
+        lines(&told).iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(numbers(&[]), [3, 2, 1]);
+    assert_eq!(numbers(&["--dataset", "notes"]), [1]);
+    assert_eq!(numbers(&["--kind", "operator"]), [2]);
+    assert_eq!(numbers(&["--since", &(AT_MS + 1).to_string()]), [3, 2]);
+    assert_eq!(numbers(&["--limit", "2"]), [3, 2]);
+    let output = audit(&data, &["list", "--limit", "2"]);
+    let next = stderr(&output);
+    let next = next.trim().rsplit(' ').next().unwrap();
+    assert_eq!(numbers(&["--cursor", next]), [1]);
+    for wrong in [["--kind", "mistake"], ["--since", "soon"], ["--cursor", "x"], ["--limit", "0"]] {
+        ended(&audit(&data, &["list", wrong[0], wrong[1]]), 2);
+    }
+}
+
+#[test]
+fn a_conflict_is_shown_by_its_id_with_what_followed_from_it() {
+    let (_folder, data, _) = filled();
+    let id: ConflictId = conflict().id();
+    let record = conflict().facts().record.clone();
+    {
+        let lock = FolderLock::take(&data).unwrap();
+        let (dot, lost) = (original(2, "").dot, original(1, "").dot);
+        let (by, reason) = ("ops".into(), "wrong one".into());
+        let restored = Event::Restored { conflict: id, record, lost, dot, by, reason };
+        Log::open(&data, &lock).unwrap().append(&[(AT_MS + 9, restored)]).unwrap();
+    }
+    let told = ended(&audit(&data, &["show", &id.to_string()]), 0);
+    let (winner, loser) = (original(2, "later"), original(1, "earlier value"));
+    for part in [
+        format!("won       {} at", winner.dot),
+        format!("lost      {} at", loser.dot),
+        format!("13 bytes, {}", loser.hash),
+        "two-way".to_owned(),
+        "merge, revision 4".to_owned(),
+        "is back as".to_owned(),
+    ] {
+        assert!(told.contains(&part), "{part}: {told}");
+    }
+    assert!(!told.contains('\u{202e}'), "a key that turns the line around");
+    let told = ended(&audit(&data, &["show", "2", "--json"]), 0);
+    assert_eq!(lines(&told)[0]["event"]["reason"], "\u{1b}[31mred\nline");
+    ended(&audit(&data, &["show", "99"]), 4);
+    ended(&audit(&data, &["show", "x"]), 2);
+}
+
+#[test]
+fn an_export_is_the_log_as_it_stands() {
+    let (_folder, data, _) = filled();
+    let all = std::fs::read_to_string(data.join("audit/00000001.jsonl")).unwrap();
+    assert_eq!(ended(&audit(&data, &["export", "-o", "-"]), 0), all);
+    let file = data.join("out.jsonl");
+    let out = file.to_str().unwrap();
+    let since = (AT_MS + 2).to_string();
+    ended(&audit(&data, &["export", "--since", &since, "-o", out]), 0);
+    let last = all.lines().last().unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{last}\n"));
+    let output = audit(&data, &["export", "-o", out]);
+    ended(&output, 1);
+    assert!(stderr(&output).contains("out.jsonl"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_was_archived_verifies_with_the_log_and_the_log_without_it() {
+    let (_folder, data, head) = filled();
+    {
+        let lock = FolderLock::take(&data).unwrap();
+        let mut log = Log::open(&data, &lock).unwrap();
+        let event = foreign(&"k".repeat(400));
+        let batch = vec![(AT_MS + 10, event); 5_000];
+        for _ in 0..3 {
+            log.append(&batch).unwrap();
+        }
+        let retention = Retention { keep: Duration::MAX, segments_max: 1, fate: Fate::Move };
+        log.archive(&retention, AT_MS + 20).unwrap().unwrap();
+    }
+    let hash = head.hash.to_text();
+    let told = ended(&audit(&data, &["verify", "--expect-head", &hash]), 0);
+    assert!(told.contains("15004 entries, 1 to 15004"), "{told}");
+    std::fs::remove_dir_all(data.join("audit/archive")).unwrap();
+    let told = ended(&audit(&data, &["verify"]), 0);
+    assert!(told.contains("a checkpoint says that they were archived"), "{told}");
+    let output = audit(&data, &["verify", "--expect-head", &hash]);
+    ended(&output, 1);
+    assert!(stderr(&output).contains("archived entry"), "{}", stderr(&output));
+}
