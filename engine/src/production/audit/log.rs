@@ -109,6 +109,10 @@ impl Log {
             return Ok(entries);
         }
         within(lines.len(), SEGMENT_BYTES_MAX as usize)?;
+        // Before a segment is begun: what was torn may be cut off the last segment only.
+        if self.tail.is_poisoned() {
+            return Err(self.error(Failed::Poisoned));
+        }
         let bytes = self.tail.bytes();
         if bytes > 0 && bytes + lines.len() as u64 > self.segment_bytes_max {
             let number = self.number + 1;
@@ -439,19 +443,27 @@ pub(super) mod tests {
     #[test]
     fn after_an_append_whose_fate_is_unknown_the_log_must_be_opened_again() {
         let place = Place::new();
-        let mut log = place.open().unwrap();
-        let medium = open_file(&log.folder, 1).unwrap();
-        log.tail.replace(Box::new(Small { medium, room: 9_999, syncs: false, cuts: false }));
-        for _ in 0..2 {
-            let error = log.append(&[(1, operator(1))]).unwrap_err();
-            assert!(matches!(error, AuditError::Io(_)), "{error}");
-            assert_eq!(log.head(), Head::START);
+        // Written whole and not synced; then written in part, and not taken back.
+        for (room, found) in [(9_999, 2), (300, 2)] {
+            let mut log = place.open().unwrap();
+            if log.head() == Head::START {
+                fill(&mut log, 1..=1);
+            }
+            let head = log.head();
+            let medium = open_file(&log.folder, 1).unwrap();
+            log.tail.replace(Box::new(Small { medium, room, syncs: false, cuts: false }));
+            // Not even in a new segment: what is torn may stand in the last one only.
+            log.segment_bytes_max = 10_000;
+            for _ in 0..2 {
+                let error = log.append(&[(2, operator(2))]).unwrap_err();
+                assert!(matches!(error, AuditError::Io(_)), "{error}");
+                assert_eq!(log.head(), head);
+                log.segment_bytes_max = 1;
+            }
+            drop(log);
+            assert!(!place.segment(2).exists());
+            assert_eq!(place.open().unwrap().head().seq, found, "room for {room} bytes");
         }
-        // A segment that is begun makes nothing of it known.
-        log.segment_bytes_max = 1;
-        assert!(log.append(&[(1, operator(1))]).is_err());
-        drop(log);
-        assert_eq!(place.open().unwrap().head().seq, 1, "it had been written after all");
     }
 
     #[test]
