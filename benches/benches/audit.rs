@@ -3,12 +3,11 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
-use tidelock_engine::audit::{
-    Chain, Conflict, ConflictFacts, Contexts, Event, Merge, MetAt, Original, Ruling, Stands, verify,
-};
+use tidelock_engine::audit::{Chain, Conflict, ConflictFacts, Event, Original, verify};
 use tidelock_engine::record::{RecordId, Stored};
 use tidelock_engine::resolve;
-use tidelock_engine::version::{Actor, ContentHash, Dot, NodeId, SiteId, Stamp, VersionVector};
+use tidelock_engine::row::Seq;
+use tidelock_engine::version::{Actor, Dot, NodeId, SiteId, Stamp};
 
 const BATCH: u64 = 64;
 const AT_MS: u64 = 1_790_000_000_000;
@@ -19,30 +18,18 @@ fn original(node: u16, counter: u64) -> Original {
     Original::from(&resolve::sibling(dot, stamp, &Stored::Tombstone))
 }
 
-/// Two writes of one record, and histories of eight actors.
+/// Two writes of one record.
 fn conflict(n: u64) -> Event {
     let (winner, loser) = (original(2, n), original(1, n));
-    let history: VersionVector =
-        (0..8).map(|node| (original(node, n).dot.actor, n + u64::from(node))).collect();
-    let contexts = Contexts { ours: history.clone(), theirs: history.clone(), after: history };
     Event::Conflict(Box::new(Conflict::new(ConflictFacts {
         site: SiteId(0),
         record: RecordId { dataset: Arc::from("products"), key: format!("sku-{n:08}").into() },
-        node: NodeId(1),
-        met: MetAt::Authority,
-        winner,
+        seq: Seq(n),
+        settled_ms: AT_MS + n,
+        winner: winner.dot,
+        won: Some(winner),
         losers: vec![loser],
-        stands: Stands { hash: winner.hash, bytes: winner.bytes, deleted: true },
-        merge: Merge::Picked,
-        ruling: Ruling {
-            strategy: "lww".into(),
-            rule: None,
-            revision: 1,
-            fingerprint: ContentHash::of(b"policy"),
-        },
-        unmerged: Vec::new(),
-        unmerged_more: 0,
-        contexts,
+        strategy: "lww".into(),
     })))
 }
 

@@ -16,14 +16,12 @@ use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use tidelock_engine::audit::{
-    Conflict, ConflictFacts, ConflictId, Contexts, Event, Head, Merge, MetAt, Original, Ruling,
-    Stands,
-};
+use tidelock_engine::audit::{Conflict, ConflictFacts, ConflictId, Event, Head, Original};
 use tidelock_engine::production::audit::{Fate, Log, Retention};
 use tidelock_engine::production::journal::FolderLock;
 use tidelock_engine::record::{RecordId, StoreId};
-use tidelock_engine::version::{Actor, ContentHash, Dot, NodeId, SiteId, Stamp, VersionVector};
+use tidelock_engine::row::Seq;
+use tidelock_engine::version::{Actor, ContentHash, Dot, NodeId, SiteId, Stamp};
 
 const AT_MS: u64 = 1_790_000_000_000;
 
@@ -36,28 +34,15 @@ fn original(node: u16, text: &str) -> Original {
 
 fn conflict() -> Conflict {
     let (winner, loser) = (original(2, "later"), original(1, "earlier value"));
-    let seen =
-        |of: &Original| -> VersionVector { [(of.dot.actor, of.dot.counter)].into_iter().collect() };
-    let (ours, theirs) = (seen(&loser), seen(&winner));
-    let contexts = Contexts { after: ours.join(&theirs), ours, theirs };
     Conflict::new(ConflictFacts {
         site: SiteId(0),
         record: RecordId { dataset: Arc::from("notes"), key: "tide\u{202e}/1".into() },
-        node: NodeId(2),
-        met: MetAt::Authority,
-        winner,
+        seq: Seq(7),
+        settled_ms: AT_MS,
+        winner: winner.dot,
+        won: Some(winner),
         losers: vec![loser],
-        stands: Stands { hash: winner.hash, bytes: winner.bytes, deleted: false },
-        merge: Merge::TwoWay,
-        ruling: Ruling {
-            strategy: "merge".into(),
-            rule: None,
-            revision: 4,
-            fingerprint: ContentHash::of(b"policy"),
-        },
-        unmerged: vec![],
-        unmerged_more: 0,
-        contexts,
+        strategy: "lww".into(),
     })
 }
 
@@ -194,8 +179,7 @@ fn a_conflict_is_shown_by_its_id_with_what_followed_from_it() {
         format!("won       {} at", winner.dot),
         format!("lost      {} at", loser.dot),
         format!("13 bytes, {}", loser.hash),
-        "two-way".to_owned(),
-        "merge, revision 4".to_owned(),
+        "by lww".to_owned(),
         "is back as".to_owned(),
     ] {
         assert!(told.contains(&part), "{part}: {told}");

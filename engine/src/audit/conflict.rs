@@ -1,19 +1,16 @@
-//! A conflict as the log keeps it: who met whom, what stands now, and by which rule.
+//! A conflict as the log keeps it: who lost to whom, when, and by which rule.
 //!
 //! Invariant: a conflict's id is made from its site, its record and the dots of its values, so it is
 //! the same whoever logs it, and an entry that carries another id for the same values is no conflict.
 
 use super::event::Words;
 use super::text;
-use crate::record::{RecordId, StoreId};
-use crate::resolve::Held;
-use crate::version::{ContentHash, Dot, Malformed, NodeId, Sibling, SiteId, Stamp, VersionVector};
+use crate::record::RecordId;
+use crate::row::Seq;
+use crate::version::{ContentHash, Dot, Malformed, Sibling, SiteId, Stamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
-
-/// Fields that a conflict names as not merged; more are counted.
-pub const FIELDS_MAX: usize = 64;
 
 const ID_CONTEXT: &str = "tidelock 2026-11 audit conflict id";
 
@@ -107,104 +104,6 @@ impl From<&Sibling> for Original {
     }
 }
 
-/// Where the versions met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "at", rename_all = "kebab-case")]
-pub enum MetAt {
-    /// Here: a write came with the context of an old read (the chain rule).
-    Write,
-    /// At the authority's compare-and-set.
-    Authority,
-    /// On a read.
-    Read,
-    /// In a look over a store.
-    Reconcile {
-        /// The store.
-        store: StoreId,
-    },
-    /// One of them came from another coordinator.
-    Peer {
-        /// Which.
-        node: NodeId,
-    },
-    /// One of them was written past every coordinator.
-    Foreign {
-        /// Into which store.
-        store: StoreId,
-    },
-}
-
-/// How what stands now was made of the originals.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "form", rename_all = "kebab-case")]
-pub enum Merge {
-    /// One of them stands as it was, or all do side by side.
-    Picked,
-    /// Merged without a base: the version whose history is the meet of both sides was not at hand.
-    TwoWay,
-    /// Merged over a base.
-    ThreeWay {
-        /// The base's history.
-        #[serde(with = "text")]
-        base: VersionVector,
-    },
-}
-
-/// The policy that decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ruling {
-    /// The strategy by its name in the configuration: `lww`, `merge`, `rule`.
-    pub strategy: Words,
-    /// The user's rule, where there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Words>,
-    /// The policy's revision.
-    pub revision: u64,
-    /// Of the policy's text: two coordinators may count revisions differently.
-    pub fingerprint: ContentHash,
-}
-
-/// A field whose edits could not be merged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unmerged {
-    /// Its JSON Pointer, or its column.
-    pub field: Words,
-    /// Why, and what stands there instead.
-    pub reason: Words,
-}
-
-/// The histories of a conflict.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Contexts {
-    /// Of the version that was here.
-    #[serde(with = "text")]
-    pub ours: VersionVector,
-    /// Of the one that it met.
-    #[serde(with = "text")]
-    pub theirs: VersionVector,
-    /// Of what stands now.
-    #[serde(with = "text")]
-    pub after: VersionVector,
-}
-
-/// What stands now. It may be none of the originals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stands {
-    /// Of its bytes.
-    pub hash: ContentHash,
-    /// Their length.
-    pub bytes: u64,
-    /// The record is deleted.
-    pub deleted: bool,
-}
-
-impl From<&Held> for Stands {
-    fn from(held: &Held) -> Self {
-        let Sibling { hash, bytes, deleted, .. } = *held.version.current();
-        Stands { hash, bytes, deleted }
-    }
-}
-
 /// What is known of a conflict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConflictFacts {
@@ -212,32 +111,21 @@ pub struct ConflictFacts {
     pub site: SiteId,
     /// The record.
     pub record: RecordId,
-    /// The coordinator that resolved it.
-    pub node: NodeId,
-    /// Where the versions met.
-    pub met: MetAt,
-    /// The write whose dot the result carries; of siblings that stay, the one that is shown.
-    pub winner: Original,
+    /// The place in the site's change feed of the install that kept the losers: whoever follows the
+    /// conflicts goes on from the last entry's.
+    pub seq: Seq,
+    /// When that was, by the store side's clock, in milliseconds since the epoch; 0: not noted.
+    pub settled_ms: u64,
+    /// The write that won.
+    #[serde(with = "text")]
+    pub winner: Dot,
+    /// What that was, where it was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub won: Option<Original>,
     /// The others.
     pub losers: Vec<Original>,
-    /// What stands now.
-    pub stands: Stands,
-    /// How it was made.
-    pub merge: Merge,
-    /// By which policy.
-    pub ruling: Ruling,
-    /// What could not be merged.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unmerged: Vec<Unmerged>,
-    /// How many more there were than [`FIELDS_MAX`].
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub unmerged_more: u64,
-    /// The histories before and after.
-    pub contexts: Contexts,
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
+    /// The strategy that decided, by its name: `lww`.
+    pub strategy: Words,
 }
 
 /// A conflict and its id.
@@ -250,11 +138,8 @@ pub struct Conflict {
 }
 
 impl Conflict {
-    /// Names the conflict, and brings its lists into their bounds.
-    pub fn new(mut facts: ConflictFacts) -> Self {
-        let more = facts.unmerged.len().saturating_sub(FIELDS_MAX);
-        facts.unmerged.truncate(FIELDS_MAX);
-        facts.unmerged_more += more as u64;
+    /// Names the conflict.
+    pub fn new(facts: ConflictFacts) -> Self {
         Conflict { id: id(&facts), facts }
     }
 
@@ -271,7 +156,7 @@ impl Conflict {
 
 fn id(facts: &ConflictFacts) -> ConflictId {
     let losers = facts.losers.iter().map(|loser| loser.dot);
-    ConflictId::of(facts.site, &facts.record, facts.winner.dot, losers)
+    ConflictId::of(facts.site, &facts.record, facts.winner, losers)
 }
 
 /// As it was read, before its id is known to be its own.
@@ -308,34 +193,15 @@ pub(super) mod tests {
 
     pub(in super::super) fn conflict(counter: u64) -> Conflict {
         let (winner, loser) = (original(2, counter), original(1, counter));
-        let vector = |dots: &[Dot]| -> VersionVector {
-            dots.iter().map(|dot| (dot.actor, dot.counter)).collect()
-        };
         Conflict::new(ConflictFacts {
             site: SiteId(0),
             record: record(),
-            node: NodeId(2),
-            met: MetAt::Peer { node: NodeId(1) },
-            winner,
+            seq: Seq(40 + counter),
+            settled_ms: winner.stamp.wall_ms + 20,
+            winner: winner.dot,
+            won: Some(winner),
             losers: vec![loser],
-            stands: Stands { hash: winner.hash, bytes: 8, deleted: false },
-            merge: Merge::ThreeWay { base: vector(&[dot(1, 1)]) },
-            ruling: Ruling {
-                strategy: "merge".into(),
-                rule: None,
-                revision: 4,
-                fingerprint: ContentHash::of(b"policy"),
-            },
-            unmerged: vec![Unmerged {
-                field: "/stock".into(),
-                reason: "both set it; the later stamp stands".into(),
-            }],
-            unmerged_more: 0,
-            contexts: Contexts {
-                ours: vector(&[loser.dot]),
-                theirs: vector(&[winner.dot]),
-                after: vector(&[loser.dot, winner.dot]),
-            },
+            strategy: "lww".into(),
         })
     }
 
@@ -361,12 +227,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_met_it_and_when_does_not_name_it() {
+    fn when_it_was_settled_does_not_name_it() {
         let one = conflict(3);
         let mut facts = one.facts().clone();
-        facts.node = NodeId(7);
-        facts.met = MetAt::Authority;
-        facts.contexts = Contexts::default();
+        (facts.seq, facts.settled_ms, facts.won) = (Seq(9), 0, None);
         assert_eq!(Conflict::new(facts).id(), one.id());
     }
 
@@ -376,14 +240,5 @@ pub(super) mod tests {
         json["id"] = serde_json::to_value(conflict(4).id()).unwrap();
         let error = serde_json::from_value::<Conflict>(json).unwrap_err().to_string();
         assert!(error.contains(&conflict(3).id().to_string()), "{error}");
-    }
-
-    #[test]
-    fn what_was_not_merged_is_named_up_to_a_bound_and_counted_beyond() {
-        let mut facts = conflict(3).facts().clone();
-        facts.unmerged = vec![facts.unmerged[0].clone(); FIELDS_MAX + 5];
-        let conflict = Conflict::new(facts);
-        assert_eq!(conflict.facts().unmerged.len(), FIELDS_MAX);
-        assert_eq!(conflict.facts().unmerged_more, 5);
     }
 }

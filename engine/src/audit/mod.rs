@@ -25,10 +25,7 @@ mod event;
 mod verify;
 
 pub use chain::{Chain, Head};
-pub use conflict::{
-    Conflict, ConflictFacts, ConflictId, Contexts, FIELDS_MAX, Merge, MetAt, Original, Ruling,
-    Stands, Unmerged,
-};
+pub use conflict::{Conflict, ConflictFacts, ConflictId, Original};
 pub use entry::{Entry, Unreadable};
 pub use event::{Event, Kind, Words};
 pub use verify::{Broken, Verified, Verifier, Wrong, verify};

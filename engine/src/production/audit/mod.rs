@@ -11,18 +11,23 @@
 //! when the log is opened. Everything else that is not as it was written is damage: it is reported, and
 //! left as it is.
 //!
+//! [`Audit`] is what the server has: a thread that appends, and [`follow`], which brings it the
+//! conflicts of this site's authority in their order, each once.
+//!
 //! One process appends ([`Log`], under the folder's lock); any may read meanwhile ([`Reader`]). An
 //! append is all of a batch or nothing of it, as long as the process lives; a crash may leave the first
 //! entries of a batch, which nobody was told of.
 
 mod archive;
 mod backwards;
+mod follow;
 mod log;
 mod read;
 mod segment;
 mod tail;
 
 pub use archive::{Archived, Fate, Retention};
+pub use follow::{Audit, follow};
 pub use log::Log;
 pub use read::{
     Cursor, FIND_MAX, Filter, Outcome, PAGE_ENTRIES_MAX, Page, Place, Reader, Sound, Wanted,

@@ -7,7 +7,7 @@ use super::{
     AuditArgs, AuditExportArgs, AuditListArgs, AuditShowArgs, AuditVerb, AuditVerifyArgs, CliError,
     ClientArgs, line,
 };
-use crate::audit::{Conflict, Entry, Event, Kind, Merge, MetAt, Original, Unreadable};
+use crate::audit::{Conflict, Entry, Event, Kind, Original, Unreadable};
 use crate::cron;
 use crate::policy::parse;
 use crate::production::audit::{AuditError, Cursor, Filter, Outcome, Reader, Sound, Wanted};
@@ -272,8 +272,8 @@ fn summary(event: &Event) -> String {
                 "{}  {}: {} by {}, over {}",
                 conflict.id(),
                 facts.record,
-                facts.winner.dot,
-                &*facts.ruling.strategy,
+                facts.winner,
+                &*facts.strategy,
                 losers.join(", ")
             )
         }
@@ -330,48 +330,14 @@ fn detail(shown: &mut String, conflict: &Conflict) {
     };
     tell("conflict", conflict.id().to_string());
     tell("record", facts.record.to_string());
-    tell("met", format!("{} of {}, {}", facts.node, facts.site, met(facts.met)));
-    tell("won", original(&facts.winner));
+    let settled = match facts.settled_ms {
+        0 => "before that was noted".to_owned(),
+        at_ms => cron::utc_text(at_ms),
+    };
+    tell("settled", format!("{settled}, at {}, by {}", facts.site, &*facts.strategy));
+    tell("won", facts.won.as_ref().map_or_else(|| facts.winner.to_text(), original));
     for loser in &facts.losers {
         tell("lost", original(loser));
-    }
-    let stands = if facts.stands.deleted {
-        "nothing: it is deleted".to_owned()
-    } else {
-        format!("{} bytes, {}", facts.stands.bytes, facts.stands.hash)
-    };
-    tell("stands", stands);
-    let ruling = &facts.ruling;
-    let rule = ruling.rule.as_deref().map(|rule| format!(" {rule}")).unwrap_or_default();
-    let (strategy, revision) = (&ruling.strategy, ruling.revision);
-    tell("policy", format!("{strategy}{rule}, revision {revision}, {}", ruling.fingerprint));
-    tell(
-        "merge",
-        match &facts.merge {
-            Merge::Picked => "one of them, as it was".to_owned(),
-            Merge::TwoWay => "two-way: their common base was not at hand".to_owned(),
-            Merge::ThreeWay { base } => format!("three-way over {base}"),
-        },
-    );
-    for field in &facts.unmerged {
-        tell("unmerged", format!("{}: {}", field.field, field.reason));
-    }
-    if facts.unmerged_more > 0 {
-        tell("unmerged", format!("and {} more", facts.unmerged_more));
-    }
-    tell("ours", facts.contexts.ours.to_text());
-    tell("theirs", facts.contexts.theirs.to_text());
-    tell("after", facts.contexts.after.to_text());
-}
-
-fn met(met: MetAt) -> String {
-    match met {
-        MetAt::Write => "where a write came with an old context".to_owned(),
-        MetAt::Authority => "at the authority".to_owned(),
-        MetAt::Read => "on a read".to_owned(),
-        MetAt::Reconcile { store } => format!("in a look over {store}"),
-        MetAt::Peer { node } => format!("with what {node} sent"),
-        MetAt::Foreign { store } => format!("with what somebody wrote to {store}"),
     }
 }
 

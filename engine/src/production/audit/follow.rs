@@ -1,0 +1,161 @@
+//! The log as the server has it: what operators do, and the conflicts that the authority settles.
+//!
+//! ```text
+//! D1: conflicts in the order of the feed ──> follow ──┐
+//! REST: what an operator has done ────────────────────┴──> one thread ──> Log::append
+//! ```
+//!
+//! Invariant: every conflict of the site's authority is in this log once and in its order, whichever
+//! coordinator settled it: the log's own last conflict says where to go on, so a crash between the
+//! answer and the append loses nothing. What an operator does is done first and logged then; where the
+//! log takes nothing more, that is reported, and whoever asked is told nothing else.
+
+use super::{AuditError, Filter, Log, Reader};
+use crate::audit::{Conflict, ConflictFacts, Event, Kind, Original};
+use crate::conflict::{self, ConflictQuery, Place, Which};
+use crate::env::{Clock, Env};
+use crate::production::node::Node;
+use crate::version::SiteId;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Batches that wait for the disk; more wait outside.
+const WAITING_MAX: usize = 256;
+/// Conflicts in one append.
+const BATCH: usize = 256;
+/// Between two looks at what the authority has settled.
+const EVERY: Duration = Duration::from_secs(1);
+
+type Batch = (Vec<(u64, Event)>, oneshot::Sender<Result<(), AuditError>>);
+
+/// The way to the log.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    batches: SyncSender<Batch>,
+    /// The last conflict that the log had when it was opened.
+    last: Option<Place>,
+}
+
+impl Audit {
+    /// Starts the thread that appends. It ends with the last of the ways to it.
+    pub fn start(log: Log, data: &Path) -> Result<Self, AuditError> {
+        let last = last_conflict(data)?;
+        let (batches, taken) = sync_channel(WAITING_MAX);
+        std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || write(log, &taken))
+            .map_err(|error| AuditError::Io(format!("no thread for the audit log: {error}")))?;
+        Ok(Audit { batches, last })
+    }
+
+    /// Appends; durable when it returns.
+    pub async fn append(&self, events: Vec<(u64, Event)>) -> Result<(), AuditError> {
+        let (done, ended) = oneshot::channel();
+        let batches = self.batches.clone();
+        let stopped = || AuditError::Io("the audit log's thread has ended".to_owned());
+        // A full queue makes its sender wait, which no task of the runtime may.
+        let sent = tokio::task::spawn_blocking(move || batches.send((events, done))).await;
+        sent.map_err(|_| stopped())?.map_err(|_| stopped())?;
+        ended.await.map_err(|_| stopped())?
+    }
+
+    /// Logs what an operator has done.
+    pub async fn operator(&self, now_ms: u64, action: &str, target: &str, reason: &str) {
+        let (who, action) = ("operator".into(), action.into());
+        let event = Event::Operator { who, action, target: target.into(), reason: reason.into() };
+        if let Err(error) = self.append(vec![(now_ms, event)]).await {
+            tracing::error!(%error, target, "what an operator has done is not in the audit log");
+        }
+    }
+}
+
+fn write(mut log: Log, batches: &Receiver<Batch>) {
+    while let Ok((events, done)) = batches.recv() {
+        // Whoever has gone does not hear it.
+        let _ = done.send(log.append(&events).map(drop));
+    }
+}
+
+fn last_conflict(data: &Path) -> Result<Option<Place>, AuditError> {
+    let filter = Filter { kind: Some(Kind::Conflict), ..Filter::default() };
+    let page = Reader::of(data).page(&filter, None, 1)?;
+    let Some(entry) = page.entries.into_iter().next() else { return Ok(None) };
+    match entry.event() {
+        Ok(Event::Conflict(conflict)) => {
+            let facts = conflict.facts();
+            Ok(facts.losers.first().map(|lost| Place { seq: facts.seq, lost: lost.dot }))
+        }
+        Ok(_) | Err(_) => Err(AuditError::Damaged(format!(
+            "entry {} is a conflict that this build cannot read",
+            entry.seq()
+        ))),
+    }
+}
+
+/// Brings the log every conflict that the authority settles, until the node is gone.
+pub async fn follow<E: Env>(node: Arc<Node<E>>, audit: Audit, site: SiteId) {
+    let mut last = audit.last;
+    loop {
+        let more = match logged(&node, &audit, site, &mut last).await {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::error!(%error, "conflicts wait to be logged");
+                false
+            }
+        };
+        if !more {
+            node.env().clock().sleep(EVERY).await;
+        }
+    }
+}
+
+/// Logs the next conflicts; true when more may be waiting.
+async fn logged<E: Env>(
+    node: &Node<E>,
+    audit: &Audit,
+    site: SiteId,
+    last: &mut Option<Place>,
+) -> Result<bool, AuditError> {
+    // Without a coordinator, or while D1 does not answer, they wait there.
+    let Ok(coordinator) = node.reader() else { return Ok(false) };
+    let ask = |which, limit| coordinator.conflicts(ConflictQuery { dataset: None, which, limit });
+    let Ok(found) = ask(Which::After(*last), BATCH).await else { return Ok(false) };
+    let Some(newest) = found.last() else {
+        // A database that was set back counts its feed anew from where it stands.
+        if let Some(place) = *last
+            && let Ok(all) = ask(Which::Before(None), 1).await
+            && all.first().is_none_or(|end| end.seq < place.seq)
+        {
+            tracing::warn!("D1 was set back: conflicts are followed from where it stands now");
+            *last = all.first().map(conflict::Conflict::place);
+        }
+        return Ok(false);
+    };
+    let now_ms = wall_ms(node);
+    let place = newest.place();
+    let more = found.len() == BATCH;
+    audit.append(found.iter().map(|settled| (now_ms, event(site, settled))).collect()).await?;
+    *last = Some(place);
+    Ok(more)
+}
+
+/// Wall time, in milliseconds since the epoch.
+pub fn wall_ms<E: Env>(node: &Node<E>) -> u64 {
+    u64::try_from(node.env().clock().wall().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn event(site: SiteId, settled: &conflict::Conflict) -> Event {
+    Event::Conflict(Box::new(Conflict::new(ConflictFacts {
+        site,
+        record: settled.record.clone(),
+        seq: settled.seq,
+        settled_ms: settled.at.0,
+        winner: settled.winner,
+        won: settled.won.as_ref().map(Original::from),
+        losers: vec![Original::from(&settled.lost)],
+        strategy: "lww".into(),
+    })))
+}
