@@ -156,3 +156,78 @@ fn listings_go_page_by_page_and_what_is_asked_wrongly_is_refused() {
     assert_eq!(cli.status.code(), Some(4), "{}", stderr(&cli));
     server.stop();
 }
+
+/// The log's lines of these kinds, the oldest first.
+fn logged(server: &Server, kinds: &[&str]) -> Vec<Value> {
+    let export = server.cli(&["audit", "export", "-o", "-"]);
+    assert!(export.status.success(), "{}", stderr(&export));
+    let lines = stdout(&export).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = lines;
+    let of = |line: &Value| kinds.iter().any(|kind| line["event"]["kind"] == *kind);
+    lines.into_iter().filter(of).collect()
+}
+
+#[test]
+fn every_conflict_is_in_the_audit_log_once_and_so_is_what_operators_do() {
+    let (_folder, data) = folder();
+    let server = Server::start(&data);
+    let dispute = |server: &Server, n: u64| {
+        let path = format!("/v1/records/files/{n}");
+        let lost = operation(&put_unseen(server, &path, b"one"));
+        put_unseen(server, &path, b"two");
+        lost
+    };
+    let mut lost: Vec<String> = (0..5).map(|n| dispute(&server, n)).collect();
+    let losers = |server: &Server| -> Vec<String> {
+        let all = logged(server, &["conflict"]);
+        let dot = |line: &Value| line["event"]["losers"][0]["dot"].as_str().unwrap().to_owned();
+        all.iter().map(dot).collect()
+    };
+    server.until("they are logged", || losers(&server).len() == 5);
+    // Killed before it has looked again: D1 remembers what the log lacks.
+    lost.extend((5..8).map(|n| dispute(&server, n)));
+    server.kill();
+    let server = Server::start(&data);
+    lost.extend((8..10).map(|n| dispute(&server, n)));
+    server.until("all are logged", || losers(&server).len() >= 10);
+    assert_eq!(losers(&server), lost, "each once, in their order");
+
+    assert!(server.cli(&["conflicts", "restore", &lost[0]]).status.success());
+    server.cli(&["store", "open", "kv", "--reason", "to see"]);
+    server.cli(&["store", "auto", "kv", "--reason", "seen"]);
+    let restored = logged(&server, &["restored"]);
+    assert_eq!(restored[0]["event"]["lost"], lost[0].as_str());
+    let done = logged(&server, &["operator"]);
+    let told = |n: usize, of: &str| done[n]["event"][of].as_str().unwrap().to_owned();
+    assert_eq!(
+        (told(0, "action"), told(0, "target"), told(0, "reason")),
+        ("store open".into(), "kv".into(), "to see".into())
+    );
+    assert_eq!(told(1, "action"), "store auto");
+    let id = restored[0]["event"]["conflict"].as_str().unwrap().to_owned();
+    let shown = stdout(&server.cli(&["audit", "show", &id]));
+    assert!(shown.contains(&lost[0]) && shown.contains("is back as"), "{shown}");
+    server.stop();
+    let verified = server::cli_with(&["audit", "verify"], &data).output().unwrap();
+    assert!(verified.status.success(), "{}", stderr(&verified));
+}
+
+#[test]
+fn an_audit_log_that_was_tampered_with_is_not_gone_on_with() {
+    let (_folder, data) = folder();
+    let server = Server::start(&data);
+    server.cli(&["store", "open", "kv", "--reason", "first"]);
+    server.cli(&["store", "auto", "kv", "--reason", "second"]);
+    server.stop();
+    let file = data.join("audit/00000001.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("first"));
+    std::fs::write(&file, text.replace("first", "worst")).unwrap();
+    let (code, error) = server::refused_start(&data, &[]);
+    assert_eq!(code, 3, "{error}");
+    assert!(error.contains("audit log is damaged") && error.contains("audit verify"), "{error}");
+    let verified = server::cli_with(&["audit", "verify"], &data).output().unwrap();
+    assert_eq!(verified.status.code(), Some(1), "{}", stderr(&verified));
+    std::fs::write(&file, text).unwrap();
+    Server::start(&data).stop();
+}

@@ -106,19 +106,21 @@ impl<E: Env> Coordinator<E> {
         Ok(Disputed { conflict, lost: self.value_of(loser.value).await?, now })
     }
 
-    /// Writes what lost again, over the version of this tag; `None`: over none.
+    /// Writes what lost again, over the version of this tag; `None`: over none. Gives the conflict, and
+    /// what became of the write.
     pub async fn restore(
         &self,
         lost: Dot,
         over: Option<String>,
-    ) -> Result<WriteOutcome, RestoreError> {
+    ) -> Result<(Conflict, WriteOutcome), RestoreError> {
         let Disputed { conflict, lost: value, .. } = self.conflict(lost).await?;
         let condition = over.map_or(Condition::Absent, Condition::Match);
         let RecordId { dataset, key } = &conflict.record;
         tracing::warn!(record = %conflict.record, lost = %lost, "an operator restores what had lost");
         let (dataset, key) = (dataset.to_string(), key.to_string());
         let write = Write { dataset, key, value, condition, lifetime: Lifetime::Usual };
-        Ok(self.write(write).await)
+        let outcome = self.write(write).await;
+        Ok((conflict, outcome))
     }
 
     /// The bytes of a value, wherever they stand; `None`: it is a delete.

@@ -8,6 +8,7 @@
 //! Invariant: nothing in the folder is changed before its lock is held, and nothing is served
 //! before the journal was replayed.
 
+use super::audit::{Audit, Log, follow, wall_ms};
 use super::cli::ServeArgs;
 use super::env::ProductionEnv;
 use super::folder;
@@ -116,7 +117,10 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let shown = shown.display().to_string();
     let about = About { folder: shown.clone(), address: url.clone(), stores: STORES };
     let door = Door::new(&token, address, args.allow_host);
-    let app = App::new(node.clone(), door, about, peers, reload.clone());
+    let log = Log::open(data, lock).map_err(start)?;
+    let audit = Audit::start(log, data).map_err(start)?;
+    tokio::spawn(follow(node.clone(), audit.clone(), own.site));
+    let app = App::new(node.clone(), door, about, peers, reload.clone(), audit.clone());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let goodbye = async {
         // A sender that is gone means the same as one that spoke.
@@ -132,7 +136,11 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
         tokio::select! {
             named = signals.next() => break named,
             _ = hangup.recv() => match reload.now(&node) {
-                Ok(changes) => tracing::info!(changed = changes.said.join("; "), "reloaded"),
+                Ok(changes) => {
+                    let said = changes.said.join("; ");
+                    tracing::info!(changed = said, "reloaded");
+                    audit.operator(wall_ms(&node), "policy reload", &said, "SIGHUP").await;
+                }
                 Err(refused) => tracing::error!(
                     "the configuration was not reloaded, and the former one holds: {}",
                     refused.reasons().join("\n")

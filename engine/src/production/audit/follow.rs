@@ -11,11 +11,11 @@
 //! log takes nothing more, that is reported, and whoever asked is told nothing else.
 
 use super::{AuditError, Filter, Log, Reader};
-use crate::audit::{Conflict, ConflictFacts, Event, Kind, Original};
+use crate::audit::{Conflict, ConflictFacts, ConflictId, Event, Kind, Original};
 use crate::conflict::{self, ConflictQuery, Place, Which};
 use crate::env::{Clock, Env};
 use crate::production::node::Node;
-use crate::version::SiteId;
+use crate::version::{Dot, SiteId};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -68,6 +68,23 @@ impl Audit {
         let event = Event::Operator { who, action, target: target.into(), reason: reason.into() };
         if let Err(error) = self.append(vec![(now_ms, event)]).await {
             tracing::error!(%error, target, "what an operator has done is not in the audit log");
+        }
+    }
+
+    /// Logs that what had lost was written again.
+    pub async fn restored(
+        &self,
+        now_ms: u64,
+        site: SiteId,
+        settled: &conflict::Conflict,
+        dot: Dot,
+    ) {
+        let (record, lost) = (settled.record.clone(), settled.lost.dot);
+        let conflict = ConflictId::of(site, &record, settled.winner, [lost]);
+        let (by, reason) = ("operator".into(), "".into());
+        let event = Event::Restored { conflict, record, lost, dot, by, reason };
+        if let Err(error) = self.append(vec![(now_ms, event)]).await {
+            tracing::error!(%error, %lost, "that a value was restored is not in the audit log");
         }
     }
 }

@@ -27,7 +27,7 @@ mod segment;
 mod tail;
 
 pub use archive::{Archived, Fate, Retention};
-pub use follow::{Audit, follow};
+pub use follow::{Audit, follow, wall_ms};
 pub use log::Log;
 pub use read::{
     Cursor, FIND_MAX, Filter, Outcome, PAGE_ENTRIES_MAX, Page, Place, Reader, Sound, Wanted,

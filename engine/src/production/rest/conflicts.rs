@@ -3,6 +3,7 @@
 use super::App;
 use super::problem::{Kind, Problem};
 use super::records::{acknowledged, as_data, bad, known, receipt, session_of, tag_of};
+use super::wall_ms;
 use crate::conflict::{Conflict, ConflictQuery, Place, Which};
 use crate::coordinator::{Disputed, RestoreError};
 use crate::env::Env;
@@ -107,7 +108,9 @@ pub(super) async fn act<E: Env>(
     };
     let session = session_of(&headers)?;
     let restored = app.writer()?.restore(lost, over).await;
-    let receipt = receipt(restored.map_err(|error| problem(Some(id), &error).refused())?)?;
+    let (conflict, restored) = restored.map_err(|error| problem(Some(id), &error).refused())?;
+    let receipt = receipt(restored)?;
+    app.audit.restored(wall_ms(&app.node), app.peers.own().site, &conflict, receipt.dot).await;
     Ok(acknowledged(&receipt, StatusCode::OK, session))
 }
 

@@ -70,6 +70,7 @@ pub(super) async fn act<E: Env>(
     };
     let letter = app.writer()?.retry_dead_letter(id).map_err(|error| problem(id, &error))?;
     tracing::info!(id, record = %letter.record, "an operator has a dead letter tried again");
+    app.log("dlq retry", &format!("{id} of {}", letter.record), "").await;
     Ok(axum::Json(summary(&letter, wall_ms(&app))).into_response())
 }
 
@@ -89,6 +90,8 @@ pub(super) async fn discard<E: Env>(
     let reason = reason(why.reason.as_deref(), "discarding an acknowledged write")?;
     let discarded = app.writer()?.discard_dead_letter(&id, &reason).await;
     let letter = discarded.map_err(|error| problem(&id, &error))?;
+    let target = format!("{id}: operation {} of {}", letter.dot, letter.record);
+    app.log("dlq discard", &target, &reason).await;
     let mut shown = whole(&letter, wall_ms(&app));
     shown["outcome"] = json!("discarded");
     shown["reason"] = json!(reason);

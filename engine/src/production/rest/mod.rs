@@ -27,6 +27,7 @@ mod syncs;
 pub use door::Door;
 pub use problem::{Kind, Problem};
 
+use super::audit::{Audit, wall_ms};
 use super::node::{Away, Node};
 use super::peers::HttpPeers;
 use super::reload::Reload;
@@ -61,6 +62,7 @@ pub struct App<E: Env> {
     about: About,
     peers: Arc<HttpPeers>,
     reload: Arc<Reload>,
+    audit: Audit,
     bodies: Semaphore,
 }
 
@@ -83,9 +85,10 @@ impl<E: Env> App<E> {
         about: About,
         peers: Arc<HttpPeers>,
         reload: Arc<Reload>,
+        audit: Audit,
     ) -> Arc<Self> {
         let bodies = Semaphore::new(BODIES_KIB_MAX as usize);
-        Arc::new(App { node, door, about, peers, reload, bodies })
+        Arc::new(App { node, door, about, peers, reload, audit, bodies })
     }
 
     /// The routes.
@@ -147,6 +150,11 @@ impl<E: Env> App<E> {
             .fallback(no_address)
             .layer(from_fn_with_state(self.clone(), own_names::<E>))
             .with_state(self)
+    }
+
+    /// Logs what an operator has done.
+    async fn log(&self, action: &str, target: &str, reason: &str) {
+        self.audit.operator(wall_ms(&self.node), action, target, reason).await;
     }
 
     /// The coordinator, for a write; without one, nothing was written.

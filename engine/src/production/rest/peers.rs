@@ -87,6 +87,7 @@ pub(super) async fn add<E: Env>(
         serde_json::from_slice(&body).map_err(|error| bad(format!("the peer: {error}")))?;
     app.peers.add(member.clone()).map_err(problem)?;
     tracing::info!(node = %member.node, url = member.url, "a peer was added");
+    app.log("peer add", &format!("{} of {} at {}", member.node, member.site, member.url), "").await;
     let added = json!({
         "node": member.node, "site": member.site, "url": member.url, "known": Known::Added,
     });
@@ -99,12 +100,14 @@ pub(super) async fn retire<E: Env>(
 ) -> Result<StatusCode, Problem> {
     app.peers.retire(NodeId(node)).map_err(problem)?;
     tracing::info!(node, "a peer was retired");
+    app.log("peer retire", &NodeId(node).to_string(), "").await;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// This coordinator is to be retired: it takes no new writes from here on.
 pub(super) async fn leave<E: Env>(State(app): State<Arc<App<E>>>) -> Result<Response, Problem> {
     let leaving = app.node.leave().await.map_err(Problem::from)?;
+    app.log("peer leave", &app.peers.own().node.to_string(), "").await;
     Ok(axum::Json(leaving).into_response())
 }
 

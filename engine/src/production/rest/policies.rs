@@ -54,6 +54,9 @@ pub(super) async fn reload<E: Env>(
     };
     Ok(match done {
         Ok(changes) => {
+            if !asked.dry_run {
+                app.log("policy reload", &changes.said.join("; "), "").await;
+            }
             let done = json!({ "changed": changes.said, "dry_run": asked.dry_run });
             axum::Json(done).into_response()
         }

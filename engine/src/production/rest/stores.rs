@@ -39,6 +39,17 @@ enum Wanted {
     Auto,
 }
 
+impl Wanted {
+    /// The verb of the command line.
+    fn verb(self) -> &'static str {
+        match self {
+            Wanted::Open => "open",
+            Wanted::Closed => "close",
+            Wanted::Auto => "auto",
+        }
+    }
+}
+
 /// `POST /v1/stores/{store}/breaker`.
 pub(super) async fn force<E: Env>(
     State(app): State<Arc<App<E>>>,
@@ -69,6 +80,7 @@ pub(super) async fn force<E: Env>(
         };
         Problem::new(kind, error.to_string())
     })?;
+    app.log(&format!("store {}", asked.state.verb()), store.name(), &reason).await;
     let mut shown = shown(&coordinator, store);
     shown["kept_over_restarts"] = json!(kept == Kept::OverRestarts);
     Ok(axum::Json(shown).into_response())

@@ -49,6 +49,11 @@ pub(super) async fn sync<E: Env>(
         (false, false) => Leave::Mend,
     };
     let coordinator = app.writer()?;
+    if asked.approve {
+        let dataset = asked.dataset.as_deref().unwrap_or("every dataset");
+        let store = asked.store.map_or("KV and R2", StoreId::name);
+        app.log("sync approve", &format!("{dataset} in {store}"), "").await;
+    }
     let policy = coordinator.policy();
     let datasets = match &asked.dataset {
         Some(name) => vec![known(&policy, name)?],
