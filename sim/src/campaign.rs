@@ -308,7 +308,7 @@ pub fn commit() -> String {
 }
 
 /// Processor time of this thread so far.
-fn cpu_time() -> Duration {
+pub fn cpu_time() -> Duration {
     // The first field of schedstat: nanoseconds on a processor.
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanos = stat.split_whitespace().next().and_then(|first| first.parse().ok());
