@@ -11,6 +11,10 @@ use tidelock_engine::policy::{Dataset, Pace, Policy};
 use tidelock_engine::version::NodeId;
 use tidelock_sim::campaign::cpu_time;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const RECORDS: u64 = 1_000;
 const WRITERS: u64 = 16;
 
@@ -22,7 +26,7 @@ async fn write_all(coordinator: &Arc<Coordinator<Memory>>) {
                 let write = Write {
                     dataset: "bench".to_owned(),
                     key: format!("key-{n}"),
-                    value: Some(Bytes::from(format!("{n:0>256}"))),
+                    value: Some(Bytes::from(n.to_le_bytes().repeat(32))),
                     condition: Condition::None,
                     lifetime: Default::default(),
                 };
