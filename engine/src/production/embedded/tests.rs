@@ -1,7 +1,8 @@
 use super::*;
 use crate::blob::BlobsSeen;
+use crate::conflict::{ConflictQuery, Which};
 use crate::env::{KvEntry, KvStore as _, ObjectStore as _, PutIf, RowStore as _};
-use crate::record::{RecordId, StoreId, Stored};
+use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::{held, sibling};
 use crate::row::{Install, Poll, Row, RowAnswer, RowOp, Seq};
 use crate::version::{Actor, Dot, NodeId, SiteId, Stamp, Version};
@@ -243,6 +244,46 @@ async fn bytes_that_were_changed_by_hand_are_given_as_they_stand() {
     assert_eq!(object.body, zero);
     let Outcome::Applied(put) = put else { panic!("{put:?}") };
     assert_ne!(object.etag, put, "it is another object now");
+}
+
+/// A file from before conflicts had places: what lost then is known still, and comes first.
+#[tokio::test]
+async fn what_lost_before_conflicts_had_places_comes_first() {
+    let (folder, time, embedded) = open();
+    let row = installed(&embedded.d1, "a", None, inline("first")).await;
+    let lost = |counter: u64| {
+        let dot = Dot { actor: Actor { node: NodeId(3), incarnation: 3 }, counter };
+        let value = inline("lost");
+        let sibling = sibling(dot, Stamp::default(), &value);
+        Loser { sibling, value, winner: row.version.as_ref().unwrap().current().dot }
+    };
+    let keep = async |embedded: &Embedded, counter: u64| {
+        let over = super::tests::row(&embedded.d1, "a").await;
+        let RowOp::Install(mut op) = install("a", over.as_ref(), 10 + counter, inline("won"))
+        else {
+            unreachable!("it is one")
+        };
+        op.losers = vec![lost(counter)];
+        let answer = embedded.d1.batch(vec![RowOp::Install(op)]).await;
+        assert!(matches!(answer, Outcome::Applied(_)), "{answer:?}");
+    };
+    keep(&embedded, 1).await;
+    drop(embedded);
+    let file = folder.path().join("d1.sqlite");
+    let former = "DROP INDEX tidelock_losers_by_place;
+                  ALTER TABLE tidelock_losers DROP COLUMN seq;
+                  ALTER TABLE tidelock_losers DROP COLUMN kept_at;
+                  ALTER TABLE tidelock_losers DROP COLUMN won";
+    Connection::open(&file).unwrap().execute_batch(former).unwrap();
+    let embedded = Embedded::open(folder.path(), clock(&time)).unwrap();
+    keep(&embedded, 2).await;
+    let query = ConflictQuery { dataset: None, which: Which::After(None), limit: 9 };
+    let found = embedded.d1.conflicts(query).await.unwrap();
+    let told: Vec<_> =
+        found.iter().map(|c| (c.lost.dot.counter, c.at.0, c.won.is_some())).collect();
+    assert_eq!(told[0], (1, 0, false));
+    assert_eq!((told.len(), told[1].0), (2, 2), "{found:?}");
+    assert!(found[1].seq > found[0].seq && found[1].at >= BEGUN);
 }
 
 #[test]
