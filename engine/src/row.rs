@@ -113,6 +113,13 @@ impl Row {
         self.version.is_none() && !self.has_foreign_write()
     }
 
+    /// The next epoch to give out. A row that begins where another was reaped begins above that one's
+    /// epochs too, as its sequence does: whoever still holds or takes back a lease of then must not mean
+    /// one of now.
+    fn next_epoch(&self) -> Epoch {
+        Epoch(self.epoch.0.max(self.row_seq) + 1)
+    }
+
     /// What a compare-and-set over this row expects.
     pub fn expect(&self) -> Expect {
         Expect { history: self.history(), row_seq: self.row_seq }
@@ -215,7 +222,7 @@ fn apply_install(
         return (None, RowAnswer::Moved(row.cloned()));
     }
     let before = row.cloned().unwrap_or_default();
-    let epoch = Epoch(before.epoch.0 + 1);
+    let epoch = before.next_epoch();
     let row_seq = before.row_seq + 1;
     let lease = lease(epoch, install.holder, now);
     let mut others_until = BTreeMap::new();

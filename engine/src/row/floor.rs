@@ -10,7 +10,7 @@ pub struct Floor {
     /// What they had seen, joined. A version at or below it that no row here includes is dead: it
     /// was deleted, and the delete is forgotten.
     pub history: VersionVector,
-    /// The highest sequence that a reaped row could have had next; rows that begin anew begin above.
+    /// Above every sequence and every epoch that a reaped row has had; rows that begin anew begin there.
     pub row_seq: u64,
     /// The latest stamp among them.
     pub stamp: Stamp,
@@ -30,7 +30,7 @@ impl Floor {
     pub(super) fn reap(&self, row: &Row) -> Floor {
         Floor {
             history: self.history.join(&row.history()),
-            row_seq: self.row_seq.max(row.row_seq) + 1,
+            row_seq: self.row_seq.max(row.row_seq).max(row.epoch.0) + 1,
             stamp: row.version.as_ref().map_or(self.stamp, |v| v.stamp().max(self.stamp)),
             settled: self.settled.clone(),
         }

@@ -122,7 +122,7 @@ pub(super) fn apply_claim(
             *renewed
         }
         None => {
-            row.epoch = Epoch(row.epoch.0 + 1);
+            row.epoch = row.next_epoch();
             let fresh = lease(row.epoch, holder, now);
             leases.push(fresh);
             fresh
@@ -157,7 +157,7 @@ pub(super) fn apply_owe(
         return (None, RowAnswer::Held { ends });
     }
     let mut row = row.clone();
-    row.epoch = Epoch(row.epoch.0 + 1);
+    row.epoch = row.next_epoch();
     let lease = lease(row.epoch, holder, now);
     row.owed.insert(store, vec![lease]);
     // No mark means that no other put can be in flight.

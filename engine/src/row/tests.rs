@@ -332,3 +332,30 @@ fn a6_what_was_deleted_is_not_installed_where_its_tombstone_was_reaped() {
     assert!(floor.buries(&first, Some(&row)));
     assert!(!floor.buries(row.version.as_ref().unwrap(), Some(&row)));
 }
+
+/// A lease of the row that was reaped is taken back late: it must not be one of the row that has begun
+/// there since, be it by a coordinator or by somebody who wrote past all of them.
+#[test]
+fn a6_no_epoch_of_a_reaped_row_is_given_out_again() {
+    let (live, _) = install(None, 1, 1, 0);
+    let last = Epoch(40);
+    let tombstone = Row { epoch: last, ..deleted(&live, 2) };
+    let (Changed::Gone(floor), _) = reap(&tombstone, &settled(2), 9) else { panic!("reaped") };
+    let absent = Row::absent(&floor).unwrap();
+    let foreign = Row { row_seq: floor.row_seq + 1, seq: Seq(10), ..Row::default() };
+    for begun in [absent, foreign] {
+        let op = RowOp::Install(Box::new(Install {
+            record: record(),
+            expect: begun.expect(),
+            version: version(2, 7, &VersionVector::new()),
+            value: Stored::Tombstone,
+            losers: vec![],
+            owe: vec![StoreId::Kv],
+            holder: actor(2),
+            blobs_seen: BlobsSeen::default(),
+        }));
+        let (changed, _) = apply(Some(&begun), &floor, &op, StoreTime(9), Seq(11));
+        let Changed::Row(row) = changed else { panic!("a new record") };
+        assert!(row.owed[&StoreId::Kv].iter().all(|lease| lease.epoch > last), "{row:?}");
+    }
+}
