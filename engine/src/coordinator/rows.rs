@@ -240,6 +240,11 @@ impl<E: Env> Coordinator<E> {
             // The breaker opened while these waited.
             return Outcome::Refused(refusal);
         }
+        if self.is_stopped() {
+            // A batch that is taken apart goes on for a while: whoever comes after this coordinator may
+            // have been told to hold the store.
+            return Outcome::Unknown(Doubt::new(DoubtKind::ConnectionLost, "stopped"));
+        }
         let count = ops.len();
         let sent_at = self.now();
         let outcome = self.env.storage().d1().batch(ops).await;
