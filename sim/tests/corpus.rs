@@ -97,3 +97,18 @@ fn a_copy_that_was_lost_and_that_its_store_does_not_take_again() {
 fn a_conditional_write_that_a_leaving_coordinator_had_called_off() {
     clean_in(Profile::Hostile, &[2_804]);
 }
+
+#[test]
+fn a_lease_of_a_row_that_was_reaped_and_its_namesake_in_the_one_that_began_there() {
+    clean(&[59_914]);
+}
+
+#[test]
+fn a_batch_that_was_taken_apart_by_a_coordinator_that_had_stopped() {
+    clean(&[61_691]);
+}
+
+#[test]
+fn a_copy_that_waited_a_minute_for_the_value_before_it_to_be_taken() {
+    clean(&[63_142]);
+}

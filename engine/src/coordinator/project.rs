@@ -13,8 +13,8 @@
 //! look, or was taken over, R2's copy is read before the first put: what somebody wrote there before
 //! the mark stood is taken in instead (A3). KV's caches cannot tell.
 
-use super::Coordinator;
 use super::take_in::TookIn;
+use super::{Coordinator, State};
 use crate::dead_letter::{Refused, Verdict};
 use crate::env::{Env, KvEntry, KvStore, ObjectStore, Outcome, PutIf};
 use crate::env::{Refusal, RefusalKind, Storage};
@@ -25,6 +25,7 @@ use crate::record::{RecordId, StoreId, Stored};
 use crate::row::{Epoch, Grant, LEASE_MS, REPUT_MS, Row, RowAnswer, RowOp, StoreTime};
 use crate::version::{Sibling, Version, VersionId};
 use bytes::Bytes;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -164,6 +165,22 @@ impl Owed {
     }
 }
 
+impl State {
+    /// A target that its store refuses is not waited for once the row is known to hold another version:
+    /// that may be taken, and a claim shows it.
+    fn forget_superseded_target(&mut self, record: &RecordId, store: StoreId) {
+        let State { slots, ledger, .. } = self;
+        let owed = slots.get_mut(record).and_then(|slot| slot.owed.get_mut(&store));
+        let Some(owed) = owed else { return };
+        let newest = ledger.known(record).and_then(|known| known.version);
+        if let (Some(target), Some(newest)) = (&owed.target, newest)
+            && newest.compare(&target.version) == Some(Ordering::Greater)
+        {
+            owed.target = None;
+        }
+    }
+}
+
 /// What to do next in a turn.
 enum Step {
     Wait(Next),
@@ -223,7 +240,10 @@ impl<E: Env> Coordinator<E> {
             return Step::Wait(Next::Again);
         }
         let now = self.now();
-        let state = self.state();
+        let mut state = self.state();
+        if !state.letters.is_empty() {
+            state.forget_superseded_target(record, store);
+        }
         let Some(owed) = state.slots.get(record).and_then(|slot| slot.owed.get(&store)) else {
             return Step::Wait(Next::Done);
         };
