@@ -57,11 +57,24 @@ fn foreign(key: &str) -> Event {
     }
 }
 
+/// The folder's lock. A process that another test starts in this moment has it too until it becomes the
+/// program that it is to be, so one that was just let go of may not be there yet.
+fn lock(data: &Path) -> FolderLock {
+    let begun = std::time::Instant::now();
+    loop {
+        match FolderLock::take(data) {
+            Ok(lock) => return lock,
+            Err(error) if begun.elapsed() > Duration::from_secs(20) => panic!("{error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
 /// A data folder with a log of three entries: a conflict, an operator with colours, a foreign write.
 fn filled() -> (TempDir, PathBuf, Head) {
     let (folder, data) = folder();
-    let lock = FolderLock::take(&data).unwrap();
-    let mut log = Log::open(&data, &lock).unwrap();
+    let held = lock(&data);
+    let mut log = Log::open(&data, &held).unwrap();
     let operator = Event::Operator {
         who: "ops".into(),
         action: "store open".into(),
@@ -167,11 +180,11 @@ fn a_conflict_is_shown_by_its_id_with_what_followed_from_it() {
     let id: ConflictId = conflict().id();
     let record = conflict().facts().record.clone();
     {
-        let lock = FolderLock::take(&data).unwrap();
+        let held = lock(&data);
         let (dot, lost) = (original(2, "").dot, original(1, "").dot);
         let (by, reason) = ("ops".into(), "wrong one".into());
         let restored = Event::Restored { conflict: id, record, lost, dot, by, reason };
-        Log::open(&data, &lock).unwrap().append(&[(AT_MS + 9, restored)]).unwrap();
+        Log::open(&data, &held).unwrap().append(&[(AT_MS + 9, restored)]).unwrap();
     }
     let told = ended(&audit(&data, &["show", &id.to_string()]), 0);
     let (winner, loser) = (original(2, "later"), original(1, "earlier value"));
@@ -211,8 +224,8 @@ fn an_export_is_the_log_as_it_stands() {
 fn what_was_archived_verifies_with_the_log_and_the_log_without_it() {
     let (_folder, data, head) = filled();
     {
-        let lock = FolderLock::take(&data).unwrap();
-        let mut log = Log::open(&data, &lock).unwrap();
+        let held = lock(&data);
+        let mut log = Log::open(&data, &held).unwrap();
         let event = foreign(&"k".repeat(400));
         let batch = vec![(AT_MS + 10, event); 5_000];
         for _ in 0..3 {
