@@ -2,14 +2,13 @@
 
 use super::App;
 use super::problem::{Kind, Problem};
-use super::records::{acknowledged, as_data, bad, known, receipt, session_of, tag_of};
+use super::records::{acknowledged, bad, data, known, receipt, session_of, tag_of};
 use super::wall_ms;
 use crate::conflict::{Conflict, ConflictQuery, Place, Which};
 use crate::coordinator::{Disputed, RestoreError};
 use crate::env::Env;
 use crate::row::Seq;
 use crate::version::{Dot, Sibling};
-use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -60,9 +59,7 @@ pub(super) async fn get<E: Env>(
     State(app): State<Arc<App<E>>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let Path(id) = id.map_err(|error| bad(error.body_text()))?;
-    let disputed = app.node.reader()?.conflict(dot_of(&id)?).await;
-    let disputed = disputed.map_err(|error| problem(Some(&id), &error))?;
+    let (_, disputed) = find(&app, id).await?;
     Ok(axum::Json(whole(&disputed)).into_response())
 }
 
@@ -71,16 +68,22 @@ pub(super) async fn lost<E: Env>(
     State(app): State<Arc<App<E>>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let Path(id) = id.map_err(|error| bad(error.body_text()))?;
-    let disputed = app.node.reader()?.conflict(dot_of(&id)?).await;
-    let disputed = disputed.map_err(|error| problem(Some(&id), &error))?;
+    let (id, disputed) = find(&app, id).await?;
     let Some(bytes) = disputed.lost else {
         let detail = format!("what lost in {id} is a delete: it has no value");
         return Err(Problem::new(Kind::NotFound, detail));
     };
-    let mut response = Response::new(Body::from(bytes));
-    as_data(response.headers_mut());
-    Ok(response)
+    Ok(data(bytes))
+}
+
+async fn find<E: Env>(
+    app: &App<E>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<(String, Disputed), Problem> {
+    let Path(id) = id.map_err(|error| bad(error.body_text()))?;
+    let disputed = app.node.reader()?.conflict(dot_of(&id)?).await;
+    let disputed = disputed.map_err(|error| problem(Some(&id), &error))?;
+    Ok((id, disputed))
 }
 
 /// `POST /v1/conflicts/{id}:restore`, over exactly the version that `If-Match` names, or over none with

@@ -2,12 +2,11 @@
 
 use super::App;
 use super::problem::{Kind, Problem};
-use super::records::{as_data, bad};
+use super::records::{bad, data};
 use crate::coordinator::DeadLetterError;
 use crate::dead_letter::{DeadLetter, EndedLetter, Ending};
 use crate::env::{Clock, Env};
 use crate::record::Stored;
-use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
@@ -54,9 +53,7 @@ pub(super) async fn value<E: Env>(
         let detail = format!("dead letter {id} is a delete: it has no value");
         return Err(Problem::new(Kind::NotFound, detail));
     };
-    let mut response = Response::new(Body::from(bytes));
-    as_data(response.headers_mut());
-    Ok(response)
+    Ok(data(bytes))
 }
 
 /// `POST /v1/dead-letters/{id}:retry`.

@@ -144,8 +144,15 @@ async fn find<E: Env>(
     Ok(response)
 }
 
+/// Bytes of a value, and nothing else.
+pub(super) fn data(bytes: Bytes) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    as_data(response.headers_mut());
+    response
+}
+
 /// A value is data, never a page of this server: a browser with a session must not run it.
-pub(super) fn as_data(headers: &mut HeaderMap) {
+fn as_data(headers: &mut HeaderMap) {
     put_header(headers, header::CONTENT_TYPE, "application/octet-stream");
     put_header(headers, header::CONTENT_DISPOSITION, "attachment");
     put_header(headers, header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
