@@ -63,6 +63,25 @@ fn what_a_patch_does_not_name_stays_as_it_is_to_the_byte() {
 }
 
 #[test]
+fn a_patch_leaves_the_time_at_which_a_value_goes_as_it_is() {
+    let (_folder, data) = folder();
+    let server = start(&data);
+    let until = || {
+        let read = server.send("GET", &format!("{NOTE}?read=latest"), b"");
+        read.header("x-expires-at-ms").map(str::to_owned)
+    };
+    server.send_with("PUT", NOTE, &[("x-ttl", "1h")], br#"{"n": 1}"#);
+    let before = until();
+    assert!(before.is_some());
+    assert_eq!(patch(&server, INCREMENT, r#"{"pointer": "/n", "by": 1}"#).status, 200);
+    assert_eq!((document(&server).as_str(), until()), (r#"{"n":2}"#, before));
+    server.send_with("PUT", NOTE, &[("x-ttl", "never")], br#"{"n": 1}"#);
+    assert_eq!(patch(&server, INCREMENT, r#"{"pointer": "/n", "by": 1}"#).status, 200);
+    assert_eq!(until(), None);
+    server.stop();
+}
+
+#[test]
 fn what_does_not_apply_is_refused_and_changes_nothing() {
     let (_folder, data) = folder();
     let server = start(&data);

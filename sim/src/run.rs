@@ -475,6 +475,7 @@ pub(crate) async fn write(
         Lifetime::Usual => world.policy().datasets[&record.dataset].ttl,
         Lifetime::Endless => None,
         Lifetime::For(ttl) => Some(ttl),
+        Lifetime::Until(_) => unreachable!("no session asks for that"),
     };
     if let Some(ttl) = ttl.filter(|_| value.is_some()) {
         let ttl_ms = u64::try_from(ttl.as_millis()).expect("runs are short");

@@ -101,7 +101,8 @@ impl<E: Env> Coordinator<E> {
                 key: key.clone(),
                 value: Some(Bytes::from(patched)),
                 condition: Condition::Match(etag),
-                lifetime: Lifetime::Usual,
+                // What a patch does not name it leaves alone, and when the value goes is no part of it.
+                lifetime: read.expires_at_ms.map_or(Lifetime::Endless, Lifetime::Until),
             };
             match self.write_by(write, deadline).await {
                 WriteOutcome::Refused(WriteRefusal::ConditionFailed { .. })

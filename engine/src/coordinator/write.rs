@@ -48,6 +48,8 @@ pub enum Lifetime {
     Endless,
     /// For so long, by the store side's clock.
     For(Duration),
+    /// Until then, by the store side's clock, in milliseconds since the Unix epoch.
+    Until(u64),
 }
 
 /// What a write is made over.
@@ -532,22 +534,21 @@ impl<E: Env> Coordinator<E> {
             return Err(WriteRefusal::ContextAhead { dot });
         }
         let created = write.value.is_some() && !base.live;
-        let lifetime = match write.lifetime {
-            _ if write.value.is_none() => None,
-            Lifetime::Usual => dataset.ttl,
-            Lifetime::Endless => None,
-            Lifetime::For(lifetime) => Some(lifetime),
-        };
-        let expires_at_ms = match (lifetime, state.store_time_most(now)) {
-            (None, _) => None,
-            (Some(lifetime), Some(now)) => {
+        let ends_in = |lifetime: Duration| match state.store_time_most(now) {
+            Some(now) => {
                 let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-                Some(now.0.saturating_add(lifetime_ms))
+                Ok(Some(now.0.saturating_add(lifetime_ms)))
             }
-            (Some(_), None) => {
+            None => {
                 let detail = "its clock has not been seen, and the value is to expire by it";
-                return Err(WriteRefusal::AuthorityUnreachable { detail: detail.to_owned() });
+                Err(WriteRefusal::AuthorityUnreachable { detail: detail.to_owned() })
             }
+        };
+        let expires_at_ms = match (write.lifetime, dataset.ttl) {
+            _ if write.value.is_none() => None,
+            (Lifetime::Usual, None) | (Lifetime::Endless, _) => None,
+            (Lifetime::Usual, Some(lifetime)) | (Lifetime::For(lifetime), _) => ends_in(lifetime)?,
+            (Lifetime::Until(at_ms), _) => Some(at_ms),
         };
         let value = write.value.map_or(Stored::Tombstone, Stored::Inline);
         state.counter += 1;
