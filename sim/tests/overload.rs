@@ -20,8 +20,9 @@ fn at_ms(outcome: &Outcome, lane: End, kind: &str, text: &str) -> Vec<u64> {
     all.filter(|at| *at >= HEALED_MS).collect()
 }
 
-/// No put and its answer take less.
-const ROUND_TRIP_MS: u64 = 80;
+/// How long a put and its answer take is the seed's: what holds of all worlds is held to each, and how
+/// much more is sent at once to all together.
+const SEEDS: u64 = 20;
 
 /// Twenty copies are owed to KV, which does not answer for five seconds.
 #[test]
@@ -31,19 +32,19 @@ fn a_store_that_comes_back_is_sent_one_put_before_it_is_sent_more() {
     for n in 0..20 {
         scenario = scenario.then(1_000 + n * 20, 0, &format!("k{n}"), PUT);
     }
-    let outcome = run::run(&scenario, None, true);
-    assert_eq!(outcome.violations, []);
-    let landed = at_ms(&outcome, End::Store(StoreId::Kv), "landed", "");
-    let answered = at_ms(&outcome, End::Store(StoreId::Kv), "answer", "KvWrite");
-    let before_the_first_answer = landed.iter().filter(|at| **at <= answered[0]).count();
-    assert_eq!(before_the_first_answer, 1, "{landed:?} {answered:?}");
-    // One after another, no two land within a round trip.
-    let within_a_round_trip =
-        |from: u64| landed.iter().filter(|at| (from..from + ROUND_TRIP_MS).contains(at)).count();
-    assert_eq!(within_a_round_trip(landed[0]), 1, "{landed:?}");
-    let most = landed.iter().map(|from| within_a_round_trip(*from)).max();
-    assert!(most >= Some(4), "then more at once: {landed:?} {answered:?}");
-    assert!(landed[19] < HEALED_MS + 2_500, "and all of it soon: {landed:?}");
+    let mut before_the_fourth = 0;
+    for seed in 0..SEEDS {
+        scenario.seed = seed;
+        let outcome = run::run(&scenario, None, true);
+        assert_eq!(outcome.violations, []);
+        let landed = at_ms(&outcome, End::Store(StoreId::Kv), "landed", "");
+        let answered = at_ms(&outcome, End::Store(StoreId::Kv), "answer", "KvWrite");
+        let before_the_first_answer = landed.iter().filter(|at| **at <= answered[0]).count();
+        assert_eq!(before_the_first_answer, 1, "{landed:?} {answered:?}");
+        before_the_fourth += landed.iter().filter(|at| **at <= answered[3]).count() as u64;
+        assert!(landed[19] < HEALED_MS + 2_500, "and all of it soon: {landed:?}");
+    }
+    assert!(before_the_fourth > 4 * SEEDS, "then more at once: {before_the_fourth}");
 }
 
 /// Twenty writes wait for D1: what it is sent first is one transaction with several of them, and
