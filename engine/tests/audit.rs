@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tidelock_engine::audit::{Conflict, ConflictFacts, ConflictId, Event, Head, Original};
-use tidelock_engine::production::audit::{Fate, Log, Retention};
+use tidelock_engine::production::audit::{Log, Retention};
 use tidelock_engine::production::journal::FolderLock;
-use tidelock_engine::record::{RecordId, StoreId};
+use tidelock_engine::record::RecordId;
 use tidelock_engine::row::Seq;
 use tidelock_engine::version::{Actor, ContentHash, Dot, NodeId, SiteId, Stamp};
 
@@ -46,15 +46,13 @@ fn conflict() -> Conflict {
     })
 }
 
-fn foreign(key: &str) -> Event {
-    Event::ForeignWrite {
-        site: SiteId(0),
-        record: RecordId { dataset: Arc::from("files"), key: key.into() },
-        store: StoreId::Kv,
-        dot: original(65_535, "").dot,
-        hash: ContentHash::of(b"x"),
-        bytes: 1,
-    }
+fn restored(key: &str) -> Event {
+    let mut facts = conflict().facts().clone();
+    facts.record = RecordId { dataset: Arc::from("files"), key: key.into() };
+    let (record, lost) = (facts.record.clone(), facts.losers[0].dot);
+    let id = Conflict::new(facts).id();
+    let (by, reason) = ("ops".into(), "".into());
+    Event::Restored { conflict: id, record, lost, dot: original(3, "").dot, by, reason }
 }
 
 /// The folder's lock. A process that another test starts in this moment has it too until it becomes the
@@ -70,7 +68,7 @@ fn lock(data: &Path) -> FolderLock {
     }
 }
 
-/// A data folder with a log of three entries: a conflict, an operator with colours, a foreign write.
+/// A data folder with a log of three entries: a conflict, an operator with colours, a value that was brought back.
 fn filled() -> (TempDir, PathBuf, Head) {
     let (folder, data) = folder();
     let held = lock(&data);
@@ -81,7 +79,7 @@ fn filled() -> (TempDir, PathBuf, Head) {
         target: "kv".into(),
         reason: "\u{1b}[31mred\nline".into(),
     };
-    let events = [Event::Conflict(Box::new(conflict())), operator, foreign("f")];
+    let events = [Event::Conflict(Box::new(conflict())), operator, restored("f")];
     let events: Vec<_> = events.into_iter().zip(AT_MS..).map(|(e, at)| (at, e)).collect();
     log.append(&events).unwrap();
     let head = log.head();
@@ -153,7 +151,7 @@ fn entries_are_listed_from_the_newest_and_filtered() {
     let told = list(&[]);
     let told: Vec<&str> = told.lines().collect();
     assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told[0].contains("foreign-write") && told[0].contains("2026-09-21"), "{told:?}");
+    assert!(told[0].contains("restored") && told[0].contains("2026-09-21"), "{told:?}");
     assert!(told[1].contains("[31mred") && !told[1].contains('\u{1b}'), "{told:?}");
     assert!(told[2].contains(&conflict().id().to_string()), "{told:?}");
     let numbers = |args: &[&str]| -> Vec<u64> {
@@ -226,12 +224,12 @@ fn what_was_archived_verifies_with_the_log_and_the_log_without_it() {
     {
         let held = lock(&data);
         let mut log = Log::open(&data, &held).unwrap();
-        let event = foreign(&"k".repeat(400));
+        let event = restored(&"k".repeat(400));
         let batch = vec![(AT_MS + 10, event); 5_000];
         for _ in 0..3 {
             log.append(&batch).unwrap();
         }
-        let retention = Retention { keep: Duration::MAX, segments_max: 1, fate: Fate::Move };
+        let retention = Retention { keep: Duration::MAX, segments_max: 1 };
         log.archive(&retention, AT_MS + 20).unwrap().unwrap();
     }
     let hash = head.hash.to_text();

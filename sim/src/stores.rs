@@ -551,26 +551,23 @@ impl D1 {
 
     /// Conflicts in the order that is asked for.
     pub fn conflicts(&self, query: &ConflictQuery) -> Vec<Conflict> {
-        let placed = |place: &Place| (place.seq, place.lost.to_text());
+        let placed = |place: &Place| Bound::Excluded((place.seq, place.lost.to_text()));
+        let edge = |place: &Option<Place>| place.as_ref().map_or(Bound::Unbounded, placed);
+        let all = &self.conflicts;
+        let asked: Box<dyn Iterator<Item = &Conflict>> = match &query.which {
+            Which::After(place) => {
+                Box::new(all.range((edge(place), Bound::Unbounded)).map(|(_, conflict)| conflict))
+            }
+            Which::Before(place) => {
+                let before = all.range((Bound::Unbounded, edge(place)));
+                Box::new(before.rev().map(|(_, conflict)| conflict))
+            }
+            Which::Lost(dot) => Box::new(all.values().filter(|c| c.lost.dot == *dot)),
+        };
         let of = |conflict: &&Conflict| {
             query.dataset.as_ref().is_none_or(|dataset| conflict.record.dataset == *dataset)
         };
-        let all = &self.conflicts;
-        let found = |one: (&(Seq, String), &Conflict)| one.1.clone();
-        let limited: Vec<Conflict> = match &query.which {
-            Which::After(place) => {
-                let from = place.as_ref().map_or(Bound::Unbounded, |p| Bound::Excluded(placed(p)));
-                all.range((from, Bound::Unbounded)).map(found).collect()
-            }
-            Which::Before(place) => {
-                let to = place.as_ref().map_or(Bound::Unbounded, |p| Bound::Excluded(placed(p)));
-                all.range((Bound::Unbounded, to)).rev().map(found).collect()
-            }
-            Which::Lost(dot) => {
-                all.iter().map(found).filter(|conflict| conflict.lost.dot == *dot).collect()
-            }
-        };
-        limited.iter().filter(of).take(query.limit).cloned().collect()
+        asked.filter(of).take(query.limit).cloned().collect()
     }
 
     /// All rows.

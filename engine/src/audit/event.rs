@@ -5,8 +5,8 @@
 
 use super::conflict::{Conflict, ConflictId};
 use super::text;
-use crate::record::{RecordId, StoreId};
-use crate::version::{ContentHash, Dot, SiteId};
+use crate::record::RecordId;
+use crate::version::{ContentHash, Dot};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -65,53 +65,6 @@ pub enum Event {
         /// Why, in their words.
         reason: Words,
     },
-    /// Bytes that no coordinator wrote were found, and became a version.
-    ForeignWrite {
-        /// The stores' site.
-        site: SiteId,
-        /// The record.
-        record: RecordId,
-        /// Where they stood.
-        store: StoreId,
-        /// The version's own dot.
-        #[serde(with = "text")]
-        dot: Dot,
-        /// Of the bytes.
-        hash: ContentHash,
-        /// Their length.
-        bytes: u64,
-    },
-    /// A store's copy was missing or old, and was put again.
-    Repair {
-        /// The store's site.
-        site: SiteId,
-        /// The record.
-        record: RecordId,
-        /// The store.
-        store: StoreId,
-        /// The write whose copy stood there; `None`: there was none.
-        #[serde(with = "text::option")]
-        from: Option<Dot>,
-        /// The write whose copy was put.
-        #[serde(with = "text")]
-        to: Dot,
-        /// Of the bytes that were put.
-        hash: ContentHash,
-    },
-    /// Somebody settled a conflict by hand.
-    Resolved {
-        /// Which.
-        conflict: ConflictId,
-        /// The record.
-        record: RecordId,
-        /// The write that settles it.
-        #[serde(with = "text")]
-        dot: Dot,
-        /// Who.
-        by: Words,
-        /// Why.
-        reason: Words,
-    },
     /// A value that had lost was written back as a new version.
     Restored {
         /// The conflict that it had lost.
@@ -124,22 +77,6 @@ pub enum Event {
         /// The write that brings it back.
         #[serde(with = "text")]
         dot: Dot,
-        /// Who.
-        by: Words,
-        /// Why.
-        reason: Words,
-    },
-    /// A value's bytes were erased for good; its name stays.
-    Redacted {
-        /// The record.
-        record: RecordId,
-        /// The write whose bytes they were.
-        #[serde(with = "text")]
-        dot: Dot,
-        /// Of the bytes that were erased.
-        hash: ContentHash,
-        /// Their length.
-        bytes: u64,
         /// Who.
         by: Words,
         /// Why.
@@ -164,43 +101,22 @@ pub enum Kind {
     Conflict,
     /// See [`Event::Operator`].
     Operator,
-    /// See [`Event::ForeignWrite`].
-    ForeignWrite,
-    /// See [`Event::Repair`].
-    Repair,
-    /// See [`Event::Resolved`].
-    Resolved,
     /// See [`Event::Restored`].
     Restored,
-    /// See [`Event::Redacted`].
-    Redacted,
     /// See [`Event::Archived`].
     Archived,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 8] = [
-        Kind::Conflict,
-        Kind::Operator,
-        Kind::ForeignWrite,
-        Kind::Repair,
-        Kind::Resolved,
-        Kind::Restored,
-        Kind::Redacted,
-        Kind::Archived,
-    ];
+    pub const ALL: [Kind; 4] = [Kind::Conflict, Kind::Operator, Kind::Restored, Kind::Archived];
 
     /// The name in entries and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Conflict => "conflict",
             Kind::Operator => "operator",
-            Kind::ForeignWrite => "foreign-write",
-            Kind::Repair => "repair",
-            Kind::Resolved => "resolved",
             Kind::Restored => "restored",
-            Kind::Redacted => "redacted",
             Kind::Archived => "archived",
         }
     }
@@ -228,11 +144,7 @@ impl Event {
         match self {
             Event::Conflict(_) => Kind::Conflict,
             Event::Operator { .. } => Kind::Operator,
-            Event::ForeignWrite { .. } => Kind::ForeignWrite,
-            Event::Repair { .. } => Kind::Repair,
-            Event::Resolved { .. } => Kind::Resolved,
             Event::Restored { .. } => Kind::Restored,
-            Event::Redacted { .. } => Kind::Redacted,
             Event::Archived { .. } => Kind::Archived,
         }
     }
@@ -266,52 +178,13 @@ pub(super) mod tests {
                 target: words("kv"),
                 reason: words("line one\nline two"),
             },
-            Event::ForeignWrite {
-                site: SiteId(1),
-                record: record.clone(),
-                store: StoreId::Kv,
-                dot: dot(65_535, 1),
-                hash,
-                bytes: 5,
-            },
-            Event::Repair {
-                site: SiteId(1),
-                record: record.clone(),
-                store: StoreId::R2,
-                from: Some(dot(1, 3)),
-                to: dot(1, 4),
-                hash,
-            },
-            Event::Repair {
-                site: SiteId(1),
-                record: record.clone(),
-                store: StoreId::R2,
-                from: None,
-                to: dot(1, 4),
-                hash,
-            },
-            Event::Resolved {
-                conflict: id,
-                record: record.clone(),
-                dot: dot(2, 9),
-                by: words("ops"),
-                reason: words("the customer called"),
-            },
             Event::Restored {
                 conflict: id,
-                record: record.clone(),
+                record,
                 lost: dot(1, 3),
                 dot: dot(2, 10),
                 by: words("ops"),
                 reason: words("wrong one won"),
-            },
-            Event::Redacted {
-                record,
-                dot: dot(1, 3),
-                hash,
-                bytes: 5,
-                by: words("ops"),
-                reason: words("request 17"),
             },
             Event::Archived { through_seq: 4, through_hash: hash, entries: 4 },
         ]
@@ -344,14 +217,14 @@ pub(super) mod tests {
     /// The log outlives the build that wrote it: what is written is held to the byte.
     #[test]
     fn the_spelling_of_an_event_is_fixed() {
-        let event = &events()[3];
-        let hash = ContentHash::of(b"value");
+        let event = &events()[2];
+        let id = conflict(3).id();
         assert_eq!(
             serde_json::to_string(event).unwrap(),
             format!(
-                "{{\"kind\":\"repair\",\"site\":1,\"record\":{{\"dataset\":\"notes\",\"key\":\
-                 \"tide/\u{2028}\\\"ü\\\\\"}},\"store\":\"r2\",\"from\":\"1.0000000000000007.3\",\
-                 \"to\":\"1.0000000000000007.4\",\"hash\":\"{hash}\"}}"
+                "{{\"kind\":\"restored\",\"conflict\":\"{id}\",\"record\":{{\"dataset\":\"notes\",\"key\":\
+                 \"tide/\u{2028}\\\"ü\\\\\"}},\"lost\":\"1.0000000000000007.3\",\
+                 \"dot\":\"2.0000000000000007.10\",\"by\":\"ops\",\"reason\":\"wrong one won\"}}"
             )
         );
     }

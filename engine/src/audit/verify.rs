@@ -425,13 +425,13 @@ mod tests {
         check(&|l| l[8] = forged(&l[8]), 10);
     }
 
-    /// Ten entries, of which the first four were archived; then six more.
+    /// Ten entries, of which the first four were archived; then the checkpoint and three more.
     fn archived() -> (Lines, Head) {
         let (mut lines, head) = log(10);
         let mut chain = Chain::resume(head);
         let through = parsed(&lines[3]).head();
         lines.push(line(&chain.append(11, &checkpoint(through))));
-        lines.extend(events()[..5].iter().map(|event| line(&chain.append(12, event))));
+        lines.extend(events()[..3].iter().map(|event| line(&chain.append(12, event))));
         (lines, chain.head())
     }
 

@@ -77,7 +77,7 @@ impl Unsent {
     }
 }
 
-fn stopped() -> Answer {
+fn stopped<T>() -> Outcome<T> {
     Outcome::Unknown(Doubt::new(DoubtKind::ConnectionLost, "stopped"))
 }
 
@@ -243,7 +243,7 @@ impl<E: Env> Coordinator<E> {
         if self.is_stopped() {
             // A batch that is taken apart goes on for a while: whoever comes after this coordinator may
             // have been told to hold the store.
-            return Outcome::Unknown(Doubt::new(DoubtKind::ConnectionLost, "stopped"));
+            return stopped();
         }
         let count = ops.len();
         let sent_at = self.now();

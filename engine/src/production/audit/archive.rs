@@ -15,25 +15,14 @@ use crate::audit::{Entry, Event, Head};
 use std::fs::File;
 use std::time::Duration;
 
-/// What becomes of a segment that leaves the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It goes to the folder `audit/archive`, for somebody to carry elsewhere.
-    Move,
-    /// It is removed, and so is what the archive still holds: all of that is older, and a log has no
-    /// hole that is vouched for but before its first entry.
-    Delete,
-}
-
-/// What stays in the log.
+/// What stays in the log. What leaves it goes to the folder `audit/archive`, for somebody to carry
+/// elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Segments whose last entry is older than this leave.
     pub keep: Duration,
     /// No more segments than this stay, however young; at least one does.
     pub segments_max: usize,
-    /// What becomes of the others.
-    pub fate: Fate,
 }
 
 /// What has left.
@@ -73,26 +62,13 @@ impl Log {
         let entries = (through.seq + 1).saturating_sub(first(oldest)?.seq());
         let (through_seq, through_hash) = (through.seq, through.hash);
         self.append(&[(now_ms, Event::Archived { through_seq, through_hash, entries })])?;
-        if retention.fate == Fate::Move {
-            segment::make(&self.folder.archive)?;
-        }
+        segment::make(&self.folder.archive)?;
         // Oldest first, so that what is there is without a hole at every moment.
-        let archived = match retention.fate {
-            Fate::Move => Vec::new(),
-            Fate::Delete => self.folder.archived()?,
-        };
-        for segment in archived.iter().chain(leaving) {
-            let gone = match retention.fate {
-                Fate::Move => {
-                    std::fs::rename(&segment.path, self.folder.archive_path(segment.number))
-                }
-                Fate::Delete => std::fs::remove_file(&segment.path),
-            };
-            gone.map_err(|error| AuditError::of(&segment.path, &error))?;
+        for segment in leaving {
+            std::fs::rename(&segment.path, self.folder.archive_path(segment.number))
+                .map_err(|error| AuditError::of(&segment.path, &error))?;
         }
-        if retention.fate == Fate::Move || !archived.is_empty() {
-            segment::sync(&self.folder.archive)?;
-        }
+        segment::sync(&self.folder.archive)?;
         segment::sync(&self.folder.live)?;
         Ok(Some(Archived { segments: leaving.len(), entries, through }))
     }
@@ -129,8 +105,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn retention(keep: Duration, fate: Fate) -> Retention {
-        Retention { keep, segments_max: 1_000, fate }
+    fn retention(keep: Duration) -> Retention {
+        Retention { keep, segments_max: 1_000 }
     }
 
     /// Segments of a few entries; entry n was written n seconds after the epoch.
@@ -148,14 +124,14 @@ mod tests {
         let (place, mut log) = filled();
         let noted = log.head();
         let before = log.folder.live().unwrap().len();
-        let archived = log.archive(&retention(20 * SECOND, Fate::Move), 40_000).unwrap().unwrap();
+        let archived = log.archive(&retention(20 * SECOND), 40_000).unwrap().unwrap();
         assert!(archived.segments > 1 && archived.through.seq < 20, "{archived:?}");
         assert_eq!(archived.entries, archived.through.seq);
         assert_eq!(log.folder.live().unwrap().len(), before - archived.segments);
         assert_eq!(place.verified(&log), 41, "together");
-        assert_eq!(log.archive(&retention(20 * SECOND, Fate::Move), 40_000), Ok(None));
+        assert_eq!(log.archive(&retention(20 * SECOND), 40_000), Ok(None));
         fill(&mut log, 50_000..=50_020);
-        let again = log.archive(&retention(10 * SECOND, Fate::Move), 45_000).unwrap().unwrap();
+        let again = log.archive(&retention(10 * SECOND), 45_000).unwrap().unwrap();
         assert!(again.through.seq > archived.through.seq);
         assert_eq!(again.entries, again.through.seq - archived.through.seq);
         assert_eq!(place.verified(&log), 63, "together");
@@ -172,10 +148,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_deleted_is_vouched_for_and_nothing_more_is() {
+    fn what_left_is_vouched_for_and_nothing_more_is() {
         let (place, mut log) = filled();
-        log.archive(&retention(20 * SECOND, Fate::Delete), 40_000).unwrap().unwrap();
-        assert!(!log.folder.archive.exists());
+        log.archive(&retention(20 * SECOND), 40_000).unwrap().unwrap();
+        std::fs::remove_dir_all(&log.folder.archive).unwrap();
         place.verified(&log);
         let oldest = log.folder.live().unwrap()[0].path.clone();
         std::fs::remove_file(oldest).unwrap();
@@ -188,13 +164,13 @@ mod tests {
     #[test]
     fn a_move_that_was_interrupted_verifies_and_is_ended_by_the_next() {
         let (place, mut log) = filled();
-        let archived = log.archive(&retention(20 * SECOND, Fate::Move), 40_000).unwrap().unwrap();
+        let archived = log.archive(&retention(20 * SECOND), 40_000).unwrap().unwrap();
         let last = log.folder.archived().unwrap().pop().unwrap();
         std::fs::rename(&last.path, log.folder.path(last.number)).unwrap();
         assert_eq!(place.verified(&log), 41);
         std::fs::remove_file(&log.folder.archived().unwrap()[0].path).unwrap();
         place.verified(&log);
-        let again = log.archive(&retention(20 * SECOND, Fate::Move), 40_000).unwrap().unwrap();
+        let again = log.archive(&retention(20 * SECOND), 40_000).unwrap().unwrap();
         assert_eq!((again.segments, again.through), (1, archived.through));
         place.verified(&log);
     }
@@ -202,10 +178,10 @@ mod tests {
     #[test]
     fn a_log_has_no_more_segments_than_it_may_however_young() {
         let (place, mut log) = filled();
-        let most = Retention { segments_max: 2, ..retention(Duration::MAX, Fate::Move) };
+        let most = Retention { segments_max: 2, ..retention(Duration::MAX) };
         log.archive(&most, 40_000).unwrap().unwrap();
         assert_eq!(log.folder.live().unwrap().len(), 2);
-        let none = Retention { segments_max: 0, ..retention(Duration::ZERO, Fate::Delete) };
+        let none = Retention { segments_max: 0, ..retention(Duration::ZERO) };
         log.archive(&none, 90_000).unwrap().unwrap();
         assert_eq!(log.folder.live().unwrap().len(), 1);
         place.verified(&log);
@@ -220,7 +196,7 @@ mod tests {
         text[at] ^= 1;
         std::fs::write(&path, text).unwrap();
         let head = log.head();
-        let refused = log.archive(&retention(SECOND, Fate::Delete), 90_000);
+        let refused = log.archive(&retention(SECOND), 90_000);
         assert!(matches!(refused, Err(AuditError::Damaged(_))), "{refused:?}");
         assert_eq!((path.exists(), log.head()), (true, head));
     }

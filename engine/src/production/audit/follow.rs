@@ -10,7 +10,7 @@
 //! answer and the append loses nothing. What an operator does is done first and logged then; where the
 //! log takes nothing more, that is reported, and whoever asked is told nothing else.
 
-use super::{AuditError, Filter, Log, Reader};
+use super::{Archived, AuditError, Filter, Log, Reader, Retention};
 use crate::audit::{Conflict, ConflictFacts, ConflictId, Event, Kind, Original};
 use crate::conflict::{self, ConflictQuery, Place, Which};
 use crate::env::{Clock, Env};
@@ -28,6 +28,13 @@ const WAITING_MAX: usize = 256;
 const BATCH: usize = 256;
 /// Between two looks at what the authority has settled.
 const EVERY: Duration = Duration::from_secs(1);
+/// The same after the log has refused what it was given: that is an operator's to mend.
+const EVERY_REFUSED: Duration = Duration::from_secs(30);
+/// What stays in the log; the rest goes to its archive. A gigabyte is some million entries.
+const RETENTION: Retention =
+    Retention { keep: Duration::from_secs(90 * 24 * 60 * 60), segments_max: 128 };
+/// Between two looks at what is to leave, in milliseconds.
+const RETENTION_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 type Batch = (Vec<(u64, Event)>, oneshot::Sender<Result<(), AuditError>>);
 
@@ -41,12 +48,14 @@ pub struct Audit {
 
 impl Audit {
     /// Starts the thread that appends. It ends with the last of the ways to it.
-    pub fn start(log: Log, data: &Path) -> Result<Self, AuditError> {
+    pub fn start(mut log: Log, data: &Path, now_ms: u64) -> Result<Self, AuditError> {
         let last = last_conflict(data)?;
+        let mut retained_ms = 0;
+        retain(&mut log, now_ms, &mut retained_ms);
         let (batches, taken) = sync_channel(WAITING_MAX);
         std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || write(log, &taken))
+            .spawn(move || write(log, retained_ms, &taken))
             .map_err(|error| AuditError::Io(format!("no thread for the audit log: {error}")))?;
         Ok(Audit { batches, last })
     }
@@ -89,10 +98,28 @@ impl Audit {
     }
 }
 
-fn write(mut log: Log, batches: &Receiver<Batch>) {
+fn write(mut log: Log, mut retained_ms: u64, batches: &Receiver<Batch>) {
     while let Ok((events, done)) = batches.recv() {
         // Whoever has gone does not hear it.
         let _ = done.send(log.append(&events).map(drop));
+        if let Some((now_ms, _)) = events.last() {
+            retain(&mut log, *now_ms, &mut retained_ms);
+        }
+    }
+}
+
+/// Lets go what the retention does not keep, once a day.
+fn retain(log: &mut Log, now_ms: u64, retained_ms: &mut u64) {
+    if now_ms.abs_diff(*retained_ms) < RETENTION_EVERY_MS {
+        return;
+    }
+    *retained_ms = now_ms;
+    match log.archive(&RETENTION, now_ms) {
+        Ok(None) => {}
+        Ok(Some(Archived { segments, entries, .. })) => {
+            tracing::info!(segments, entries, "old entries of the audit log went to its archive");
+        }
+        Err(error) => tracing::error!(%error, "old entries of the audit log stay where they are"),
     }
 }
 
@@ -116,16 +143,15 @@ fn last_conflict(data: &Path) -> Result<Option<Place>, AuditError> {
 pub async fn follow<E: Env>(node: Arc<Node<E>>, audit: Audit, site: SiteId) {
     let mut last = audit.last;
     loop {
-        let more = match logged(&node, &audit, site, &mut last).await {
-            Ok(more) => more,
+        let pause = match logged(&node, &audit, site, &mut last).await {
+            Ok(true) => continue,
+            Ok(false) => EVERY,
             Err(error) => {
                 tracing::error!(%error, "conflicts wait to be logged");
-                false
+                EVERY_REFUSED
             }
         };
-        if !more {
-            node.env().clock().sleep(EVERY).await;
-        }
+        node.env().clock().sleep(pause).await;
     }
 }
 

@@ -26,7 +26,7 @@ mod read;
 mod segment;
 mod tail;
 
-pub use archive::{Archived, Fate, Retention};
+pub use archive::{Archived, Retention};
 pub use follow::{Audit, follow, wall_ms};
 pub use log::Log;
 pub use read::{

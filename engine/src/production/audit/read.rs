@@ -307,34 +307,35 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::super::log::tests::{Place as Data, fill, operator};
-    use super::super::{Log, Retention, archive::Fate};
+    use super::super::{Log, Retention};
     use super::*;
     use crate::audit::Event;
-    use crate::record::{RecordId, StoreId};
-    use crate::version::{Actor, Dot, NodeId, SiteId};
+    use crate::record::RecordId;
+    use crate::version::{Actor, Dot, NodeId};
     use std::sync::Arc;
     use std::time::Duration;
 
-    fn repair(dataset: &str, n: u64) -> Event {
-        Event::Repair {
-            site: SiteId(0),
+    fn restored(dataset: &str, n: u64) -> Event {
+        let dot = |node| Dot { actor: Actor { node: NodeId(node), incarnation: 7 }, counter: n };
+        Event::Restored {
+            conflict: "00000000000000bb".parse().unwrap(),
             record: RecordId { dataset: Arc::from(dataset), key: format!("k{n}").into() },
-            store: StoreId::Kv,
-            from: None,
-            to: Dot { actor: Actor { node: NodeId(1), incarnation: 7 }, counter: n },
-            hash: ContentHash::of(b"value"),
+            lost: dot(1),
+            dot: dot(2),
+            by: "ops".into(),
+            reason: "".into(),
         }
     }
 
-    /// Forty entries in some segments, written a millisecond apart: operators, and repairs of two
+    /// Forty entries in some segments, written a millisecond apart: operators, and what was restored in two
     /// datasets.
     fn filled() -> (Data, Log) {
         let data = Data::new();
         let mut log = data.open().unwrap().with_small_segments();
         for n in 1..=40 {
             let event = match n % 4 {
-                0 => repair("notes", n),
-                1 => repair("files", n),
+                0 => restored("notes", n),
+                1 => restored("files", n),
                 _ => operator(n),
             };
             log.append(&[(n, event)]).unwrap();
@@ -376,7 +377,7 @@ mod tests {
         check(Filter { dataset: notes(), ..Filter::default() }, &|n| n % 4 == 0);
         check(Filter { kind: Some(Kind::Operator), ..Filter::default() }, &|n| n % 4 > 1);
         check(Filter { since_ms: Some(33), ..Filter::default() }, &|n| n >= 33);
-        let kind = Some(Kind::Repair);
+        let kind = Some(Kind::Restored);
         check(Filter { dataset: notes(), kind, since_ms: Some(9) }, &|n| n % 4 == 0 && n >= 9);
         let none = Filter { dataset: Some("note".to_owned()), ..Filter::default() };
         assert!(all(&data.reader(), &none, 3).is_empty());
@@ -389,7 +390,7 @@ mod tests {
         let page = reader.page(&Filter::default(), None, 30).unwrap();
         fill(&mut log, 41..=60);
         let keep = Duration::from_millis(0);
-        let retention = Retention { keep, segments_max: 100, fate: Fate::Move };
+        let retention = Retention { keep, segments_max: 100 };
         log.archive(&retention, 100_000).unwrap().unwrap();
         let rest = reader.page(&Filter::default(), page.next, 100).unwrap();
         let found: Vec<u64> = rest.entries.iter().map(Entry::seq).collect();
@@ -439,10 +440,11 @@ mod tests {
         assert!(find("170").is_empty());
         let id: ConflictId = "00000000000000aa".parse().unwrap();
         assert!(find(&id.to_string()).is_empty());
-        let Event::Repair { record, to: dot, .. } = repair("notes", 1) else { unreachable!() };
-        let (by, reason) = ("ops".into(), "called".into());
-        let resolved = Event::Resolved { conflict: id, record, dot, by, reason };
-        log.append(&[(50, resolved)]).unwrap();
+        let mut event = restored("notes", 1);
+        if let Event::Restored { conflict, .. } = &mut event {
+            *conflict = id;
+        }
+        log.append(&[(50, event)]).unwrap();
         assert_eq!(find(&id.to_string()), [41]);
         for text in ["", "x", "-1", "00000000000000AA", "1_0"] {
             assert!(text.parse::<Wanted>().is_err(), "{text}");

@@ -280,23 +280,8 @@ fn summary(event: &Event) -> String {
         Event::Operator { who, action, target, reason } => {
             format!("{who}: {action} {target}: {reason}")
         }
-        Event::ForeignWrite { record, store, dot, bytes, .. } => {
-            format!("{record}: {bytes} bytes found in {store} became {dot}")
-        }
-        Event::Repair { record, store, from: Some(from), to, .. } => {
-            format!("{record}: {to} put to {store} over {from}")
-        }
-        Event::Repair { record, store, from: None, to, .. } => {
-            format!("{record}: {to} put to {store}, where it was missing")
-        }
-        Event::Resolved { conflict, record, dot, by, reason } => {
-            format!("{conflict}  {record}: settled with {dot} by {by}: {reason}")
-        }
         Event::Restored { conflict, record, lost, dot, by, reason } => {
             format!("{conflict}  {record}: {lost} is back as {dot}, by {by}: {reason}")
-        }
-        Event::Redacted { record, dot, bytes, by, reason, .. } => {
-            format!("{record}: the {bytes} bytes of {dot} were erased by {by}: {reason}")
         }
         Event::Archived { through_seq, entries, .. } => {
             format!("{entries} entries through {through_seq} left the log")
