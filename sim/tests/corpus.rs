@@ -112,3 +112,13 @@ fn a_batch_that_was_taken_apart_by_a_coordinator_that_had_stopped() {
 fn a_copy_that_waited_a_minute_for_the_value_before_it_to_be_taken() {
     clean(&[63_142]);
 }
+
+#[test]
+fn a_dead_write_whose_row_changed_while_it_was_tried_once_more() {
+    clean(&[26_788, 118_096]);
+}
+
+#[test]
+fn what_somebody_wrote_to_a_copy_after_its_store_had_refused_the_value() {
+    clean(&[115_048]);
+}

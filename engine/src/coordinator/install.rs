@@ -121,6 +121,7 @@ impl<E: Env> Coordinator<E> {
             };
             let conditional = candidate.conditional.clone();
             let version = candidate.held.version.clone();
+            let over = candidate.expect.row_seq;
             let Sibling { dot, bytes, .. } = suspect;
             match self.send_install(dataset, record, candidate).await {
                 Sent::Done => plan = self.plan(record),
@@ -156,14 +157,20 @@ impl<E: Env> Coordinator<E> {
                     // Once it is dead, the letter keeps it and the winner goes its way.
                     match self.note_loser_refused(record, &loser, &refusal) {
                         Verdict::TryAgain => return self.install_failed(record, expire),
-                        Verdict::Dead(_) => plan = self.plan(record),
+                        Verdict::Dead(_) => {
+                            self.refused_over(record, over);
+                            plan = self.plan(record);
+                        }
                     }
                 }
                 Sent::Refused(refusal) | Sent::LoserRefused(_, refusal) => {
                     let what = Refused { record, store: StoreId::D1, dot, bytes };
                     match self.note_refused(what, &refusal) {
                         Verdict::TryAgain => return self.install_failed(record, expire),
-                        Verdict::Dead(_) => plan = self.plan_beside(record),
+                        Verdict::Dead(_) => {
+                            self.refused_over(record, over);
+                            plan = self.plan_beside(record);
+                        }
                     }
                 }
             }
@@ -172,6 +179,15 @@ impl<E: Env> Coordinator<E> {
             slot.expire = true;
         }
         Next::Again
+    }
+
+    /// What was refused was meant for a row that has changed meanwhile: over the new one it may be
+    /// taken or lose, and the news of that row came too early to say so.
+    fn refused_over(&self, record: &RecordId, row_seq: u64) {
+        let mut state = self.state();
+        if state.ledger.known(record).is_some_and(|known| known.expect().row_seq > row_seq) {
+            self.row_of_letters_changed(&mut state, record);
+        }
     }
 
     /// True when a write waits here.

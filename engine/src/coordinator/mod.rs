@@ -566,14 +566,14 @@ impl<E: Env> Coordinator<E> {
                 } else {
                     state.ledger.reaped(&record.dataset, row.floor_stamp);
                 }
-                self.learn_version(
-                    &mut state,
-                    record,
-                    row.version.as_ref(),
-                    row.row_seq,
-                    row.seq,
-                    row.has_foreign_write(),
-                );
+                let foreign = row.has_foreign_write();
+                let version = row.version.as_ref();
+                // Whoever tells of the same change later tells nothing new.
+                if self.learn_version(&mut state, record, version, row.row_seq, row.seq, foreign)
+                    && !foreign
+                {
+                    self.row_of_letters_changed(&mut state, record);
+                }
             }
         }
     }

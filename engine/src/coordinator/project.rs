@@ -481,8 +481,10 @@ impl<E: Env> Coordinator<E> {
                 AfterPut::Turn(Next::Again)
             }
             RefusalKind::TooLarge | RefusalKind::Constraint => {
+                // The put has a definite answer, and its lease is left to end. The next one is far off, and
+                // whatever somebody writes to the copy until then is not to be put over unseen.
+                owed.looked = false;
                 state.counters.puts_poisoned += 1;
-                // The put has a definite answer, and its lease is left to end.
                 drop(state);
                 let Sibling { dot, bytes, .. } = *target.version.current();
                 match self.note_refused(Refused { record, store, dot, bytes }, &refusal) {
