@@ -45,6 +45,7 @@ pub struct Ledger {
     datasets: BTreeMap<Arc<str>, Records>,
     actors: Actors,
     cursor: Seq,
+    seen_through: Seq,
     complete: bool,
 }
 
@@ -282,10 +283,20 @@ impl Ledger {
         self.cursor
     }
 
+    /// Whatever stood at this place of the feed or before it is known, or what followed it. The cursor
+    /// says less: a record that changes moves to the feed's end, so in the midst of it nobody has seen
+    /// what stood before and has moved behind.
+    pub fn seen_through(&self) -> Seq {
+        self.seen_through
+    }
+
     /// The feed was followed to `seq`; `end`: to its end.
     pub fn followed(&mut self, seq: Seq, end: bool) {
         self.cursor = self.cursor.max(seq);
-        self.complete |= end;
+        if end {
+            self.complete = true;
+            self.seen_through = self.cursor;
+        }
     }
 
     /// True once the feed was followed to its end.
@@ -464,6 +475,18 @@ mod tests {
         assert_eq!(ledger.known(&record), None);
         ledger.followed(Seq(5), true);
         assert_eq!(ledger.known(&record), Some(Known { version: None, row_seq: 0, seq: Seq(0) }));
+    }
+
+    #[test]
+    fn what_moved_behind_the_cursor_counts_as_seen_only_at_the_end_of_the_feed() {
+        let mut ledger = Ledger::default();
+        ledger.followed(Seq(5), true);
+        assert_eq!((ledger.cursor(), ledger.seen_through()), (Seq(5), Seq(5)));
+        // A page that leaves more: what stood at 7 may have moved to 20.
+        ledger.followed(Seq(9), false);
+        assert_eq!((ledger.cursor(), ledger.seen_through()), (Seq(9), Seq(5)));
+        ledger.followed(Seq(20), true);
+        assert_eq!((ledger.cursor(), ledger.seen_through()), (Seq(20), Seq(20)));
     }
 
     #[test]

@@ -122,3 +122,8 @@ fn a_dead_write_whose_row_changed_while_it_was_tried_once_more() {
 fn what_somebody_wrote_to_a_copy_after_its_store_had_refused_the_value() {
     clean(&[115_048]);
 }
+
+#[test]
+fn a_session_that_asked_while_the_other_sites_feed_was_followed_halfway() {
+    clean_in(Profile::Hostile, &[4_568]);
+}

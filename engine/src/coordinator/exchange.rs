@@ -69,6 +69,11 @@ pub(super) struct Followed {
     cursor: Seq,
     /// Versions up to here are in the authority here.
     reached: Seq,
+    /// Where the feed ended when it was last followed to its end.
+    ended: Seq,
+    /// Whatever ever stood there up to here is in the authority here, or what followed it. What has
+    /// been reached says less: a record that changes moves to the feed's end, behind what was read.
+    seen_through: Seq,
     /// Of its versions that are on their way into the authority here.
     adopting: usize,
     /// What it says is decided there, which holds here too once all that it gave is in.
@@ -127,9 +132,9 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    /// How far another site's feed is known to be in the authority here.
-    pub(super) fn reached(&self, site: SiteId) -> Seq {
-        self.state().sites.get(&site).map(|followed| followed.reached).unwrap_or_default()
+    /// How far all that another site's feed ever showed is known to be in the authority here.
+    pub(super) fn seen_through(&self, site: SiteId) -> Seq {
+        self.state().sites.get(&site).map(|followed| followed.seen_through).unwrap_or_default()
     }
 
     async fn exchange_loop(self: Arc<Self>, site: SiteId) {
@@ -230,6 +235,7 @@ impl<E: Env> Coordinator<E> {
             followed.cursor = end;
             if complete {
                 followed.vouched = Some(settled);
+                followed.ended = end;
             }
             followed.note_reached();
         }
@@ -480,6 +486,7 @@ impl Followed {
     /// Its feed, or what of it is here, is not what it was.
     pub(super) fn begin_anew(&mut self) {
         (self.cursor, self.reached) = (Seq(0), Seq(0));
+        (self.ended, self.seen_through) = (Seq(0), Seq(0));
         (self.vouched, self.settled) = (None, VersionVector::new());
         self.comparison = None;
     }
@@ -516,6 +523,7 @@ impl Followed {
             return;
         }
         self.reached = self.cursor;
+        self.seen_through = self.ended;
         if let Some(settled) = self.vouched.take() {
             self.settled = self.settled.join(&settled);
         }
@@ -572,5 +580,30 @@ impl State {
             }
         }
         !ended.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_may_rely_on_a_feed_only_as_far_as_its_last_end_is_here() {
+        let mut followed = Followed { cursor: Seq(5), ended: Seq(5), ..Followed::default() };
+        followed.note_reached();
+        assert_eq!((followed.reached, followed.seen_through), (Seq(5), Seq(5)));
+        // A page that leaves more: what a session saw at 7 may have moved to 20.
+        followed.cursor = Seq(9);
+        followed.note_reached();
+        assert_eq!((followed.reached, followed.seen_through), (Seq(9), Seq(5)));
+        // The rest has come, and a version of it is on its way into the authority.
+        (followed.cursor, followed.ended, followed.adopting) = (Seq(20), Seq(20), 1);
+        followed.note_reached();
+        assert_eq!((followed.reached, followed.seen_through), (Seq(9), Seq(5)));
+        followed.adopting = 0;
+        followed.note_reached();
+        assert_eq!((followed.reached, followed.seen_through), (Seq(20), Seq(20)));
+        followed.begin_anew();
+        assert_eq!(followed.seen_through, Seq(0));
     }
 }

@@ -5,10 +5,10 @@
 //!       + its own writes that the authority may not hold yet
 //! ```
 //!
-//! Invariant: a copy answers a session only when this coordinator has followed the feed as far as
-//! the session has, and the copy is of exactly the version that it knows. Otherwise the authority
-//! answers; and where that lacks a write of the session's own, or what it has seen at another site,
-//! nobody does.
+//! Invariant: a copy answers a session only when this coordinator has followed the feed to an end
+//! that lies as far as the session has seen it, and the copy is of exactly the version that it
+//! knows. Otherwise the authority answers; and where that lacks a write of the session's own, or what
+//! it has seen at another site, nobody does.
 
 use super::read::{Copied, Latest, place};
 use super::{Coordinator, Read, ReadError, Receipt};
@@ -226,8 +226,9 @@ impl<E: Env> Coordinator<E> {
     /// A site of which the session has seen more than is known to have come here.
     fn behind(&self, session: &Session) -> Option<SiteId> {
         let here = self.site();
-        let others = session.seen.iter().filter(|(site, _)| **site != here);
-        others.into_iter().find(|(site, seen)| self.reached(**site) < **seen).map(|(site, _)| *site)
+        let mut others = session.seen.iter().filter(|(site, _)| **site != here);
+        let behind = others.find(|(site, seen)| self.seen_through(**site) < **seen);
+        behind.map(|(site, _)| *site)
     }
 
     /// A copy that may answer a session.
@@ -242,7 +243,7 @@ impl<E: Env> Coordinator<E> {
             let state = self.state();
             // What somebody wrote past every coordinator is seen before it is a version.
             let looked_for = state.slots.get(record).is_some_and(|slot| slot.look);
-            if state.ledger.cursor() < seen || looked_for {
+            if state.ledger.seen_through() < seen || looked_for {
                 return None;
             }
             state.ledger.known(record)?
