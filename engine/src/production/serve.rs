@@ -165,6 +165,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
             tracing::warn!(signal = named, "stopping at once; what is owed stays in the journal");
         }
     }
+    audit.end();
     let _ = stop.send(());
     tokio::select! {
         _ = tokio::time::timeout(GOODBYE_MAX, &mut server) => {}

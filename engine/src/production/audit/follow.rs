@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Batches that wait for the disk; more wait outside.
 const WAITING_MAX: usize = 256;
@@ -44,6 +44,17 @@ pub struct Audit {
     batches: SyncSender<Batch>,
     /// The last conflict that the log had when it was opened.
     last: Option<Place>,
+    reader: Reader,
+    told: Arc<watch::Sender<Told>>,
+}
+
+/// What those who follow the log are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The last entry that is durable.
+    pub head_seq: u64,
+    /// The server ends: nobody follows any further.
+    pub ending: bool,
 }
 
 impl Audit {
@@ -53,11 +64,29 @@ impl Audit {
         let mut retained_ms = 0;
         retain(&mut log, now_ms, &mut retained_ms);
         let (batches, taken) = sync_channel(WAITING_MAX);
+        let told = watch::Sender::new(Told { head_seq: log.head().seq, ending: false });
+        let told = Arc::new(told);
+        let tells = told.clone();
         std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || write(log, retained_ms, &taken))
+            .spawn(move || write(log, retained_ms, &taken, &tells))
             .map_err(|error| AuditError::Io(format!("no thread for the audit log: {error}")))?;
-        Ok(Audit { batches, last })
+        Ok(Audit { batches, last, reader: Reader::of(data), told })
+    }
+
+    /// Reads the log.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Tells of each entry once it is durable.
+    pub fn told(&self) -> watch::Receiver<Told> {
+        self.told.subscribe()
+    }
+
+    /// Lets those go who follow the log: they would keep the server from ending.
+    pub fn end(&self) {
+        self.told.send_modify(|told| told.ending = true);
     }
 
     /// Appends; durable when it returns.
@@ -98,13 +127,20 @@ impl Audit {
     }
 }
 
-fn write(mut log: Log, mut retained_ms: u64, batches: &Receiver<Batch>) {
+fn write(
+    mut log: Log,
+    mut retained_ms: u64,
+    batches: &Receiver<Batch>,
+    told: &watch::Sender<Told>,
+) {
     while let Ok((events, done)) = batches.recv() {
         // Whoever has gone does not hear it.
         let _ = done.send(log.append(&events).map(drop));
         if let Some((now_ms, _)) = events.last() {
             retain(&mut log, *now_ms, &mut retained_ms);
         }
+        let head_seq = log.head().seq;
+        told.send_if_modified(|told| std::mem::replace(&mut told.head_seq, head_seq) != head_seq);
     }
 }
 

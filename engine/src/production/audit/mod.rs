@@ -21,13 +21,15 @@
 mod archive;
 mod backwards;
 mod follow;
+mod forward;
 mod log;
 mod read;
 mod segment;
 mod tail;
 
 pub use archive::{Archived, Retention};
-pub use follow::{Audit, follow, wall_ms};
+pub use follow::{Audit, Told, follow, wall_ms};
+pub use forward::{Forward, Gone};
 pub use log::Log;
 pub use read::{
     Cursor, FIND_MAX, Filter, Outcome, PAGE_ENTRIES_MAX, Page, Place, Reader, Sound, Wanted,

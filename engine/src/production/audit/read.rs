@@ -163,6 +163,11 @@ impl Reader {
         Reader { folder: Folder::of(data) }
     }
 
+    /// Its files.
+    pub(super) fn segments(&self) -> &Folder {
+        &self.folder
+    }
+
     /// Where the log is, or would be.
     pub fn folder(&self) -> &Path {
         &self.folder.live

@@ -13,6 +13,7 @@ mod conflicts;
 mod dead_letters;
 mod deadline;
 mod door;
+mod events;
 mod health;
 mod metrics;
 mod page;
@@ -64,6 +65,7 @@ pub struct App<E: Env> {
     reload: Arc<Reload>,
     audit: Audit,
     bodies: Semaphore,
+    followers: Arc<Semaphore>,
 }
 
 /// What the server says of itself.
@@ -88,7 +90,8 @@ impl<E: Env> App<E> {
         audit: Audit,
     ) -> Arc<Self> {
         let bodies = Semaphore::new(BODIES_KIB_MAX as usize);
-        Arc::new(App { node, door, about, peers, reload, audit, bodies })
+        let followers = Arc::new(Semaphore::new(events::FOLLOWERS_MAX));
+        Arc::new(App { node, door, about, peers, reload, audit, bodies, followers })
     }
 
     /// The routes.
@@ -127,6 +130,7 @@ impl<E: Env> App<E> {
             .route("/v1/conflicts", get(conflicts::list::<E>))
             .route("/v1/conflicts/{id}", get(conflicts::get::<E>).post(conflicts::act::<E>))
             .route("/v1/conflicts/{id}/lost", get(conflicts::lost::<E>))
+            .route("/v1/events", get(events::events::<E>))
             .route("/v1/stores", get(stores::list::<E>))
             .route("/v1/stores/{store}/breaker", breaker)
             .route("/v1/status", get(status::status::<E>))

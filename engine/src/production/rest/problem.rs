@@ -63,6 +63,12 @@ pub enum Kind {
     PatchFailed,
     /// Too much is waiting already.
     QueueFull,
+    /// As many follow the events as may.
+    TooManyFollowers,
+    /// What is asked for has left the audit log.
+    EventsGone,
+    /// The audit log is not as it was written, or its disk does not give it.
+    AuditUnreadable,
     /// The journal's disk has no room.
     JournalFull,
     /// A store does not answer.
@@ -141,6 +147,16 @@ impl Kind {
                 ("patch-unknown", "The patch may have taken effect", S::SERVICE_UNAVAILABLE, false)
             }
             Kind::QueueFull => ("queue-full", "Too much is waiting", S::TOO_MANY_REQUESTS, true),
+            Kind::TooManyFollowers => {
+                ("too-many-followers", "Too many follow", S::SERVICE_UNAVAILABLE, true)
+            }
+            Kind::EventsGone => ("events-gone", "Not in the log any more", S::GONE, false),
+            Kind::AuditUnreadable => (
+                "audit-unreadable",
+                "The audit log cannot be read",
+                S::INTERNAL_SERVER_ERROR,
+                false,
+            ),
             Kind::JournalFull => {
                 ("journal-full", "The journal's disk is full", S::INSUFFICIENT_STORAGE, true)
             }
