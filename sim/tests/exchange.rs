@@ -128,6 +128,31 @@ fn a_session_never_goes_back_by_going_elsewhere() {
     assert!(outcome.sometimes.contains("another-coordinator-answered-a-session"));
 }
 
+/// A session's write at A stands at 5 in A's feed, until somebody's next write to the record moves it to
+/// the end. B, which was cut off, follows the feed in small pages, and is asked all the while: a page
+/// beyond 5 does not say that it has what stood there.
+#[test]
+fn session_halfway_through_a_feed_nobody_has_what_moved_to_its_end() {
+    let mut answered = 0;
+    for asked_ms in (8_000..9_500).step_by(10) {
+        let mut scenario = two_sites().then(1_000, 0, "k", PUT).then(3_000, 0, "k", PUT);
+        for at in 0..16 {
+            scenario = scenario.then(3_100 + at * 100, 0, &format!("k{at}"), PUT);
+        }
+        scenario = scenario.then(5_000, 0, "k", PUT).then(asked_ms, 1, "k", Act::ReadSession);
+        for operation in &mut scenario.operations {
+            let is_theirs = operation.at_ms == 3_000 || operation.at_ms == asked_ms;
+            operation.session = u16::from(!is_theirs);
+        }
+        scenario.sessions = 2;
+        scenario.feed_page = Some(2);
+        scenario.length_ms = 12_000;
+        let outcome = clean(&cut_apart(scenario, 2_000..8_000));
+        answered += usize::from(outcome.events.iter().any(|event| event.kind == "session-read"));
+    }
+    assert!(answered > 0, "once it has come to the end it answers");
+}
+
 /// A's disk has the write and so has B's; D1 comes back while A is down, and B brings it there.
 #[test]
 fn a_write_that_a_peer_keeps_does_not_wait_for_its_coordinator() {

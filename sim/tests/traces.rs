@@ -356,6 +356,21 @@ fn a3_foreign_bytes_enter_through_the_authority() {
     }
 }
 
+/// R2 refuses w0 for good, which is a dead letter. Somebody writes to the copy long after: whoever tries
+/// again sees that first.
+#[test]
+fn a3_a_copy_that_was_refused_is_looked_at_before_it_is_put_again() {
+    let copy = Place::Copy { store: StoreId::R2, key: "notes/k".to_owned() };
+    let mut scenario = Scenario::still(1)
+        .then(1_000, 0, "k", PUT)
+        .fault(Kind::LoadPoisonRecord, Place::Store(StoreId::R2), 900..2_000, 0)
+        .fault(Kind::R2ForeignWrite, copy, 20_000..20_001, 0);
+    scenario.length_ms = 90_000;
+    let outcome = clean(&scenario);
+    assert_eq!(fate(&outcome, 0), Fate::Loser, "{}", story(&outcome));
+    assert_eq!(outcome.conflicts, 1, "it was taken in over w0");
+}
+
 /// Somebody writes to KV; it is taken in. Somebody writes again, and an edge cache still gives the
 /// first: the listing alone shows that it is not what stands there.
 #[test]
