@@ -127,3 +127,8 @@ fn what_somebody_wrote_to_a_copy_after_its_store_had_refused_the_value() {
 fn a_session_that_asked_while_the_other_sites_feed_was_followed_halfway() {
     clean_in(Profile::Hostile, &[4_568]);
 }
+
+#[test]
+fn a_refused_write_that_was_tried_again_and_again_over_the_same_row() {
+    clean_in(Profile::Hostile, &[11_087]);
+}

@@ -121,7 +121,7 @@ impl<E: Env> Coordinator<E> {
             };
             let conditional = candidate.conditional.clone();
             let version = candidate.held.version.clone();
-            let over = candidate.expect.row_seq;
+            let known = self.known_row_seq(record);
             let Sibling { dot, bytes, .. } = suspect;
             match self.send_install(dataset, record, candidate).await {
                 Sent::Done => plan = self.plan(record),
@@ -158,7 +158,7 @@ impl<E: Env> Coordinator<E> {
                     match self.note_loser_refused(record, &loser, &refusal) {
                         Verdict::TryAgain => return self.install_failed(record, expire),
                         Verdict::Dead(_) => {
-                            self.refused_over(record, over);
+                            self.refused_while_known(record, known);
                             plan = self.plan(record);
                         }
                     }
@@ -168,7 +168,7 @@ impl<E: Env> Coordinator<E> {
                     match self.note_refused(what, &refusal) {
                         Verdict::TryAgain => return self.install_failed(record, expire),
                         Verdict::Dead(_) => {
-                            self.refused_over(record, over);
+                            self.refused_while_known(record, known);
                             plan = self.plan_beside(record);
                         }
                     }
@@ -181,11 +181,15 @@ impl<E: Env> Coordinator<E> {
         Next::Again
     }
 
-    /// What was refused was meant for a row that has changed meanwhile: over the new one it may be
-    /// taken or lose, and the news of that row came too early to say so.
-    fn refused_over(&self, record: &RecordId, row_seq: u64) {
-        let mut state = self.state();
-        if state.ledger.known(record).is_some_and(|known| known.expect().row_seq > row_seq) {
+    fn known_row_seq(&self, record: &RecordId) -> Option<u64> {
+        self.state().ledger.known(record).map(|known| known.row_seq)
+    }
+
+    /// Something was refused, and the row changed while that was under way: over the new one it may be
+    /// taken or lose, and the news of that came too early to say so.
+    fn refused_while_known(&self, record: &RecordId, row_seq: Option<u64>) {
+        if self.known_row_seq(record) > row_seq {
+            let mut state = self.state();
             self.row_of_letters_changed(&mut state, record);
         }
     }
