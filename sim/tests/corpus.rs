@@ -132,3 +132,8 @@ fn a_session_that_asked_while_the_other_sites_feed_was_followed_halfway() {
 fn a_refused_write_that_was_tried_again_and_again_over_the_same_row() {
     clean_in(Profile::Hostile, &[11_087]);
 }
+
+#[test]
+fn a_foreign_write_that_was_found_while_the_store_for_its_bytes_was_away() {
+    clean_in(Profile::Hostile, &[11_328]);
+}

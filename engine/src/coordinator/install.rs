@@ -224,9 +224,12 @@ impl<E: Env> Coordinator<E> {
     /// Until probes have shown that R2 answers, or what R2 is to hold is certain to stay. No back-off
     /// grows, which would outlast that.
     fn install_waits(&self, record: &RecordId, expire: bool, pause: Duration) -> Next {
-        if let Some(slot) = self.state().slots.get_mut(record) {
-            slot.expire |= expire;
-        }
+        let mut state = self.state();
+        let slot = state.slots.entry(record.clone()).or_default();
+        slot.expire |= expire;
+        // Bytes that somebody wrote to the row wait in no journal: the row itself is the reminder.
+        slot.look = true;
+        drop(state);
         Next::At(self.now() + pause)
     }
 
