@@ -133,14 +133,20 @@ fn write(
     batches: &Receiver<Batch>,
     told: &watch::Sender<Told>,
 ) {
-    while let Ok((events, done)) = batches.recv() {
-        // Whoever has gone does not hear it.
-        let _ = done.send(log.append(&events).map(drop));
-        if let Some((now_ms, _)) = events.last() {
-            retain(&mut log, *now_ms, &mut retained_ms);
-        }
+    let tell = |log: &Log| {
         let head_seq = log.head().seq;
         told.send_if_modified(|told| std::mem::replace(&mut told.head_seq, head_seq) != head_seq);
+    };
+    while let Ok((events, done)) = batches.recv() {
+        let appended = log.append(&events).map(drop);
+        // Whoever is answered finds its entry told.
+        tell(&log);
+        // Whoever has gone does not hear it.
+        let _ = done.send(appended);
+        if let Some((now_ms, _)) = events.last() {
+            retain(&mut log, *now_ms, &mut retained_ms);
+            tell(&log);
+        }
     }
 }
 
