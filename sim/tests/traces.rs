@@ -561,6 +561,26 @@ fn dead_letters_meet_what_others_write_and_lose_with_their_bytes_kept() {
     assert_eq!(fate(&outcome, 1), Fate::Current);
 }
 
+/// The same, with w1 about when w0, a dead letter by then, is tried for the last time in a minute: B's news,
+/// which comes while that try is under way, is not lost to its refusal.
+#[test]
+fn dead_letters_lose_at_once_to_what_came_while_they_were_tried() {
+    for (seed, at_ms) in (0..8).flat_map(|seed| (2_980..3_060).step_by(2).map(move |at| (seed, at)))
+    {
+        let poison = Place::Store(StoreId::D1);
+        let mut scenario = Scenario::still(2)
+            .then(1_000, 0, "k", PUT)
+            .then(at_ms, 1, "k", PUT)
+            .fault(Kind::LoadPoisonRecord, poison, 900..1_010, 0);
+        scenario.seed = seed;
+        scenario.length_ms = 10_000;
+        let outcome = clean(&scenario);
+        let story = || format!("w1 at {at_ms} of {seed}: {}", story(&outcome));
+        assert_eq!(fate(&outcome, 0), Fate::Loser, "{}", story());
+        assert_eq!(fate(&outcome, 1), Fate::Current, "{}", story());
+    }
+}
+
 /// D1 refuses w0 by a constraint that is lifted; the operator has it tried again.
 #[test]
 fn dead_letters_are_delivered_once_the_store_takes_them() {
