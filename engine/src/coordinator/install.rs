@@ -227,8 +227,8 @@ impl<E: Env> Coordinator<E> {
         let mut state = self.state();
         let slot = state.slots.entry(record.clone()).or_default();
         slot.expire |= expire;
-        // Bytes that somebody wrote to the row wait in no journal: the row itself is the reminder.
-        slot.look = true;
+        // Bytes that somebody wrote to the row wait in no journal: nothing but the row tells of them.
+        slot.look |= !slot.has_living();
         drop(state);
         Next::At(self.now() + pause)
     }
