@@ -29,6 +29,18 @@ struct Event {
 
 impl Follower {
     fn of(server: &Server, path: &str, last: Option<u64>) -> Self {
+        let (status, mut follower) = Follower::ask(server, path, last);
+        assert_eq!(status, 200);
+        let mut kind = None;
+        while let Some(line) = follower.line().filter(|line| !line.is_empty()) {
+            kind = line.strip_prefix("content-type: ").map(str::to_owned).or(kind);
+        }
+        assert_eq!(kind.as_deref(), Some("text/event-stream"));
+        follower
+    }
+
+    /// With the status that it was answered with.
+    fn ask(server: &Server, path: &str, last: Option<u64>) -> (u16, Self) {
         let mut stream = TcpStream::connect(server.address).unwrap();
         stream.set_read_timeout(Some(WAIT_MAX)).unwrap();
         let last = last.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
@@ -38,14 +50,8 @@ impl Follower {
         );
         stream.write_all(head.as_bytes()).unwrap();
         let mut follower = Follower { lines: BufReader::new(stream) };
-        let status = follower.line().expect("an answer");
-        assert_eq!(status, "HTTP/1.1 200 OK");
-        let mut kind = None;
-        while let Some(line) = follower.line().filter(|line| !line.is_empty()) {
-            kind = line.strip_prefix("content-type: ").map(str::to_owned).or(kind);
-        }
-        assert_eq!(kind.as_deref(), Some("text/event-stream"));
-        follower
+        let answer = follower.line().expect("an answer");
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), follower)
     }
 
     /// `None`: the stream has ended.
@@ -122,8 +128,11 @@ fn a_filter_passes_what_it_says_and_a_server_ends_though_somebody_follows() {
     let mut operators = Follower::of(&server, "/v1/events?kind=operator", None);
     act(&server, "one");
     assert_eq!(reasons(&[operators.next().unwrap()]), ["one"]);
+    let log = data.with_extension("log");
     let ended = server.stop();
     assert!(ended.success(), "{ended}");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("stopped") && !log.contains("cut off"), "they were let go: {log}");
     assert_eq!(operators.next(), None);
     assert_eq!(conflicts.next(), None);
 }
@@ -151,20 +160,6 @@ fn what_cannot_be_followed_is_refused_with_words() {
     server.until("a seat is free", || {
         // Who has gone is noticed when something is sent.
         act(&server, "more");
-        probe(&server) == 200
+        Follower::ask(&server, "/v1/events", None).0 == 200
     });
-}
-
-/// The status of an attempt to follow.
-fn probe(server: &Server) -> u16 {
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(WAIT_MAX)).unwrap();
-    let (address, token) = (server.address, &server.token);
-    let head = format!(
-        "GET /v1/events HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).unwrap();
-    line.split(' ').nth(1).unwrap().parse().unwrap()
 }

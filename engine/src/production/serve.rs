@@ -168,7 +168,9 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     audit.end();
     let _ = stop.send(());
     tokio::select! {
-        _ = tokio::time::timeout(GOODBYE_MAX, &mut server) => {}
+        ended = tokio::time::timeout(GOODBYE_MAX, &mut server) => if ended.is_err() {
+            tracing::warn!("some clients were still connected, and are cut off");
+        },
         _ = signals.next() => {}
     }
     server.abort();
