@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
+use tidelock_engine::policy::Ruling;
 use tidelock_engine::record::Stored;
 use tidelock_engine::resolve::{self, Held};
 use tidelock_engine::version::{Actor, Dot, NodeId, Stamp, Version, VersionVector};
@@ -33,7 +34,7 @@ fn versions(criterion: &mut Criterion) {
             bencher.iter(|| black_box(&a.version).join(black_box(&b.version)));
         });
         group.bench_function(name("meet under lww"), |bencher| {
-            bencher.iter(|| resolve::meet(black_box(&a), black_box(&b)));
+            bencher.iter(|| resolve::meet(Ruling::Lww, black_box(&a), black_box(&b)));
         });
     }
     group.finish();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tidelock_engine::blob::{BlobsSeen, Condemned};
-use tidelock_engine::conflict::{Conflict, ConflictQuery};
+use tidelock_engine::conflict::{By, Conflict, ConflictQuery};
 use tidelock_engine::coordinator::Coordinator;
 use tidelock_engine::env::{
     Clock, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore, Outcome, Peer,
@@ -128,7 +128,19 @@ impl Memory {
             let expect = d1.rows().get(&record).map(|row| row.expect()).unwrap_or_default();
             let holder = version.current().dot.actor;
             let (losers, owe, blobs_seen) = (Vec::new(), Vec::new(), BlobsSeen::default());
-            let op = Install { record, expect, version, value, losers, owe, holder, blobs_seen };
+            let (by, writes) = (By::Lww, Vec::new());
+            let op = Install {
+                record,
+                expect,
+                version,
+                value,
+                losers,
+                owe,
+                holder,
+                blobs_seen,
+                by,
+                writes,
+            };
             let (outcome, _) = d1.batch(StoreTime(1), &[RowOp::Install(Box::new(op))]);
             let Outcome::Applied(answer) = outcome else { panic!("{outcome:?}") };
             let installed = matches!(answer.answers[..], [RowAnswer::Installed { .. }]);

@@ -11,8 +11,75 @@
 
 use crate::record::RecordId;
 use crate::row::{Seq, StoreTime};
-use crate::version::{Dot, Sibling};
+use crate::version::{Dot, Malformed, Sibling};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
+
+/// What decided which value is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// The later stamp, then the greater dot.
+    #[default]
+    Lww,
+    /// All stay until somebody decides; the later one is shown.
+    KeepSiblings,
+    /// What was written to a store past Tidelock, or the other way round.
+    PreferStore,
+    /// A delete.
+    DeleteWins,
+    /// A value.
+    EditWins,
+    /// Fields were merged over what the values had started from.
+    MergeThreeWay,
+    /// Fields were merged, and what the values had started from was not known.
+    MergeTwoWay,
+    /// They were to be merged and could not be; the later one is shown.
+    MergeFellBack,
+}
+
+impl By {
+    const ALL: [By; 8] = [
+        By::Lww,
+        By::KeepSiblings,
+        By::PreferStore,
+        By::DeleteWins,
+        By::EditWins,
+        By::MergeThreeWay,
+        By::MergeTwoWay,
+        By::MergeFellBack,
+    ];
+
+    /// The name in rows, in the audit log and in answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            By::Lww => "lww",
+            By::KeepSiblings => "keep_siblings",
+            By::PreferStore => "prefer_store",
+            By::DeleteWins => "delete_wins",
+            By::EditWins => "edit_wins",
+            By::MergeThreeWay => "merge_three_way",
+            By::MergeTwoWay => "merge_two_way",
+            By::MergeFellBack => "merge_fell_back",
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for By {
+    type Err = Malformed;
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let named = By::ALL.into_iter().find(|by| by.name() == text);
+        named.ok_or_else(|| Malformed { text: text.to_owned(), expected: "a resolution's name" })
+    }
+}
 
 /// One value that lost, without its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +96,8 @@ pub struct Conflict {
     pub winner: Dot,
     /// What that was; `None`: this was not noted.
     pub won: Option<Sibling>,
+    /// What decided.
+    pub by: By,
 }
 
 /// Where a conflict stands among the others of its authority.

@@ -11,7 +11,7 @@
 use crate::blob::Condemned;
 use crate::conflict::{Conflict, ConflictQuery};
 use crate::journal::{Intent, JournalBatch, JournalError, Replay};
-use crate::record::{Key, Loser, RecordId};
+use crate::record::{Key, Loser, RecordId, Written};
 use crate::resolve::Held;
 use crate::row::{BatchAnswer, Change, Poll, PollPage, Row, RowOp, Seq, StoreTime};
 use crate::tree::{Leaf, Node, Sums};
@@ -197,6 +197,8 @@ pub struct Whole {
     /// What lost against it, unless the asking site is known to keep it as a loser, or to have
     /// superseded it (rule V6).
     pub losers: Vec<Loser>,
+    /// What was written that the asking site lacks, write by write, where such values are merged.
+    pub writes: Vec<Written>,
 }
 
 /// Opens the stores and this coordinator's journal.
@@ -455,10 +457,12 @@ pub trait RowStore: Send + Sync + 'static {
 /// Everything that the authority holds of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowHistory {
-    /// Its row; `None`: there was never one.
+    /// Its row, as an operation would read it; `None`: there was never one.
     pub row: Option<Row>,
     /// The values that lost a conflict, in no order.
     pub losers: Vec<Loser>,
+    /// What was written to it lately, where such values are merged; the newest last.
+    pub writes: Vec<Written>,
 }
 
 /// An object in R2.

@@ -13,7 +13,7 @@ pub mod redb;
 
 use crate::breaker::Forced;
 use crate::dead_letter::DeadLetter;
-use crate::record::{Loser, RecordId, Stored};
+use crate::record::{Loser, RecordId, Stored, Written};
 use crate::row::Expect;
 use crate::version::{Dot, Version};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,14 @@ impl Intent {
     /// The write's own dot.
     pub fn dot(&self) -> Dot {
         self.version.current().dot
+    }
+
+    /// The write as it was made.
+    pub fn written(&self) -> Option<Written> {
+        let dot = self.dot();
+        let (sibling, over) = self.version.sides().find(|(sibling, _)| sibling.dot == dot)?;
+        let (sibling, over, value) = (*sibling, over.clone(), self.value.clone());
+        Some(Written { sibling, over, value })
     }
 
     /// True when its condition is that there is no such record, and never was one.

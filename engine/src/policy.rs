@@ -4,7 +4,10 @@
 //! configuration is read, with file, line, field and what would be accepted (`parse`).
 
 pub mod change;
+mod conflict;
 pub mod parse;
+
+pub use conflict::{Conflicts, PREFIXES_MAX, Ruling};
 
 use crate::backlog::{Mode, Queue};
 use crate::cron::Cron;
@@ -145,6 +148,8 @@ pub struct Dataset {
     pub oversize: Oversize,
     /// Reads that do not say.
     pub read: ReadLevel,
+    /// What becomes of concurrent writes.
+    pub conflict: Conflicts,
     /// What an acknowledged write survives.
     pub durability: Durability,
     /// What it does when its stores cannot keep up.
@@ -183,6 +188,7 @@ impl Dataset {
             ]),
             oversize: Oversize::Reference,
             read: ReadLevel::Any,
+            conflict: Conflicts::default(),
             durability: Durability::Authority,
             backlog: Mode::Absorb,
             queue: Queue::default(),

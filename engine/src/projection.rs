@@ -220,9 +220,12 @@ pub fn refers_to(body: &[u8], hash: ContentHash) -> bool {
         .is_ok_and(|body| body.tidelock == "reference" && body.hash == hash)
 }
 
-/// What a copy of this version says of itself, its whole history included.
+/// What a copy of this version says of itself, its whole history included; but where several values
+/// stand beside each other it is no more than its name: whoever reads a copy has not read them all, and
+/// none of them can be made of it.
 pub fn describe(version: &Version, body: &Body) -> String {
-    String::from_utf8(text(version, true, body)).expect("made of digits and field names")
+    String::from_utf8(text(version, !version.is_apart(), body))
+        .expect("made of digits and field names")
 }
 
 /// The metadata of a copy in a store: `whole`, made by [`describe`], if the store can keep it.
@@ -285,7 +288,7 @@ fn text(version: &Version, with_history: bool, body: &Body) -> Vec<u8> {
 /// `version` write. That is what nearly every copy shows, and takes a fraction of [`read`]. `None`
 /// says nothing: it may be of this version all the same, written in another way.
 pub fn as_written(metadata: &str, version: &Version) -> Option<Body> {
-    let whole = text(version, true, &Body::Whole);
+    let whole = text(version, !version.is_apart(), &Body::Whole);
     if metadata.as_bytes() == whole {
         return Some(Body::Whole);
     }

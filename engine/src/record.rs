@@ -3,7 +3,7 @@
 //! Invariant: a [`RecordId`] that exists fits every store, so that no store can refuse its key
 //! after the write was acknowledged.
 
-use crate::version::{ContentHash, Dot, Sibling};
+use crate::version::{ContentHash, Dot, Sibling, VersionVector};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -334,6 +334,17 @@ pub struct Loser {
     pub value: Stored,
     /// The write that won.
     pub winner: Dot,
+}
+
+/// A write as it was made: what a merge starts from is made of these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The write.
+    pub sibling: Sibling,
+    /// What its writer had read.
+    pub over: VersionVector,
+    /// Its bytes.
+    pub value: Stored,
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 //! value that the policy picks. Every value that it does not pick is a [`Loser`], to be made
 //! durable with the winner (rule V6).
 
+use crate::policy::Ruling;
 use crate::record::{Loser, RecordId, Stored};
 use crate::row::{Row, StoreTime};
 use crate::version::{
-    Actor, ContentHash, Dot, NodeId, Sibling, SiteId, Stamp, Version, VersionVector,
+    Actor, Basis, ContentHash, Dot, NodeId, Sibling, SiteId, Stamp, Version, VersionVector,
 };
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -36,11 +37,50 @@ pub enum Met {
         /// What it does not show.
         losers: Vec<Loser>,
     },
+    /// Several values stand beside each other: what is shown of them is made of their bytes (see
+    /// [`crate::settle`]).
+    Apart(Version),
 }
 
-/// Meets two versions under `lww`: the later stamp wins, then the greater dot. A write that has expired
-/// on one side has expired, whatever else the other side includes.
-pub fn meet(ours: &Held, theirs: &Held) -> Met {
+/// Meets two versions.
+pub fn meet(ruling: Ruling, ours: &Held, theirs: &Held) -> Met {
+    match ruling {
+        Ruling::Lww => meet_lww(ours, theirs),
+        Ruling::KeepSiblings
+        | Ruling::PreferStore(_)
+        | Ruling::DeleteWins
+        | Ruling::EditWins
+        | Ruling::Merge => meet_sets(ours, theirs),
+    }
+}
+
+/// Under a ruling that looks at the set: the join, unless one side is all of it and settled.
+fn meet_sets(ours: &Held, theirs: &Held) -> Met {
+    let either = |theirs_stay: bool| if theirs_stay { Met::Theirs } else { Met::Ours };
+    match ours.version.compare(&theirs.version) {
+        Some(Ordering::Less) => Met::Theirs,
+        Some(Ordering::Greater) if ours.version.basis() > Basis::Unsettled => Met::Ours,
+        Some(Ordering::Equal) if ours.version.is_apart() && theirs.version.is_apart() => {
+            either(theirs.version.includes(&ours.version))
+        }
+        Some(Ordering::Equal) => meet_lww(ours, theirs),
+        Some(Ordering::Greater) | None => {
+            let joined = ours.version.join(&theirs.version);
+            if joined.is_apart() {
+                return Met::Apart(joined);
+            }
+            // The same write on both sides, met with different histories, is no conflict.
+            let dot = joined.current().dot;
+            let of = if ours.version.current().dot == dot { ours } else { theirs };
+            let value = if joined.current().deleted { Stored::Tombstone } else { of.value.clone() };
+            Met::Concurrent { merged: Held { version: joined, value }, losers: Vec::new() }
+        }
+    }
+}
+
+/// Under `lww` the later stamp wins, then the greater dot. A write that has expired on one side has
+/// expired, whatever else the other side includes.
+fn meet_lww(ours: &Held, theirs: &Held) -> Met {
     match ours.version.compare(&theirs.version) {
         Some(Ordering::Less) if ours.is_end_of(theirs) => ended(theirs),
         Some(Ordering::Less) => Met::Theirs,
@@ -196,13 +236,15 @@ mod tests {
     fn the_later_stamp_wins_and_the_other_is_kept() {
         let early = write(&VersionVector::new(), 1, 1, 10);
         let late = write(&VersionVector::new(), 2, 1, 20);
-        let Met::Concurrent { merged, losers } = meet(&early, &late) else { panic!("concurrent") };
+        let Met::Concurrent { merged, losers } = meet(Ruling::Lww, &early, &late) else {
+            panic!("concurrent")
+        };
         assert_eq!(merged.value, late.value);
         assert!(merged.version.history.covers(&early.version.history));
         assert_eq!(losers.len(), 1);
         assert_eq!(losers[0].value, early.value);
         assert_eq!(losers[0].winner, late.version.current().dot);
-        assert_eq!(meet(&late, &early), Met::Concurrent { merged, losers });
+        assert_eq!(meet(Ruling::Lww, &late, &early), Met::Concurrent { merged, losers });
     }
 
     #[test]
@@ -212,10 +254,10 @@ mod tests {
         current.expires_at_ms = Some(1_000);
         early.version = Version::write(&VersionVector::new(), current);
         let gone = Held { version: early.version.expired(), value: Stored::Tombstone };
-        assert_eq!(meet(&early, &gone), Met::Theirs);
-        assert_eq!(meet(&gone, &early), Met::Ours);
+        assert_eq!(meet(Ruling::Lww, &early, &gone), Met::Theirs);
+        assert_eq!(meet(Ruling::Lww, &gone, &early), Met::Ours);
         assert_ne!(gone.version.id(), early.version.id());
-        let winner = |other: &Held| match meet(&gone, other) {
+        let winner = |other: &Held| match meet(Ruling::Lww, &gone, other) {
             Met::Concurrent { merged, .. } => merged.value,
             met => panic!("{met:?}"),
         };
@@ -223,16 +265,18 @@ mod tests {
         assert_eq!(winner(&later), later.value);
         assert_eq!(winner(&write(&VersionVector::new(), 2, 1, 5)), Stored::Tombstone);
         let over = write(&gone.version.history, 2, 1, 11);
-        assert_eq!(meet(&gone, &over), Met::Theirs);
+        assert_eq!(meet(Ruling::Lww, &gone, &over), Met::Theirs);
         // Where it won against another write before anybody ended it, it has expired there too.
         let lost = write(&VersionVector::new(), 2, 1, 5);
-        let Met::Concurrent { merged: won, .. } = meet(&early, &lost) else { panic!("concurrent") };
+        let Met::Concurrent { merged: won, .. } = meet(Ruling::Lww, &early, &lost) else {
+            panic!("concurrent")
+        };
         let third = write(&VersionVector::new(), 3, 1, 4);
-        let Met::Concurrent { merged: apart, .. } = meet(&gone, &third) else {
+        let Met::Concurrent { merged: apart, .. } = meet(Ruling::Lww, &gone, &third) else {
             panic!("concurrent")
         };
         for (ended, stands) in [(&gone, &won), (&apart, &won)] {
-            for met in [meet(ended, stands), meet(stands, ended)] {
+            for met in [meet(Ruling::Lww, ended, stands), meet(Ruling::Lww, stands, ended)] {
                 let Met::Concurrent { merged, losers } = met else { panic!("{met:?}") };
                 assert!(merged.version.history.covers(&stands.version.history));
                 assert!(merged.version.current().is_expired_form());
@@ -248,10 +292,11 @@ mod tests {
         let fold = |order: [usize; 3]| {
             let mut held = writes[order[0]].clone();
             for at in &order[1..] {
-                held = match meet(&held, &writes[*at]) {
+                held = match meet(Ruling::Lww, &held, &writes[*at]) {
                     Met::Theirs => writes[*at].clone(),
                     Met::Ours => held,
                     Met::Concurrent { merged, .. } => merged,
+                    Met::Apart(set) => panic!("{set:?}"),
                 };
             }
             held

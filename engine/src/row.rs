@@ -31,7 +31,7 @@ pub use floor::Floor;
 pub use lease::{
     CLOCK_ERROR_MS, Epoch, Grant, LAND_MS_MAX, LEASE_MS, Lease, REPUT_MS, first_end, lapsed,
 };
-pub use op::{BatchAnswer, Install, RowAnswer, RowOp};
+pub use op::{BatchAnswer, Install, RowAnswer, RowOp, WRITE_BYTES_MAX, WRITES_MAX};
 
 use crate::record::{StoreId, Stored};
 use crate::tree::Digest;

@@ -5,12 +5,16 @@
 //!         + siblings [(dot, stamp, hash), ..]  the values that nobody has superseded
 //! ```
 //!
-//! Invariant: every sibling's dot is covered by the history, and siblings are ordered by dot.
+//! Invariant: every sibling's dot is covered by the history, and siblings are ordered by dot. Where
+//! there are several, each has the history that it was written over beside it (`set`).
 //! The structure is a dotted version vector set (Preguiça, Baquero, Almeida, Fonte, Gonçalves:
 //! "Dotted Version Vectors", 2010). Which sibling becomes the value is left to `resolve`.
 
+mod set;
 mod sibling;
 
+use set::Apart;
+pub use set::Basis;
 pub use sibling::Sibling;
 
 use serde::{Deserialize, Serialize};
@@ -267,6 +271,12 @@ impl VersionVector {
         }
     }
 
+    /// The greatest history that both include.
+    pub fn meet(&self, other: &Self) -> Self {
+        let common = self.0.iter().map(|&(actor, n)| (actor, n.min(other.counter(actor))));
+        common.filter(|(_, n)| *n > 0).collect()
+    }
+
     /// The least history that includes both.
     pub fn join(&self, other: &Self) -> Self {
         let mut joined = Vec::with_capacity(self.0.len().max(other.0.len()));
@@ -433,36 +443,13 @@ impl<'de> Deserialize<'de> for ContentHash {
 }
 
 /// A record's version: its history, and the values in it that nobody has superseded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Unchecked")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// Every write that this version includes.
     pub history: VersionVector,
     siblings: Arc<[Sibling]>,
-}
-
-/// A version as it was read, before its invariant is known to hold.
-#[derive(Deserialize)]
-struct Unchecked {
-    history: VersionVector,
-    siblings: Vec<Sibling>,
-}
-
-impl TryFrom<Unchecked> for Version {
-    type Error = &'static str;
-    fn try_from(read: Unchecked) -> Result<Self, Self::Error> {
-        let Unchecked { history, siblings } = read;
-        if siblings.is_empty() {
-            return Err("a version has at least one value");
-        }
-        if !siblings.is_sorted_by(|a, b| a.dot < b.dot) {
-            return Err("a version's values stand in the order of their dots");
-        }
-        if !siblings.iter().all(|sibling| history.covers_dot(sibling.dot)) {
-            return Err("a version's history covers its values");
-        }
-        Ok(Version { history, siblings: siblings.into() })
-    }
+    /// Of several values; `None` where there is one.
+    apart: Option<Arc<Apart>>,
 }
 
 /// Identifies a version: same history and same hash (rule V5).
@@ -479,14 +466,14 @@ impl Version {
     pub fn write(base: &VersionVector, sibling: Sibling) -> Self {
         let mut history = base.clone();
         history.include(sibling.dot);
-        Version { history, siblings: [sibling].into() }
+        Version { history, siblings: [sibling].into(), apart: None }
     }
 
     /// A version whose current value alone is kept, as `lww` does: the losers are kept elsewhere
     /// (rule V6).
     pub fn settled(history: VersionVector, winner: Sibling) -> Self {
         debug_assert!(history.covers_dot(winner.dot), "a value's dot is in its history");
-        Version { history, siblings: [winner].into() }
+        Version { history, siblings: [winner].into(), apart: None }
     }
 
     /// The values in dot order, at least one.
@@ -494,34 +481,17 @@ impl Version {
         &self.siblings
     }
 
-    /// The sibling that readers get: the last writer by stamp, then dot.
+    /// What readers and copies get: the only value, or what the policy makes of several.
     pub fn current(&self) -> &Sibling {
-        self.siblings
-            .iter()
-            .max_by_key(|sibling| (sibling.stamp, sibling.dot))
-            .expect("a version is made with one sibling and joins only add")
+        match &self.apart {
+            Some(apart) => &apart.shown,
+            None => &self.siblings[0],
+        }
     }
 
     /// Equal, covering, covered or concurrent, by history alone.
     pub fn compare(&self, other: &Self) -> Option<Ordering> {
         self.history.compare(&other.history)
-    }
-
-    /// The join of two dotted version vector sets (rule V4): a value stays when both sides have
-    /// it, or when the other side has never seen it.
-    pub fn join(&self, other: &Self) -> Self {
-        let mut siblings: Vec<Sibling> = Vec::with_capacity(2);
-        for (mine, theirs) in [(self, other), (other, self)] {
-            for sibling in mine.siblings.iter() {
-                let superseded = theirs.history.covers_dot(sibling.dot)
-                    && !theirs.siblings.iter().any(|s| s.dot == sibling.dot);
-                if !superseded && !siblings.iter().any(|s| s.dot == sibling.dot) {
-                    siblings.push(*sibling);
-                }
-            }
-        }
-        siblings.sort_by_key(|sibling| sibling.dot);
-        Version { history: self.history.join(&other.history), siblings: siblings.into() }
     }
 
     /// The greatest stamp among the siblings: a write over this version must exceed it (rule V3).
@@ -643,6 +613,16 @@ mod tests {
             prop_assert_eq!(a.join(&b).join(&c), a.join(&b.join(&c)));
             if c.covers(&a) && c.covers(&b) {
                 prop_assert!(c.covers(&joined));
+            }
+        }
+
+        #[test]
+        fn meet_is_the_greatest_lower_bound(a in vectors(), b in vectors(), c in vectors()) {
+            let met = a.meet(&b);
+            prop_assert!(a.covers(&met) && b.covers(&met));
+            prop_assert_eq!(&met, &b.meet(&a));
+            if a.covers(&c) && b.covers(&c) {
+                prop_assert!(met.covers(&c));
             }
         }
     }

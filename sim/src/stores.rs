@@ -17,7 +17,7 @@ use tidelock_engine::env::{
 };
 use tidelock_engine::record::{
     D1_ROW_BYTES_MAX, KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser,
-    R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId, Stored,
+    R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId, Stored, Written,
 };
 use tidelock_engine::row::{
     self, BatchAnswer, Change, Changed, Floor, Install, Poll, PollPage, Row, RowAnswer, RowOp, Seq,
@@ -294,6 +294,8 @@ fn change(record: &RecordId, row: &Row) -> Change {
 pub struct D1 {
     rows: BTreeMap<RecordId, Row>,
     losers: BTreeMap<RecordId, Vec<Loser>>,
+    /// What was written to records, oldest first, where such values are merged.
+    writes: BTreeMap<RecordId, VecDeque<Written>>,
     /// The same in the order in which they were kept: by place in the feed, then as the text of
     /// their dots is ordered.
     conflicts: BTreeMap<(Seq, String), Conflict>,
@@ -386,6 +388,11 @@ impl D1 {
                 changed.push((record.clone(), None));
             }
             if let (RowOp::Install(install), RowAnswer::Installed { .. }) = (op, &answer)
+                && !install.writes.is_empty()
+            {
+                self.keep_writes(record, &install.writes);
+            }
+            if let (RowOp::Install(install), RowAnswer::Installed { .. }) = (op, &answer)
                 && !install.losers.is_empty()
             {
                 let kept = self.losers.entry(record.clone()).or_default();
@@ -402,6 +409,7 @@ impl D1 {
                         lost: loser.sibling,
                         winner: loser.winner,
                         won: (won.dot == loser.winner).then_some(won),
+                        by: install.by,
                     };
                     self.conflicts.insert((next_seq, loser.sibling.dot.to_text()), conflict);
                 }
@@ -445,8 +453,25 @@ impl D1 {
         each.collect()
     }
 
+    fn keep_writes(&mut self, record: &RecordId, new: &[Written]) {
+        let writes = self.writes.entry(record.clone()).or_default();
+        for written in new {
+            if !writes.iter().any(|kept| kept.sibling.dot == written.sibling.dot) {
+                writes.push_back(written.clone());
+            }
+        }
+        let older = |writes: &VecDeque<Written>| {
+            let older = writes.iter().rev().skip(1);
+            older.map(|written| written.value.held_bytes()).sum::<usize>()
+        };
+        while writes.len() > row::WRITES_MAX || older(writes) > row::WRITE_BYTES_MAX {
+            writes.pop_front();
+        }
+    }
+
     /// A tombstone is reaped.
     fn remove(&mut self, now: StoreTime, record: &RecordId) -> Row {
+        self.writes.remove(record);
         let row = self.rows.remove(record).expect("it was there a moment ago");
         self.feed.remove(&row.seq);
         let tree = self.trees.entry(record.dataset.clone()).or_default();
@@ -546,7 +571,10 @@ impl D1 {
     /// Everything that is held of a record.
     pub fn history(&self, record: &RecordId) -> RowHistory {
         let losers = self.losers.get(record).cloned().unwrap_or_default();
-        RowHistory { row: self.rows.get(record).cloned(), losers }
+        let writes = self.writes.get(record).into_iter().flatten().cloned().collect();
+        let floor = self.floors.get(&record.dataset).unwrap_or(&self.no_floor);
+        let row = self.rows.get(record).cloned().or_else(|| Row::absent(floor));
+        RowHistory { row, losers, writes }
     }
 
     /// Conflicts in the order that is asked for.

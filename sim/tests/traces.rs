@@ -272,6 +272,8 @@ fn revise(world: &World, record: &RecordId) -> Stored {
         owe: vec![StoreId::Kv, StoreId::R2],
         holder,
         blobs_seen: tidelock_engine::blob::BlobsSeen::default(),
+        by: Default::default(),
+        writes: vec![],
     }));
     let (outcome, _) = state.sites[0].d1.batch(world.store_time(), &[install]);
     let tidelock_engine::env::Outcome::Applied(answer) = outcome else { panic!("{outcome:?}") };

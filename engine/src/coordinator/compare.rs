@@ -316,17 +316,16 @@ impl<E: Env> Coordinator<E> {
             let record = &change.record;
             let waits = |slot: &super::Slot| {
                 let mut adoptions = slot.adoptions.iter();
-                adoptions.any(|adoption| adoption.held.version.history.covers(&theirs.history))
+                adoptions.any(|adoption| adoption.held.version.includes(&theirs))
             };
             // Dead here, and no more than dead there.
             let reaped = theirs.current().deleted
                 && known.is_none()
                 && state.reaping.is_below_floor(&record.dataset, &theirs.history);
             let current = known.as_ref().map(|known| known.current().dot);
+            let covered = known.as_ref().is_some_and(|known| known.includes(&theirs));
             let known = resolve::history_of(known.as_ref());
-            let lacking = !known.covers(&theirs.history)
-                && !reaped
-                && !state.slots.get(record).is_some_and(waits);
+            let lacking = !covered && !reaped && !state.slots.get(record).is_some_and(waits);
             lacking.then_some(Wanted { record: change.record, known, current })
         };
         Ok(changes.filter_map(lacking).collect())

@@ -23,7 +23,7 @@ use crate::env::{
     Storage, Wanted, Whole,
 };
 use crate::lane::Priority;
-use crate::record::{Loser, RecordId, StoreId, Stored};
+use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::resolve::{self, Held};
 use crate::row::{Change, Poll, Seq};
 use crate::tree::Leaf;
@@ -51,6 +51,8 @@ const ADOPTION_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(super) struct Adoption {
     pub(super) held: Held,
     pub(super) losers: Vec<Loser>,
+    /// What of it was not here, write by write.
+    pub(super) writes: Vec<Written>,
     from: SiteId,
     /// The authority will not take it: it is passed over.
     pub(super) dead: bool,
@@ -58,7 +60,8 @@ pub(super) struct Adoption {
 
 impl Adoption {
     fn bytes(&self) -> usize {
-        self.held.value.held_bytes()
+        let writes = self.writes.iter().map(|written| written.value.held_bytes());
+        self.held.value.held_bytes() + writes.sum::<usize>()
     }
 }
 
@@ -302,8 +305,8 @@ impl<E: Env> Coordinator<E> {
             state.policy.datasets.get(&change.record.dataset)?;
             let known = state.ledger.known(&change.record).and_then(|known| known.version);
             let current = known.as_ref().map(|known| known.current().dot);
+            let covered = known.as_ref().is_some_and(|known| known.includes(&theirs));
             let known = resolve::history_of(known.as_ref());
-            let covered = known.covers(&theirs.history);
             (!covered).then_some(Wanted { record: change.record, known, current })
         };
         changes.into_iter().filter_map(lacking).collect()
@@ -324,11 +327,21 @@ impl<E: Env> Coordinator<E> {
                 return Err(NotNow);
             }
             state.meet_stamp(wall, &held.version);
-            let adoption = Adoption { held, losers: whole.losers, from, dead: false };
+            let Whole { losers, writes, .. } = whole;
+            let adoption = Adoption { held, losers, writes, from, dead: false };
             state.begin_adoption(&wanted.record, adoption);
             self.push(&mut state, StoreId::D1, &wanted.record, Priority::Repair);
         }
         Ok(())
+    }
+
+    /// Sends a version that somebody holds towards the authority, where it meets what stands there.
+    pub(super) fn adopt_one(&self, record: &RecordId, held: Held) {
+        let mut state = self.state();
+        let (from, losers, writes) = (self.site(), Vec::new(), Vec::new());
+        let adoption = Adoption { held, losers, writes, from, dead: false };
+        state.begin_adoption(record, adoption);
+        self.push(&mut state, StoreId::D1, record, Priority::Repair);
     }
 
     /// Of what other sites gave, a version that is no delete and that this includes.
@@ -341,12 +354,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// The authority here holds everything that these include.
-    pub(super) fn settle_adoptions(
-        &self,
-        state: &mut State,
-        record: &RecordId,
-        by: &VersionVector,
-    ) {
+    pub(super) fn settle_adoptions(&self, state: &mut State, record: &RecordId, by: &Version) {
         if state.adoptions > 0 && state.end_adoptions(record, by) {
             self.wake.adopted.notify_waiters();
         }
@@ -433,9 +441,11 @@ impl<E: Env> Coordinator<E> {
 
     async fn whole_of(&self, wanted: &Wanted, history: RowHistory) -> Result<Whole, String> {
         let Wanted { record, known, current } = wanted;
-        let RowHistory { row, losers: found } = history;
+        let RowHistory { row, losers: found, mut writes } = history;
         let row = row.unwrap_or_default();
-        let nothing = Whole { record: record.clone(), held: None, losers: Vec::new() };
+        let record = record.clone();
+        let nothing =
+            Whole { record: record.clone(), held: None, losers: Vec::new(), writes: Vec::new() };
         // Bytes that are nobody's version yet will have a place of their own in the feed.
         let Some(version) = row.version.clone().filter(|_| !row.has_foreign_write()) else {
             return Ok(nothing);
@@ -451,7 +461,8 @@ impl<E: Env> Coordinator<E> {
                 losers.push(Loser { value, ..loser });
             }
         }
-        Ok(Whole { record: record.clone(), held: Some(Held { version, value }), losers })
+        writes.retain(|written| !known.covers_dot(written.sibling.dot));
+        Ok(Whole { record, held: Some(Held { version, value }), losers, writes })
     }
 
     async fn bytes_of(&self, value: Stored) -> Result<Stored, String> {
@@ -467,7 +478,9 @@ impl<E: Env> Coordinator<E> {
 
 fn bytes_in(whole: &Whole) -> usize {
     let losers = whole.losers.iter().map(|loser| loser.value.held_bytes());
-    losers.sum::<usize>() + whole.held.as_ref().map_or(0, |held| held.value.held_bytes())
+    let writes = whole.writes.iter().map(|written| written.value.held_bytes());
+    losers.chain(writes).sum::<usize>()
+        + whole.held.as_ref().map_or(0, |held| held.value.held_bytes())
 }
 
 /// True when a value is what its version says.
@@ -537,14 +550,15 @@ impl State {
         let slot = self.slots.entry(record.clone()).or_default();
         let mut kept = Vec::with_capacity(slot.adoptions.len() + 1);
         for former in slot.adoptions.drain(..) {
-            if new.held.version.history.covers(&former.held.version.history) {
+            if new.held.version.includes(&former.held.version) {
                 self.adoptions -= 1;
                 self.adoption_bytes -= former.bytes();
                 if let Some(followed) = self.sites.get_mut(&former.from) {
                     followed.adopting = followed.adopting.saturating_sub(1);
                 }
-                // What lost against it lost against what includes it.
+                // What lost against it lost against what includes it, and so does what it was made of.
                 new.losers.extend(former.losers);
+                new.writes.splice(0..0, former.writes);
             } else {
                 kept.push(former);
             }
@@ -559,12 +573,12 @@ impl State {
     }
 
     /// True when some have ended.
-    fn end_adoptions(&mut self, record: &RecordId, by: &VersionVector) -> bool {
+    fn end_adoptions(&mut self, record: &RecordId, by: &Version) -> bool {
         let Some(slot) = self.slots.get_mut(record) else { return false };
         let mut ended: BTreeMap<SiteId, usize> = BTreeMap::new();
         let mut bytes = 0;
         slot.adoptions.retain(|adoption| {
-            let covered = by.covers(&adoption.held.version.history);
+            let covered = by.includes(&adoption.held.version);
             if covered {
                 *ended.entry(adoption.from).or_default() += 1;
                 bytes += adoption.bytes();

@@ -14,6 +14,7 @@
 
 use super::install::{Candidate, Sent};
 use super::{Coordinator, State};
+use crate::conflict::By;
 use crate::env::{Clock, Env, Outcome};
 use crate::lane::{Next, Priority};
 use crate::policy::{Dataset, Policy};
@@ -257,7 +258,14 @@ impl<E: Env> Coordinator<E> {
             let waits = slot.is_some_and(|slot| slot.look || slot.has_living());
             let held = Held { version: version.expired(), value: Stored::Tombstone };
             let expect = known.expect();
-            (!waits).then_some(Candidate { expect, held, losers: Vec::new(), conditional: None })
+            (!waits).then_some(Candidate {
+                expect,
+                held,
+                losers: Vec::new(),
+                by: By::Lww,
+                writes: Vec::new(),
+                conditional: None,
+            })
         };
         let Some(candidate) = candidate else { return self.expire_again(record, AGAIN_AFTER) };
         match self.send_install(dataset, record, candidate).await {

@@ -4,19 +4,23 @@
 //! that it does not show as a loser (rule V6). An intent leaves the journal only when the
 //! authority was seen to hold a version that covers its dot (rule A5c).
 
+use super::exchange::Adoption;
 use super::project::Target;
-use super::{Coordinator, Settled, State};
+use super::{Coordinator, State};
 use crate::blob::BlobsSeen;
 use crate::breaker::COOL_DOWN;
+use crate::conflict::By;
 use crate::dead_letter::{Ending, Refused, Verdict};
-use crate::env::{Env, Outcome, Refusal};
+use crate::env::{Env, Outcome, Refusal, RowHistory};
 use crate::journal::{Intent, LetterNote};
 use crate::lane::{Next, Priority};
-use crate::policy::{Dataset, Kind, Limits};
-use crate::record::{Loser, RecordId, StoreId, Stored};
+use crate::policy::{Dataset, Kind, Limits, Ruling};
+use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Change, Expect, Grant, Install, Row, RowAnswer, RowOp, Seq};
-use crate::version::{Actor, Dot, NodeId, Sibling, Version};
+use crate::settle::{self, Rules, Settled, Values};
+use crate::version::{Actor, Basis, Dot, NodeId, Sibling, Version};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +38,10 @@ pub(super) struct Candidate {
     pub(super) expect: Expect,
     pub(super) held: Held,
     pub(super) losers: Vec<Loser>,
+    /// What decided against these.
+    pub(super) by: By,
+    /// What is new of it, write by write, where such are merged.
+    pub(super) writes: Vec<Written>,
     /// An intent with a condition: it happens over `expect`, or not at all.
     pub(super) conditional: Option<Arc<Intent>>,
 }
@@ -43,6 +51,9 @@ pub(super) struct Candidate {
 struct Ours {
     held: Held,
     losers: Vec<Loser>,
+    by: By,
+    /// What is new of it, write by write, where such are merged.
+    writes: Vec<Written>,
     /// It is an intent of a journal, and no version of another site.
     from_journal: bool,
     /// The intent, where it has a condition: it happens over this row, or not at all.
@@ -52,8 +63,12 @@ struct Ours {
 enum Plan {
     /// Nothing is left to install.
     Idle,
+    /// Nobody has the bytes that are needed, now.
+    Lacking,
     /// The authority must be read first.
     Look,
+    /// The same, with all that it keeps of the record: several values stand beside each other.
+    Gather,
     /// The floor must be looked at first: this version is from a journal that may be old, and
     /// the row has not seen it.
     AskFloor { ours: Version, over: Row, candidate: Candidate, suspect: Sibling },
@@ -97,12 +112,20 @@ impl<E: Env> Coordinator<E> {
                     };
                 }
                 Plan::Idle => return self.rest(record),
+                Plan::Lacking => return self.install_failed(record, expire),
                 Plan::Look => match self.row(RowOp::Read { record: record.clone() }).await {
                     Outcome::Applied((_, RowAnswer::Read(row))) => {
-                        plan = self.plan_over(dataset, record, row);
+                        plan = self.plan_over(dataset, record, row, None);
                         continue;
                     }
                     _ => return self.install_failed(record, expire),
+                },
+                Plan::Gather => match self.gather(dataset, record).await {
+                    Some(RowHistory { row, losers, writes }) => {
+                        plan = self.plan_over(dataset, record, row, Some((losers, writes)));
+                        continue;
+                    }
+                    None => return self.install_failed(record, expire),
                 },
                 Plan::AskFloor { ours, over, candidate, suspect } => {
                     match self.floor(record).await {
@@ -146,7 +169,7 @@ impl<E: Env> Coordinator<E> {
                         self.learn_row(record, row.as_ref());
                         self.cancel(&intent);
                     }
-                    plan = self.plan_over(dataset, record, row);
+                    plan = self.plan_over(dataset, record, row, None);
                 }
                 Sent::Failed => return self.install_failed(record, expire),
                 Sent::Away => return self.install_waits(record, expire, COOL_DOWN),
@@ -203,8 +226,11 @@ impl<E: Env> Coordinator<E> {
 
     /// What to install beside what is dead.
     fn plan_beside(&self, record: &RecordId) -> Plan {
-        let alive =
-            self.state().slots.get(record).is_some_and(|slot| slot.ours(self.actor.node).is_some());
+        let alive = self
+            .state()
+            .slots
+            .get(record)
+            .is_some_and(|s| s.ours(self.actor.node, false).is_some());
         if alive { self.plan(record) } else { Plan::Idle }
     }
 
@@ -240,10 +266,11 @@ impl<E: Env> Coordinator<E> {
         if slot.look {
             return Plan::Look;
         }
-        let Some(ours) = slot.ours(self.actor.node) else { return Plan::Idle };
+        let merges = state.merges(record);
+        let Some(ours) = slot.ours(self.actor.node, merges) else { return Plan::Idle };
         let Some(known) = state.ledger.known(record) else { return Plan::Look };
         if let Some(version) = &known.version
-            && version.history.covers(&ours.held.version.history)
+            && version.includes(&ours.held.version)
         {
             self.settle(&mut state, record, version);
             drop(state);
@@ -258,15 +285,22 @@ impl<E: Env> Coordinator<E> {
             version.current().is_expired_form()
                 && version.current().dot == ours.held.version.current().dot
         });
-        if ours.held.version.history.covers(&history) && !ended {
+        let settled = ours.held.version.basis() > Basis::Unsettled;
+        if ours.held.version.history.covers(&history) && settled && !ended {
             ours.over(known.expect())
         } else {
             Plan::Look
         }
     }
 
-    /// What to install over a row that was just seen.
-    fn plan_over(&self, dataset: &Dataset, record: &RecordId, row: Option<Row>) -> Plan {
+    /// What to install over a row that was just seen; `kept`: with all that is kept beside it.
+    fn plan_over(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        row: Option<Row>,
+        kept: Option<(Vec<Loser>, Vec<Written>)>,
+    ) -> Plan {
         self.learn_row(record, row.as_ref());
         let mut state = self.state();
         if let Some(slot) = state.slots.get_mut(record) {
@@ -279,7 +313,10 @@ impl<E: Env> Coordinator<E> {
         if let Some(version) = &row.version {
             self.settle(&mut state, record, version);
         }
-        let ours = state.slots.get(record).and_then(|slot| slot.ours(self.actor.node));
+        let rules = Rules::of(dataset, record);
+        let merges = rules.ruling == Ruling::Merge;
+        let ours = state.slots.get(record).and_then(|slot| slot.ours(self.actor.node, merges));
+        let ours = ours.map(|ours| ours.under(rules.ruling));
         let refused = match &theirs {
             Some(theirs) if foreign => {
                 cannot_hold(dataset, &state.policy.limits, record, &theirs.value)
@@ -293,7 +330,9 @@ impl<E: Env> Coordinator<E> {
         }
         let take_in = |held: Held, losers: Vec<Loser>, suspect: Sibling| {
             let expect = expect.clone();
-            let candidate = Candidate { expect, held, losers, conditional: None };
+            let by = By::Lww;
+            let writes = written(&held).filter(|_| merges).into_iter().collect();
+            let candidate = Candidate { expect, held, losers, by, writes, conditional: None };
             Plan::Install { candidate, suspect }
         };
         let (ours, theirs) = match (ours, theirs) {
@@ -304,8 +343,18 @@ impl<E: Env> Coordinator<E> {
                 return take_in(theirs, Vec::new(), suspect);
             }
             (None, _) => return Plan::Idle,
-            (Some(ours), None) if ours.only_over.is_none() => return ours.over(expect),
-            (Some(ours), None) => return ours.over_nothing(expect, self.actor),
+            (Some(ours), None) if ours.only_over.is_some() => {
+                return ours.over_nothing(expect, self.actor);
+            }
+            (Some(ours), None) if ours.held.version.basis() == Basis::Unsettled => {
+                let Some(kept) = kept else { return Plan::Gather };
+                let set = ours.held.version.clone();
+                let Some(settled) = ours.settle(rules, &set, None, &kept) else {
+                    return lacking_bytes(record);
+                };
+                return ours.with(settled, kept.0).over(expect);
+            }
+            (Some(ours), None) => return ours.over(expect),
             (Some(ours), Some(theirs)) => (ours, theirs),
         };
         if ours.only_over.is_some() {
@@ -313,7 +362,39 @@ impl<E: Env> Coordinator<E> {
             return ours.conditionally();
         }
         let suspect = *ours.held.version.current();
-        match resolve::meet(&ours.held, &theirs) {
+        match resolve::meet(rules.ruling, &ours.held, &theirs) {
+            Met::Apart(set) => {
+                let Some(kept) = kept else { return Plan::Gather };
+                // What the dataset cannot hold is no part of what is shown, and is kept.
+                let (set, loser) = match refused {
+                    Some(_) => {
+                        let winner = ours.held.version.current().dot;
+                        let (sibling, value) = (*theirs.version.current(), theirs.value.clone());
+                        let set = ours.held.version.including(&theirs.version.history);
+                        (set, Some(Loser { sibling, value, winner }))
+                    }
+                    None => (set, None),
+                };
+                let held = loser.is_none().then_some(&theirs);
+                let Some(settled) = ours.settle(rules, &set, held, &kept) else {
+                    return lacking_bytes(record);
+                };
+                let version = ours.held.version.clone();
+                let is_old = ours.from_journal && suspect.dot.actor != self.actor;
+                let before = ours.losers.len();
+                let ours = ours.with(settled, kept.0);
+                let mut losers = ours.losers;
+                losers.extend(loser);
+                state.counters.conflicts += (losers.len() - before) as u64;
+                let Ours { held, by, mut writes, .. } = ours;
+                writes.extend(written(&theirs).filter(|_| foreign && merges));
+                let candidate = Candidate { expect, held, losers, by, writes, conditional: None };
+                if is_old && !foreign {
+                    Plan::AskFloor { ours: version, over: row, candidate, suspect }
+                } else {
+                    Plan::Install { candidate, suspect }
+                }
+            }
             Met::Ours => ours.over(expect),
             Met::Theirs if foreign && refused.is_none() => take_in(theirs, ours.losers, suspect),
             Met::Theirs => Plan::Idle,
@@ -329,7 +410,10 @@ impl<E: Env> Coordinator<E> {
                 let version = ours.held.version;
                 let is_old = ours.from_journal && version.current().dot.actor != self.actor;
                 if is_old && !foreign {
-                    let candidate = Candidate { expect, held: merged, losers, conditional: None };
+                    let by = By::Lww;
+                    let (held, writes) = (merged, Vec::new());
+                    let candidate =
+                        Candidate { expect, held, losers, by, writes, conditional: None };
                     Plan::AskFloor { ours: version, over: row, candidate, suspect }
                 } else {
                     take_in(merged, losers, suspect)
@@ -344,7 +428,9 @@ impl<E: Env> Coordinator<E> {
         record: &RecordId,
         candidate: Candidate,
     ) -> Sent {
-        let Candidate { expect, held, mut losers, .. } = candidate;
+        let Candidate { expect, held, mut losers, by, mut writes, .. } = candidate;
+        let bytes_max = dataset.inline_bytes_max(&self.policy().limits);
+        writes.retain(|written| written.value.held_bytes() <= bytes_max);
         let mut blobs_seen = BlobsSeen::default();
         let value = match self.fit(dataset, &held.value, &mut blobs_seen).await {
             Ok(value) => value,
@@ -376,6 +462,8 @@ impl<E: Env> Coordinator<E> {
             owe: owe.clone(),
             holder: self.actor,
             blobs_seen,
+            by,
+            writes,
         }));
         match self.row(op).await {
             Outcome::Applied((now, RowAnswer::Installed { row_seq, seq, grant })) => {
@@ -451,7 +539,7 @@ impl<E: Env> Coordinator<E> {
 
     /// The authority holds `version`: what it covers is no longer owed by the journal.
     fn settle(&self, state: &mut State, record: &RecordId, version: &Version) {
-        self.settle_adoptions(state, record, &version.history);
+        self.settle_adoptions(state, record, version);
         let Some(slot) = state.slots.get_mut(record) else { return };
         let mut settled: Vec<Dot> = Vec::new();
         let concerned = !state.letters.is_empty();
@@ -497,7 +585,7 @@ impl<E: Env> Coordinator<E> {
         slot.waiters = rest;
         let ended: Vec<super::Waiter> = ended;
         for waiter in ended {
-            let _ = waiter.done.send(Settled::Cancelled);
+            let _ = waiter.done.send(super::Settled::Cancelled);
         }
         let bytes = removed * intent.value.held_bytes();
         state.held.remove(&intent.record.dataset, removed, bytes);
@@ -517,6 +605,12 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl State {
+    /// True when a record's concurrent values are merged.
+    fn merges(&self, record: &RecordId) -> bool {
+        let dataset = self.policy.datasets.get(&record.dataset);
+        dataset.is_some_and(|dataset| dataset.conflict.ruling(&record.key) == Ruling::Merge)
+    }
+
     /// Reports what somebody wrote to the authority and a dataset cannot hold: once for each write,
     /// however often it is looked at.
     fn refuse_foreign(&mut self, record: &RecordId, row_seq: u64, problem: &str) {
@@ -533,6 +627,13 @@ impl State {
              R2 keep what they have until it is mended there or written through Tidelock"
         );
     }
+}
+
+/// A version of one value, as the write that it is.
+pub(super) fn written(held: &Held) -> Option<Written> {
+    let only = (!held.version.is_apart()).then_some(held)?;
+    let (sibling, over) = only.version.sides().next()?;
+    Some(Written { sibling: *sibling, over: over.clone(), value: only.value.clone() })
 }
 
 /// Why a dataset cannot hold what somebody wrote to the authority itself; `None`: it can.
@@ -565,8 +666,12 @@ fn cannot_hold(
 fn over_refused(mine: Held, theirs: Held) -> (Held, Loser) {
     let won = *mine.version.current();
     let loser = Loser { sibling: *theirs.version.current(), value: theirs.value, winner: won.dot };
-    let history = mine.version.history.join(&theirs.version.history);
-    (Held { version: Version::settled(history, won), value: mine.value }, loser)
+    (Held { version: mine.version.including(&theirs.version.history), value: mine.value }, loser)
+}
+
+fn lacking_bytes(record: &RecordId) -> Plan {
+    tracing::error!(%record, "none of its concurrent values has its bytes at hand; trying again");
+    Plan::Lacking
 }
 
 struct Installed {
@@ -602,18 +707,21 @@ impl super::Slot {
 
     /// A version of another site; or the newest durable intent that may be installed, with all the
     /// losers up to it. A conditional one is not skipped: it goes alone.
-    fn ours(&self, own: NodeId) -> Option<Ours> {
+    fn ours(&self, own: NodeId, merges: bool) -> Option<Ours> {
         if let Some(adoption) = self.adoptions.iter().find(|adoption| !adoption.dead) {
-            let (held, losers) = (adoption.held.clone(), adoption.losers.clone());
-            return Some(Ours { held, losers, from_journal: false, only_over: None });
+            let Adoption { held, losers, writes, .. } = adoption.clone();
+            let by = By::Lww;
+            return Some(Ours { held, losers, by, writes, from_journal: false, only_over: None });
         }
         let mut losers = Vec::new();
+        let mut writes = Vec::new();
         let mut newest = None;
         for pending in self.intents.iter().take_while(|pending| pending.durable) {
             // What is kept for another is in nobody's chain here: it goes alone.
             if pending.is_kept_for(own).is_some() {
                 if newest.is_none() && !pending.dead {
                     losers.clone_from(&pending.intent.losers);
+                    writes.extend(pending.intent.written().filter(|_| merges));
                     newest = Some((pending.intent.clone(), losers.len()));
                     break;
                 }
@@ -628,6 +736,7 @@ impl super::Slot {
             if pending.dead {
                 continue;
             }
+            writes.extend(pending.intent.written().filter(|_| merges));
             newest = Some((pending.intent.clone(), losers.len()));
             if conditional {
                 break;
@@ -637,7 +746,8 @@ impl super::Slot {
         losers.truncate(kept);
         let held = Held { version: intent.version.clone(), value: intent.value.clone() };
         let only_over = intent.only_over.clone().map(|expect| (intent, expect));
-        Some(Ours { held, losers, from_journal: true, only_over })
+        let by = By::Lww;
+        Some(Ours { held, losers, by, writes, from_journal: true, only_over })
     }
 }
 
@@ -664,9 +774,50 @@ impl Ours {
     }
 
     fn install(self, expect: Expect, conditional: Option<Arc<Intent>>) -> Plan {
-        let Ours { held, losers, .. } = self;
+        let Ours { held, losers, by, writes, .. } = self;
         let suspect = *held.version.current();
-        Plan::Install { candidate: Candidate { expect, held, losers, conditional }, suspect }
+        let candidate = Candidate { expect, held, losers, by, writes, conditional };
+        Plan::Install { candidate, suspect }
+    }
+
+    /// A set that was written under another ruling is what this one makes of it.
+    fn under(mut self, ruling: Ruling) -> Self {
+        if ruling == Ruling::Lww && self.held.version.basis() == Basis::Unsettled {
+            self.held.version = self.held.version.collapsed();
+        }
+        self
+    }
+
+    fn settle(
+        &self,
+        rules: Rules<'_>,
+        set: &Version,
+        theirs: Option<&Held>,
+        (losers, writes): &(Vec<Loser>, Vec<Written>),
+    ) -> Option<Settled> {
+        let mut values = Values::default();
+        values.note_shown(set, &self.held);
+        theirs.into_iter().for_each(|theirs| values.note_shown(set, theirs));
+        for Loser { sibling, value, .. } in self.losers.iter().chain(losers) {
+            values.note(set, sibling, value);
+        }
+        let theirs = theirs.and_then(written);
+        let writes = writes.iter().chain(&self.writes).chain(&theirs).cloned();
+        settle::settle(rules, set, &values, &writes.collect::<Vec<_>>())
+    }
+
+    /// The same as it was settled; `kept`: what the authority keeps already.
+    fn with(mut self, settled: Settled, kept: Vec<Loser>) -> Self {
+        let Settled { held, losers, by, unresolved } = settled;
+        if !unresolved.is_empty() {
+            tracing::info!(?unresolved, "fields of a merge that no rule settles");
+        }
+        let is_kept = |dot: Dot| kept.iter().any(|loser| loser.sibling.dot == dot);
+        let mut noted: BTreeSet<Dot> = self.losers.iter().map(|loser| loser.sibling.dot).collect();
+        let new =
+            losers.into_iter().filter(|l| !is_kept(l.sibling.dot) && noted.insert(l.sibling.dot));
+        self.losers.extend(new);
+        Ours { held, by, ..self }
     }
 }
 

@@ -13,15 +13,16 @@
 //! match their metadata are not served and not put over: somebody may have written them (rule A3).
 
 use super::Coordinator;
+use super::apart::Beside;
 use crate::breaker::Seen;
 use crate::env::{Env, KvStore, ObjectStore, Outcome, Storage, Unavailable};
 use crate::lane::Priority;
-use crate::policy::{Dataset, Policy, ReadLevel};
+use crate::policy::{Dataset, Policy, ReadLevel, Ruling};
 use crate::projection::{self, Body, Named};
-use crate::record::{KeyError, RecordId, StoreId, Stored};
+use crate::record::{KeyError, Loser, RecordId, StoreId, Stored, Written};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp, Seq};
-use crate::version::{ContentHash, Dot, VersionVector};
+use crate::version::{Basis, ContentHash, Dot, Version, VersionVector};
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::fmt;
@@ -50,6 +51,8 @@ pub struct Read {
     pub from: Option<StoreId>,
     /// The bytes are chosen fields of the value, as a store was told to keep.
     pub partial: bool,
+    /// All values, where several stand beside each other until somebody writes over them.
+    pub siblings: Vec<Beside>,
 }
 
 /// Why there is no answer.
@@ -98,7 +101,7 @@ impl<E: Env> Coordinator<E> {
         self.state().counters.reads += 1;
         match level.unwrap_or(policy.read) {
             ReadLevel::Latest | ReadLevel::Session => {
-                self.read_latest(&record).await.map(|latest| latest.read)
+                self.read_latest(policy, &record).await.map(|latest| latest.read)
             }
             ReadLevel::Any => self.read_any(policy, &record).await,
         }
@@ -117,7 +120,13 @@ impl<E: Env> Coordinator<E> {
         if store == StoreId::D1 {
             let row = self.read_row(&record).await?;
             return match row.and_then(|row| resolve::held(self.site(), &record, &row)) {
-                Some(held) => self.answer(held, Some(StoreId::D1)).await,
+                Some(held) => {
+                    let apart = held.version.is_apart();
+                    let read = self.answer(held, Some(StoreId::D1)).await?;
+                    // One value of several is no context for a write over all of them.
+                    let context = read.context.filter(|_| !apart);
+                    Ok(Read { context, ..read })
+                }
                 None => Ok(absent),
             };
         }
@@ -134,11 +143,35 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    pub(super) async fn read_latest(&self, record: &RecordId) -> Result<Latest, ReadError> {
+    pub(super) async fn read_latest(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+    ) -> Result<Latest, ReadError> {
         let row = self.read_row(record).await?;
         let seq = row.as_ref().map_or(Seq(0), |row| row.seq);
         let theirs = row.and_then(|row| resolve::held(self.site(), record, &row));
-        let (held, from) = match (self.own(record), theirs) {
+        let ruling = dataset.conflict.ruling(&record.key);
+        let ours = self.own_chain(record, ruling != Ruling::Lww);
+        let own = ours.as_ref().map(|own| own.held.version.current().dot);
+        let apart = match (&ours, &theirs) {
+            (Some(ours), Some(theirs)) => match resolve::meet(ruling, &ours.held, theirs) {
+                Met::Apart(set) => Some(set),
+                Met::Ours | Met::Theirs | Met::Concurrent { .. } => None,
+            },
+            (Some(ours), None) => {
+                Some(ours.held.version.clone()).filter(|own| own.basis() == Basis::Unsettled)
+            }
+            (None, Some(theirs)) if ruling == Ruling::KeepSiblings => Some(theirs.version.clone()),
+            (None, _) => None,
+        };
+        if let Some(set) = apart.filter(Version::is_apart) {
+            let (held, siblings) = self.read_apart(dataset, record, &set, ours, theirs).await?;
+            let owed = own.filter(|dot| held.version.history.covers_dot(*dot));
+            let read = self.answer(held, Some(StoreId::D1)).await?;
+            return Ok(Latest { read: Read { siblings, ..read }, seq, owed });
+        }
+        let (held, from) = match (ours.map(|own| own.held), theirs) {
             (None, None) => {
                 let from = Some(StoreId::D1);
                 let read = Read { context: Some(Default::default()), from, ..Read::default() };
@@ -146,21 +179,24 @@ impl<E: Env> Coordinator<E> {
             }
             (Some(ours), None) => (ours, None),
             (None, Some(theirs)) => (theirs, Some(StoreId::D1)),
-            (Some(ours), Some(theirs)) => match resolve::meet(&ours, &theirs) {
+            (Some(ours), Some(theirs)) => match resolve::meet(ruling, &ours, &theirs) {
                 Met::Ours => (ours, None),
-                Met::Theirs => (theirs, Some(StoreId::D1)),
+                Met::Theirs | Met::Apart(_) => (theirs, Some(StoreId::D1)),
                 Met::Concurrent { merged, .. } => (merged, Some(StoreId::D1)),
             },
         };
-        let own = self.own(record).map(|own| own.version.current().dot);
         let owed = own.filter(|dot| held.version.history.covers_dot(*dot));
         Ok(Latest { read: self.answer(held, from).await?, seq, owed })
     }
 
     async fn read_any(&self, policy: &Dataset, record: &RecordId) -> Result<Read, ReadError> {
         if let Some(ours) = self.own(record) {
+            if ours.version.is_apart() {
+                return self.read_latest(policy, record).await.map(|latest| latest.read);
+            }
             return self.answer(ours, None).await;
         }
+        let shows_all = policy.conflict.ruling(&record.key) != Ruling::KeepSiblings;
         for store in [StoreId::Kv, StoreId::R2] {
             // A copy that this coordinator knows to be behind would hide its own writers' writes.
             if policy.projection(store).is_none()
@@ -174,11 +210,14 @@ impl<E: Env> Coordinator<E> {
             if behind {
                 self.repair(record, store);
             }
-            if let (Copied::Whole(read), false) = (copied, behind) {
+            // A copy shows one value; whether there are others its metadata tells by what it lacks.
+            if let (Copied::Whole(read), false) = (copied, behind)
+                && (shows_all || read.context.is_some())
+            {
                 return Ok(read);
             }
         }
-        self.read_latest(record).await.map(|latest| latest.read)
+        self.read_latest(policy, record).await.map(|latest| latest.read)
     }
 
     /// True when this coordinator knows that the authority holds something newer than a copy, or
@@ -246,16 +285,27 @@ impl<E: Env> Coordinator<E> {
 
     /// The newest write that this coordinator has made durable and still owes to the authority.
     pub(super) fn own(&self, record: &RecordId) -> Option<Held> {
+        self.own_chain(record, false).map(|own| own.held)
+    }
+
+    /// The same, where asked for with what it was built on.
+    fn own_chain(&self, record: &RecordId, whole: bool) -> Option<Own> {
         let state = self.state();
         let slot = state.slots.get(record)?;
         // A conditional write is not readable before its condition is decided.
-        let durable = slot
-            .intents
-            .iter()
-            .filter(|pending| pending.is_kept_for(self.actor.node).is_none())
-            .rfind(|pending| pending.durable && pending.intent.only_over.is_none())?;
-        let intent = &durable.intent;
-        Some(Held { version: intent.version.clone(), value: intent.value.clone() })
+        let durable = |pending: &&super::Pending| {
+            let own = pending.is_kept_for(self.actor.node).is_none();
+            own && pending.durable && pending.intent.only_over.is_none()
+        };
+        let newest = &slot.intents.iter().rfind(durable)?.intent;
+        let held = Held { version: newest.version.clone(), value: newest.value.clone() };
+        let chain = || {
+            let durable = slot.intents.iter().filter(durable).filter(|_| whole);
+            durable.map(|pending| &pending.intent)
+        };
+        let losers = chain().flat_map(|intent| intent.losers.iter().cloned()).collect();
+        let writes = chain().filter_map(|intent| intent.written()).collect();
+        Some(Own { held, losers, writes })
     }
 
     async fn read_row(&self, record: &RecordId) -> Result<Option<Row>, ReadError> {
@@ -293,6 +343,7 @@ impl<E: Env> Coordinator<E> {
             expires_at_ms,
             from,
             partial: false,
+            siblings: Vec::new(),
         })
     }
 
@@ -371,6 +422,7 @@ impl<E: Env> Coordinator<E> {
             expires_at_ms: described.expires_at_ms,
             from: Some(store),
             partial,
+            siblings: Vec::new(),
         };
         Ok(if partial { Copied::Partial(read) } else { Copied::Whole(read) })
     }
@@ -388,6 +440,15 @@ pub(super) fn place<'p>(
     };
     let record = dataset.record(key).map_err(ReadError::Key)?;
     Ok((dataset, record))
+}
+
+/// A coordinator's own newest write that the authority may lack.
+pub(super) struct Own {
+    pub(super) held: Held,
+    /// Where it stands beside others: what may be of these,
+    pub(super) losers: Vec<Loser>,
+    /// and each write since the authority's version.
+    pub(super) writes: Vec<Written>,
 }
 
 /// The newest that can be had.

@@ -14,6 +14,7 @@
 use super::Coordinator;
 use super::install::{Candidate, Sent};
 use super::reconcile::PAGE_KEYS;
+use crate::conflict::By;
 use crate::env::{Env, Network, Outcome};
 use crate::policy::Dataset;
 use crate::record::{Key, RecordId};
@@ -203,8 +204,9 @@ impl<E: Env> Coordinator<E> {
                 return true;
             }
             let held = resolve::buried(self.site(), record, dead);
-            let candidate =
-                Candidate { expect: found.expect(), held, losers: Vec::new(), conditional: None };
+            let (expect, by) = (found.expect(), By::Lww);
+            let (losers, writes) = (Vec::new(), Vec::new());
+            let candidate = Candidate { expect, held, losers, by, writes, conditional: None };
             match self.send_install(dataset, record, candidate).await {
                 Sent::Done => {
                     self.state().counters.buried_again += 1;

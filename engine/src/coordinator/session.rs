@@ -204,7 +204,7 @@ impl<E: Env> Coordinator<E> {
                 SessionError::NoSuchSite { site }
             });
         }
-        let Latest { read, seq, owed } = self.read_latest(&record).await?;
+        let Latest { read, seq, owed } = self.read_latest(policy, &record).await?;
         let history = read.context.clone().unwrap_or_default();
         let mut lacking: Vec<Dot> =
             session.owed(&record).filter(|dot| !history.covers_dot(*dot)).collect();

@@ -12,11 +12,12 @@
 use super::install::{Candidate, Sent};
 use super::reconcile::{Found, Listing};
 use super::{Coordinator, write::accepted};
+use crate::conflict::By;
 use crate::env::{Env, Outcome};
 use crate::lane::Priority;
-use crate::policy::{Dataset, Keep};
+use crate::policy::{Dataset, Keep, Ruling};
 use crate::projection::{self, Body, Named};
-use crate::record::{Loser, RecordId, StoreId, Stored};
+use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::resolve::{self, Held, Met};
 use crate::row::{Row, RowAnswer, RowOp};
 use crate::version::{Sibling, SiteId, Version};
@@ -71,6 +72,10 @@ impl<E: Env> Coordinator<E> {
         };
         let keep = &dataset.projection(store).expect("a projection is looked over").keep;
         let part = described.is_none() && matches!(keep, Keep::Fields(_));
+        let ruling = dataset.conflict.ruling(&record.key);
+        // Another store's bytes stand against those of somebody who wrote past us to this one.
+        let is_unwanted = described.is_none()
+            && matches!(ruling, Ruling::PreferStore(preferred) if preferred != store);
         let fits = body.len() <= self.policy().limits.value_bytes_max;
         let kept = if part { Ok(body.clone()) } else { accepted(dataset, &record.key, &body) };
         let body = match kept {
@@ -92,10 +97,10 @@ impl<E: Env> Coordinator<E> {
         for _ in 0..TAKE_IN_TRIES {
             self.learn_row(record, row.as_ref());
             let found = row.take().unwrap_or_default();
-            let taken = if part {
+            let taken = if part || is_unwanted {
                 kept_beside(self.site(), record, &found, &body)
             } else {
-                taken_in(self.site(), record, &found, described.as_ref(), &body)
+                taken_in(self.site(), record, ruling, &found, described.as_ref(), &body)
             };
             let candidate = match taken {
                 TakenIn::Known => {
@@ -117,6 +122,10 @@ impl<E: Env> Coordinator<E> {
                     return TookIn::Known;
                 }
                 TakenIn::NotYet => return TookIn::Undecided,
+                TakenIn::Beside(held) => {
+                    self.adopt_one(record, held);
+                    return TookIn::Undecided;
+                }
                 TakenIn::Nowhere => {
                     self.state().counters.foreign_refused += 1;
                     tracing::error!(
@@ -181,6 +190,8 @@ enum TakenIn {
     Known,
     /// Another foreign write is taken in first.
     NotYet,
+    /// It stands beside what the authority holds, which is to be gathered first.
+    Beside(Held),
     /// The authority has no such record beside which it could be kept.
     Nowhere,
     Over(Candidate),
@@ -191,6 +202,7 @@ enum TakenIn {
 fn taken_in(
     site: SiteId,
     record: &RecordId,
+    ruling: Ruling,
     row: &Row,
     described: Option<&Version>,
     body: &Bytes,
@@ -204,12 +216,14 @@ fn taken_in(
     if let Some(version) = described {
         let ours = Held { version: version.clone(), value };
         let over = |held, losers| {
-            TakenIn::Over(Candidate { expect: expect.clone(), held, losers, conditional: None })
+            let (expect, by, writes) = (expect.clone(), By::Lww, written(&held, ruling));
+            TakenIn::Over(Candidate { expect, held, losers, by, writes, conditional: None })
         };
-        return match theirs.map(|theirs| resolve::meet(&ours, &theirs)) {
+        return match theirs.map(|theirs| resolve::meet(ruling, &ours, &theirs)) {
             None | Some(Met::Ours) => over(ours, Vec::new()),
             Some(Met::Theirs) => TakenIn::Known,
             Some(Met::Concurrent { merged, losers }) => over(merged, losers),
+            Some(Met::Apart(_)) => TakenIn::Beside(ours),
         };
     }
     let found = resolve::found(site, record, row.version.as_ref(), body);
@@ -228,7 +242,9 @@ fn taken_in(
     });
     let held = Held { version: found, value };
     let losers = losers.into_iter().collect();
-    TakenIn::Over(Candidate { expect, held, losers, conditional: None })
+    let by = if ruling == Ruling::Lww { By::Lww } else { By::PreferStore };
+    let writes = written(&held, ruling);
+    TakenIn::Over(Candidate { expect, held, losers, by, writes, conditional: None })
 }
 
 /// What becomes of bytes found where only chosen fields are kept. Nobody can tell whether they are a
@@ -248,8 +264,14 @@ fn kept_beside(site: SiteId, record: &RecordId, row: &Row, body: &Bytes) -> Take
     // No later than the winner: its stamp stays the greatest of all that its history covers (V3).
     let sibling = Sibling { stamp: won.stamp, ..*lost };
     let loser = Loser { sibling, value: Stored::Inline(body.clone()), winner: won.dot };
-    let held = Held { version: Version::settled(found.history, won), value: theirs.value };
-    TakenIn::Over(Candidate { expect: row.expect(), held, losers: vec![loser], conditional: None })
+    let held = Held { version: theirs.version.including(&found.history), value: theirs.value };
+    let (expect, losers, by) = (row.expect(), vec![loser], By::PreferStore);
+    TakenIn::Over(Candidate { expect, held, losers, by, writes: Vec::new(), conditional: None })
+}
+
+/// What is new of it where it may be merged later.
+fn written(held: &Held, ruling: Ruling) -> Vec<Written> {
+    super::install::written(held).filter(|_| ruling == Ruling::Merge).into_iter().collect()
 }
 
 #[cfg(test)]

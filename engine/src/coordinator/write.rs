@@ -10,7 +10,7 @@ use super::{Coordinator, Settled, State, Waiter};
 use crate::backlog::{self, Behind, Full, Mode, Queue};
 use crate::env::{Clock, Env, Outcome};
 use crate::journal::{Intent, JournalError};
-use crate::policy::{Dataset, Durability, Kind, Oversize, Pace, Policy, Table};
+use crate::policy::{Dataset, Durability, Kind, Oversize, Pace, Policy, Ruling, Table};
 use crate::record::{KeyError, Loser, RecordId, StoreId, Stored};
 use crate::resolve;
 use crate::row::{Expect, Row, RowAnswer, RowOp, Seq, StoreTime};
@@ -193,6 +193,12 @@ pub enum WriteRefusal {
     Stopping,
     /// The coordinator is being retired. The same at another.
     Leaving,
+    /// The value is to expire, and the dataset's concurrent values are not decided by the later stamp
+    /// alone.
+    CannotExpire {
+        /// Which.
+        dataset: String,
+    },
 }
 
 impl WriteRefusal {
@@ -213,6 +219,7 @@ impl WriteRefusal {
             | WriteRefusal::Key(_)
             | WriteRefusal::TooLarge { .. }
             | WriteRefusal::WrongKind { .. }
+            | WriteRefusal::CannotExpire { .. }
             | WriteRefusal::ConditionFailed { .. } => false,
         }
     }
@@ -270,6 +277,11 @@ impl fmt::Display for WriteRefusal {
                 "the caller's deadline passed before the write was begun; try again, with more time",
             ),
             WriteRefusal::Stopping => f.write_str("this coordinator is stopping; try again"),
+            WriteRefusal::CannotExpire { dataset } => write!(
+                f,
+                "values of {dataset} cannot expire, since its concurrent values are not decided by \
+                 \"lww\"; write it without a time to live"
+            ),
             WriteRefusal::Leaving => {
                 f.write_str("this coordinator is being retired; write at another")
             }
@@ -550,12 +562,22 @@ impl<E: Env> Coordinator<E> {
             (Lifetime::Usual, Some(lifetime)) | (Lifetime::For(lifetime), _) => ends_in(lifetime)?,
             (Lifetime::Until(at_ms), _) => Some(at_ms),
         };
+        let ruling = dataset.conflict.ruling(&record.key);
+        if expires_at_ms.is_some() && ruling != Ruling::Lww {
+            return Err(WriteRefusal::CannotExpire { dataset: dataset.name.to_string() });
+        }
         let value = write.value.map_or(Stored::Tombstone, Stored::Inline);
         state.counter += 1;
         let dot = Dot { actor: self.actor, counter: state.counter };
         let stamp = state.clock.tick(wall, base.stamp);
         let sibling = Sibling { expires_at_ms, ..resolve::sibling(dot, stamp, &value) };
-        let version = Version::write(&base.history, sibling);
+        let version = match &write.condition {
+            // What its caller had not read stays beside it, and is settled at the authority.
+            Condition::Context(context) if ruling != Ruling::Lww => base.beside(context, sibling),
+            Condition::Context(_) | Condition::None | Condition::Match(_) | Condition::Absent => {
+                Version::write(&base.history, sibling)
+            }
+        };
         let losers = match &write.condition {
             Condition::Context(context) => base.unseen_in(context, looked.as_ref(), dot),
             // It is made over what the authority holds, and whatever still waits here is dead.
@@ -668,6 +690,8 @@ struct Base {
     stamp: crate::version::Stamp,
     /// The newest of it has a value.
     live: bool,
+    /// What it is known by.
+    versions: [Option<Version>; 3],
     /// The newest intent of this coordinator, when that is what the write is built on.
     newest: Option<Arc<Intent>>,
 }
@@ -719,13 +743,19 @@ impl State {
             looked.and_then(|looked| looked.held.as_ref()).map(|held| held.version.clone()),
             newest.as_ref().map(|intent| intent.version.clone()),
         ];
-        let mut base =
-            Base { history: VersionVector::new(), stamp: Default::default(), live: false, newest };
-        for version in versions.into_iter().flatten() {
+        let mut base = Base {
+            history: VersionVector::new(),
+            stamp: Default::default(),
+            live: false,
+            versions: Default::default(),
+            newest,
+        };
+        for version in versions.iter().flatten() {
             base.live = !version.current().deleted && !version.current().has_expired(now);
             base.history = base.history.join(&version.history);
             base.stamp = base.stamp.max(version.stamp());
         }
+        base.versions = versions;
         if base.history.is_empty() {
             // What seems to have never been may have been deleted and reaped.
             base.stamp = self.ledger.deleted_stamp(&record.dataset);
@@ -735,6 +765,15 @@ impl State {
 }
 
 impl Base {
+    /// A write of somebody who had read `context` alone.
+    fn beside(&self, context: &VersionVector, sibling: Sibling) -> Version {
+        let known = self.versions.iter().flatten().cloned().reduce(|all, one| all.join(&one));
+        match known {
+            Some(known) => Version::write_beside(&known, context, sibling),
+            None => Version::write(&self.history, sibling),
+        }
+    }
+
     /// The newest intent, as a loser.
     fn dead(&self, winner: Dot) -> Vec<Loser> {
         let newest = self.newest.iter();
@@ -755,9 +794,10 @@ impl Base {
         winner: Dot,
     ) -> Vec<Loser> {
         let newest = self.newest.as_ref().map(|i| (*i.version.current(), i.value.clone()));
+        // What was merged is nobody's write: those that it was made of are kept already.
         let held = looked
             .and_then(|looked| looked.held.as_ref())
-            .map(|held| (*held.version.current(), held.value.clone()));
+            .and_then(|held| Some((*held.version.chosen()?, held.value.clone())));
         // What the newest intent has superseded already was kept when it did.
         let superseded = |dot: Dot| {
             self.newest

@@ -9,6 +9,7 @@
 //! accepted.
 
 mod across;
+mod conflict;
 mod dataset;
 mod error;
 mod places;

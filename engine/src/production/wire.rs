@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::Read;
 
 /// What this build speaks. Another number is refused before anything is decoded.
-pub const VERSION: &str = "3";
+pub const VERSION: &str = "4";
 /// The header that carries it.
 pub const VERSION_HEADER: &str = "x-tidelock-wire";
 /// A message, unpacked: one value to be kept, or names of records.
@@ -83,7 +83,7 @@ pub fn unpack<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Result<T, 
 mod tests {
     use super::*;
     use crate::env::{PeerReply, Wanted, Whole};
-    use crate::record::{Loser, RecordId, Stored};
+    use crate::record::{Loser, RecordId, Stored, Written};
     use crate::resolve::{Held, sibling};
     use crate::row::Seq;
     use crate::tree::{Leaf, Node, Sums};
@@ -103,7 +103,9 @@ mod tests {
         let held = held();
         let current = *held.version.current();
         let loser = Loser { sibling: current, value: Stored::Tombstone, winner: current.dot };
-        let whole = Whole { record: record.clone(), held: Some(held.clone()), losers: vec![loser] };
+        let (over, value) = (held.version.history.clone(), held.value.clone());
+        let (losers, writes) = (vec![loser], vec![Written { sibling: current, over, value }]);
+        let whole = Whole { record: record.clone(), held: Some(held.clone()), losers, writes };
         let answer = PeerReply::Values(vec![whole]);
         assert_eq!(unpack(&pack(&answer).unwrap(), ANSWER_BYTES_MAX), Ok(answer));
         let wanted = Wanted { record, known: held.version.history, current: Some(current.dot) };

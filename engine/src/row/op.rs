@@ -2,7 +2,8 @@
 
 use super::{Epoch, Expect, Floor, Grant, Row, Seq, StoreTime};
 use crate::blob::BlobsSeen;
-use crate::record::{Loser, RecordId, StoreId, Stored};
+use crate::conflict::By;
+use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::version::{Actor, ContentHash, Version, VersionId, VersionVector};
 use serde::{Deserialize, Serialize};
 
@@ -111,7 +112,17 @@ pub struct Install {
     pub holder: Actor,
     /// The blobs that it refers to, but for those that rows or losers refer to already (rule A0).
     pub blobs_seen: BlobsSeen,
+    /// What decided against the losers.
+    pub by: By,
+    /// What is new of it, write by write, where such are merged: of all that came so, the newest
+    /// [`WRITES_MAX`] are kept, of [`WRITE_BYTES_MAX`] together.
+    pub writes: Vec<Written>,
 }
+
+/// Writes of one record that are kept for merges.
+pub const WRITES_MAX: usize = 64;
+/// Bytes of these values, the newest not counted.
+pub const WRITE_BYTES_MAX: usize = 256 * 1024;
 
 impl Install {
     /// The values that it makes durable: its own and those that lost.
@@ -144,7 +155,10 @@ impl RowOp {
     /// Bytes of values that travel with this.
     pub fn held_bytes(&self) -> usize {
         match self {
-            RowOp::Install(install) => install.values().map(Stored::held_bytes).sum(),
+            RowOp::Install(install) => {
+                let writes = install.writes.iter().map(|written| &written.value);
+                install.values().chain(writes).map(Stored::held_bytes).sum()
+            }
             RowOp::Read { .. }
             | RowOp::Claim { .. }
             | RowOp::Owe { .. }

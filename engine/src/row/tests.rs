@@ -37,6 +37,8 @@ fn install(row: Option<&Row>, node: u16, counter: u64, now: u64) -> (Row, Grant)
         owe: vec![StoreId::Kv],
         holder: actor(node),
         blobs_seen: BlobsSeen::default(),
+        by: Default::default(),
+        writes: vec![],
     }));
     match apply_to_row(row, &op, StoreTime(now), Seq(1)) {
         (Some(row), RowAnswer::Installed { grant, .. }) => (row, grant),
@@ -70,6 +72,8 @@ fn a2_an_install_tests_history_and_row_sequence() {
             owe: vec![],
             holder: actor(1),
             blobs_seen: BlobsSeen::default(),
+            by: Default::default(),
+            writes: vec![],
         }))
     };
     row.row_seq += 1; // what the trigger does for a foreign write
@@ -92,6 +96,8 @@ fn an_install_must_cover_what_it_replaces() {
         owe: vec![],
         holder: actor(2),
         blobs_seen: BlobsSeen::default(),
+        by: Default::default(),
+        writes: vec![],
     }));
     assert_eq!(apply_to_row(Some(&row), &op, StoreTime(1), Seq(2)), (None, RowAnswer::NotCovering));
 }
@@ -110,6 +116,8 @@ fn a_value_is_not_ended_before_its_time_by_the_authoritys_clock() {
             owe: vec![StoreId::Kv],
             holder: actor(2),
             blobs_seen: BlobsSeen::default(),
+            by: Default::default(),
+            writes: vec![],
         }))
     };
     let brief = Version::settled(first.history, brief);
@@ -261,6 +269,8 @@ fn deleted(row: &Row, counter: u64) -> Row {
         owe: vec![],
         holder: actor(1),
         blobs_seen: BlobsSeen::default(),
+        by: Default::default(),
+        writes: vec![],
     }));
     let (changed, _) = apply_to_row(Some(row), &op, StoreTime(1), Seq(2));
     Row { owed: BTreeMap::new(), ..changed.expect("installed") }
@@ -314,6 +324,8 @@ fn a6_what_was_deleted_is_not_installed_where_its_tombstone_was_reaped() {
             owe: vec![],
             holder: actor(1),
             blobs_seen: BlobsSeen::default(),
+            by: Default::default(),
+            writes: vec![],
         }));
         apply(None, &floor, &op, StoreTime(9), Seq(10))
     };
@@ -353,6 +365,8 @@ fn a6_no_epoch_of_a_reaped_row_is_given_out_again() {
             owe: vec![StoreId::Kv],
             holder: actor(2),
             blobs_seen: BlobsSeen::default(),
+            by: Default::default(),
+            writes: vec![],
         }));
         let (changed, _) = apply(Some(&begun), &floor, &op, StoreTime(9), Seq(11));
         let Changed::Row(row) = changed else { panic!("a new record") };

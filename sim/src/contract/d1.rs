@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::conflict::{Conflict, ConflictQuery, Which};
 use tidelock_engine::env::{RowHistory, RowStore};
-use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored};
+use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored, Written};
 use tidelock_engine::resolve::sibling;
 use tidelock_engine::row::{
     Change, Epoch, Grant, Install, LEASE_MS, Poll, PollPage, Row, RowAnswer, RowOp, Seq, StoreTime,
+    WRITE_BYTES_MAX, WRITES_MAX,
 };
 use tidelock_engine::tree::{Leaf, Tree};
 use tidelock_engine::version::{
@@ -30,6 +31,7 @@ cases![
     d1_marks_a_settled_projection_again,
     d1_gives_a_former_life_its_marks_at_once,
     d1_keeps_the_losers_of_the_batch,
+    d1_keeps_what_a_merge_starts_from,
     d1_lists_conflicts_in_the_order_in_which_they_were_settled,
     d1_keeps_the_sums_of_its_leaves,
     d1_gives_the_rows_of_a_leaf,
@@ -63,6 +65,8 @@ fn install(key: &str, over: Option<&Row>, node: u16, counter: u64, value: Stored
         owe: vec![StoreId::Kv],
         holder: actor(node),
         blobs_seen: BlobsSeen::default(),
+        by: Default::default(),
+        writes: vec![],
     }
 }
 
@@ -392,10 +396,50 @@ async fn d1_keeps_the_losers_of_the_batch<W: World>(world: &W) {
     assert_eq!(kept().await.losers, [], "what was not installed has no losers");
     let expected = op.losers.clone();
     installed(world, op).await;
-    let RowHistory { row, losers: mut found } = kept().await;
+    let RowHistory { row, losers: mut found, writes } = kept().await;
+    assert_eq!(writes, [], "nothing of it is merged");
     assert_eq!(row.and_then(|row| row.version).map(|v| v.current().dot), Some(winner));
     found.sort_by_key(|loser| loser.sibling.dot);
     assert_eq!(found, expected);
+}
+
+async fn d1_keeps_what_a_merge_starts_from<W: World>(world: &W) {
+    let kept = async || {
+        let histories = world.d1().histories(vec![named("merged")]).await.expect("D1 answers");
+        histories.into_iter().next().expect("one for each").writes
+    };
+    let written = |counter: u64, value: Stored| {
+        let dot = Dot { actor: actor(4), counter };
+        let sibling = sibling(dot, Stamp { wall_ms: counter, logical: 0 }, &value);
+        let over: VersionVector = [(actor(5), counter)].into_iter().collect();
+        Written { sibling, over, value }
+    };
+    let mut row: Option<Row> = None;
+    let mut counter = 0;
+    let mut keep = async |writes: Vec<Written>| {
+        counter += 1;
+        let mut op = install("merged", row.as_ref(), 1, counter, inline("what stands"));
+        op.writes = writes;
+        row = Some(installed(world, op).await.0);
+    };
+    let most = WRITES_MAX as u64;
+    let all: Vec<Written> = (1..=most + 3)
+        .map(|n| written(n, if n % 5 == 0 { Stored::Tombstone } else { inline("what it was") }))
+        .collect();
+    for two in all.chunks(2) {
+        keep(two.to_vec()).await;
+    }
+    assert_eq!(kept().await, all[3..], "the newest, the newest of them last");
+    // One that comes again is the one that is there.
+    keep(all[6..8].to_vec()).await;
+    assert_eq!(kept().await, all[3..]);
+    // A large one stays as long as it is the newest.
+    let large = written(most + 4, inline(&"l".repeat(WRITE_BYTES_MAX + 1)));
+    keep(vec![large.clone()]).await;
+    assert_eq!(kept().await, [&all[4..], &[large]].concat());
+    let small = written(most + 5, inline("small"));
+    keep(vec![small.clone()]).await;
+    assert_eq!(kept().await, [small], "with the large one they would be too many bytes");
 }
 
 async fn d1_lists_conflicts_in_the_order_in_which_they_were_settled<W: World>(world: &W) {

@@ -62,11 +62,7 @@ impl Reader<'_> {
         ];
         let read = raw.read.as_ref().and_then(|word| self.word(word, "dataset.read", &reads, &[]));
         let durability = self.durability(raw, spanned.span(), &strategy);
-        if let Some(default) = raw.conflict.as_ref().and_then(|raw| raw.default.as_ref()) {
-            const LATER: [&str; 6] =
-                ["merge", "keep_siblings", "prefer_store", "delete_wins", "edit_wins", "rule"];
-            self.word(default, "dataset.conflict.default", &[("lww", ())], &LATER);
-        }
+        let conflict = self.conflict(raw, kind);
         Dataset {
             name: Arc::from(name.as_str()),
             kind: kind.unwrap_or(Kind::Binary),
@@ -77,6 +73,7 @@ impl Reader<'_> {
             strategy,
             oversize,
             read: read.unwrap_or(ReadLevel::Any),
+            conflict,
             durability,
             backlog: self.backlog(raw),
             queue: self.queue(raw),

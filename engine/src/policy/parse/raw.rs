@@ -1,6 +1,8 @@
 //! The file as it is written: fields, their types, and where each stands.
 
+use crate::merge::Strategy;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use toml::Spanned;
 
@@ -118,5 +120,45 @@ pub(super) struct RawQueue {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConflict {
-    pub(super) default: Option<Spanned<String>>,
+    pub(super) default: Option<Spanned<RawRuling>>,
+    #[serde(default)]
+    pub(super) prefixes: BTreeMap<String, Spanned<RawRuling>>,
+    pub(super) fields: Option<Spanned<BTreeMap<String, Strategy>>>,
+}
+
+/// `"delete_wins"`, or `{ prefer_store = "d1" }`.
+pub(super) enum RawRuling {
+    Word(String),
+    PreferStore(String),
+}
+
+impl<'de> Deserialize<'de> for RawRuling {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> serde::de::Visitor<'de> for Either {
+            type Value = RawRuling;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word such as \"merge\", or { prefer_store = \"d1\" }")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawRuling, E> {
+                Ok(RawRuling::Word(text.to_owned()))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> Result<RawRuling, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(deny_unknown_fields)]
+                struct Prefer {
+                    prefer_store: String,
+                }
+                let map = serde::de::value::MapAccessDeserializer::new(map);
+                Prefer::deserialize(map).map(|raw| RawRuling::PreferStore(raw.prefer_store))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }

@@ -77,7 +77,7 @@ fn mistakes_of_a_dataset() {
     let itself = kept.replace("node = 2", "node = 1");
     check(&itself, &[(7, "peer.node", "no other coordinator")]);
     check(&kept.replace("http:", "ftp:"), &[(8, "peer.url", "http://10.0.0.8:7878")]);
-    check(&with("conflict = { default = \"merge\" }"), &[(5, "dataset.conflict.default", "lww")]);
+    check(&with("conflict = { default = \"rule\" }"), &[(5, "dataset.conflict.default", "lww")]);
     check(&with("oversize = \"reference\""), &[(5, "dataset.oversize", "r2 = {}")]);
     check(
         &with("oversize = \"reference\"\nr2 = { keep = \"reference\" }"),
@@ -311,6 +311,33 @@ const CANNOT_HOLD: &[(&str, &str, &str, &str)] = &[
     ("backlog = \"drop\"", "dataset.backlog", "not known", "\"absorb\", \"promise\""),
     ("kv = { keeps = \"full\" }", "keeps", "unknown field", "`keep`"),
     ("conflict = { default = \"newest\" }", "dataset.conflict.default", "not known", "lww"),
+    ("conflict = { default = \"prefer_store\" }", "dataset.conflict.default", "not said", "d1"),
+    (
+        "conflict = { default = { prefer_store = \"s3\" } }",
+        "dataset.conflict.default",
+        "no store",
+        "d1",
+    ),
+    ("conflict = { default = { prefer = \"d1\" } }", "prefer", "unknown field", "`prefer_store`"),
+    (
+        "conflict = { prefixes = { \"a/\" = \"newest\" } }",
+        "dataset.conflict.prefixes.\"a/\"",
+        "not known",
+        "keep_siblings",
+    ),
+    ("conflict = { fields = { \"/n\" = \"max\" } }", "dataset.conflict.fields", "nothing", "merge"),
+    (
+        "conflict = { default = \"merge\", fields = { n = \"max\" } }",
+        "dataset.conflict.fields",
+        "no JSON Pointer",
+        "\"/stock\"",
+    ),
+    (
+        "ttl = \"1h\"\nconflict = { default = \"merge\" }",
+        "dataset.conflict.default",
+        "expire",
+        "no ttl",
+    ),
 ];
 
 #[test]

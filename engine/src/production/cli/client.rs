@@ -246,7 +246,8 @@ impl Client {
         let room = if status < 400 { VALUE_BYTES_MAX as u64 } else { 0 };
         let limited = response.body_mut().with_config().limit(room + DOCUMENT_BYTES_MAX);
         let body = limited.read_to_vec().map_err(no_connection)?;
-        if status < 300 {
+        // 300: several values, none of which is the record's alone.
+        if status <= 300 {
             return Ok(Answer { status, headers: response.headers().clone(), body });
         }
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();

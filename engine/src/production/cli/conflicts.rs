@@ -80,6 +80,15 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
 
+/// What happened to a value, as it was decided.
+fn became(strategy: &str) -> &'static str {
+    match strategy {
+        "merge_three_way" | "merge_two_way" => "was merged under",
+        "keep_siblings" => "stands beside",
+        _ => "lost to",
+    }
+}
+
 fn listed(conflicts: &[Value]) -> String {
     if conflicts.is_empty() {
         return "No conflicts.".to_owned();
@@ -88,11 +97,12 @@ fn listed(conflicts: &[Value]) -> String {
     for conflict in conflicts {
         let _ = writeln!(
             shown,
-            "{}  {}/{}: {} lost to {}",
+            "{}  {}/{}: {} {} {}",
             text(&conflict["id"]),
             text(&conflict["dataset"]),
             text(&conflict["key"]),
             what(&conflict["lost"]),
+            became(text(&conflict["strategy"])),
             text(&conflict["winner"]),
         );
     }

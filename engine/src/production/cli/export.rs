@@ -191,6 +191,11 @@ impl Export<'_> {
             Err(NoAnswer::Problem { status: 401, detail, .. }) => return self.give_up(&detail),
             Err(error) => return self.refuse(key, error.detail()),
         };
+        if found.answer.status == 300 {
+            let why = "several values stand beside each other; decide with `tidelock put --context`, \
+                       or give --store d1 for the one that copies hold";
+            return self.refuse(key, why);
+        }
         let value = &found.answer.body;
         let written = match (&item.path, lines) {
             (Some(path), _) => write_below(&self.args.out, path, value),

@@ -161,6 +161,9 @@ struct PutArgs {
     /// Only when there is no such record
     #[arg(long)]
     create: bool,
+    /// Over what was read with this context; what has been written since stands against it
+    #[arg(long, value_name = "CONTEXT", conflicts_with_all = ["create", "if_match"])]
+    context: Option<String>,
     /// The value expires after this, as in 90s, 1h or 30d; never: it does not, whatever the dataset
     /// says
     #[arg(long, value_name = "TIME")]

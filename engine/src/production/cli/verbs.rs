@@ -57,6 +57,9 @@ pub fn get(args: &GetArgs) -> Result<(), CliError> {
     let client = Client::find(&args.client)?;
     let found = find(&client, &args.dataset, &args.key, args.store, args.latest)?;
     let value = &found.answer.body;
+    if found.answer.status == 300 {
+        return several(args, &found.answer);
+    }
     if let (Some(store), Some(note)) = (args.store, found.note) {
         let (dataset, key) = (&args.dataset, &args.key);
         match note {
@@ -79,6 +82,33 @@ pub fn get(args: &GetArgs) -> Result<(), CliError> {
         let _ = out.write_all(value).and_then(|()| out.flush());
     }
     Ok(())
+}
+
+/// Several values stand beside each other: none is the record's until somebody writes over all.
+fn several(args: &GetArgs, answer: &Answer) -> Result<(), CliError> {
+    let malformed = |error| CliError::Failed(format!("the server's answer is no JSON: {error}"));
+    let body: Value = serde_json::from_slice(&answer.body).map_err(malformed)?;
+    if args.client.json {
+        line::print(&body.to_string());
+        return Ok(());
+    }
+    let siblings = body["siblings"].as_array().cloned().unwrap_or_default();
+    for sibling in &siblings {
+        let operation = sibling["operation"].as_str().unwrap_or_default();
+        let value = match (&sibling["text"], &sibling["base64"]) {
+            (Value::String(text), _) => text.clone(),
+            (_, Value::String(_)) => format!("({} bytes; --json has them)", sibling["bytes"]),
+            _ => "(deleted)".to_owned(),
+        };
+        line::print(&format!("{operation}\n{value}\n"));
+    }
+    let (dataset, key) = (&args.dataset, &args.key);
+    let context = body["context"].as_str().unwrap_or_default();
+    Err(CliError::Failed(format!(
+        "{} values of {dataset}/{key} stand beside each other, and nobody has written over all of \
+         them; decide with `tidelock put {dataset} {key} FILE --context {context}`",
+        siblings.len()
+    )))
 }
 
 fn found_json(args: &GetArgs, found: &Found) -> Value {
@@ -160,7 +190,8 @@ pub fn put(args: &PutArgs) -> Result<(), CliError> {
         None => None,
     };
     let ttl = args.ttl.as_deref().map(|ttl| ("x-ttl", ttl));
-    let headers: Vec<_> = condition.into_iter().chain(ttl).collect();
+    let context = args.context.as_deref().map(|context| ("x-context", context));
+    let headers: Vec<_> = condition.into_iter().chain(context).chain(ttl).collect();
     let answer = if condition.is_some() {
         // Repeated after a lost answer, it would find its own write and fail.
         client.send(Method::PUT, &path, &headers, &value)?

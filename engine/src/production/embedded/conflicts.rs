@@ -2,7 +2,7 @@
 
 use super::d1::{Reference, damaged, integer, number, parse, reference_of, text};
 use super::database::Failure;
-use crate::conflict::{Conflict, ConflictQuery, Place, Which};
+use crate::conflict::{By, Conflict, ConflictQuery, Place, Which};
 use crate::record::{Loser, RecordId, Stored};
 use crate::row::{Seq, StoreTime};
 use crate::version::Sibling;
@@ -15,19 +15,28 @@ pub(super) struct Kept<'i> {
     pub(super) seq: Seq,
     pub(super) at: StoreTime,
     pub(super) won: &'i Sibling,
+    pub(super) by: By,
 }
 
-/// Files from before conflicts had places get the columns; what was kept then comes first.
+/// Files from before conflicts had places, or were decided in more than one way, get the columns; what
+/// was kept then comes first.
 pub(super) fn add_places(connection: &Connection) -> rusqlite::Result<()> {
-    let losers_exist = connection.table_exists(None, "tidelock_losers")?;
-    if !losers_exist || connection.column_exists(None, "tidelock_losers", "seq")? {
+    if !connection.table_exists(None, "tidelock_losers")? {
         return Ok(());
     }
-    connection.execute_batch(
-        "ALTER TABLE tidelock_losers ADD COLUMN seq INTEGER; \
-         ALTER TABLE tidelock_losers ADD COLUMN kept_at INTEGER; \
-         ALTER TABLE tidelock_losers ADD COLUMN won TEXT",
-    )
+    let lacks =
+        |column: &str| connection.column_exists(None, "tidelock_losers", column).map(|is| !is);
+    if lacks("seq")? {
+        connection.execute_batch(
+            "ALTER TABLE tidelock_losers ADD COLUMN seq INTEGER; \
+             ALTER TABLE tidelock_losers ADD COLUMN kept_at INTEGER; \
+             ALTER TABLE tidelock_losers ADD COLUMN won TEXT",
+        )?;
+    }
+    if lacks("decided")? {
+        connection.execute_batch("ALTER TABLE tidelock_losers ADD COLUMN decided TEXT")?;
+    }
+    Ok(())
 }
 
 /// Keeps a value that lost, unless it is kept already: the same loser may come again, from another
@@ -46,8 +55,8 @@ pub(super) fn keep(
         Stored::Tombstone => (None, None),
     };
     let sql = "INSERT INTO tidelock_losers(dataset, key, dot, winner, sibling, reference, value, \
-                                           seq, kept_at, won) \
-               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE NOT EXISTS \
+                                           seq, kept_at, won, decided) \
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 WHERE NOT EXISTS \
                    (SELECT 1 FROM tidelock_losers WHERE dataset = ?1 AND key = ?2 AND dot = ?3)";
     connection.prepare_cached(sql)?.execute(params![
         &*record.dataset,
@@ -60,6 +69,7 @@ pub(super) fn keep(
         integer(kept.seq.0),
         integer(kept.at.0),
         (kept.won.dot == loser.winner).then(|| text(kept.won)),
+        kept.by.name(),
     ])?;
     Ok(())
 }
@@ -122,7 +132,8 @@ pub(super) fn find(
     let all = if conditions.is_empty() { "TRUE".to_owned() } else { conditions.join(" AND ") };
     let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
     let sql = format!(
-        "SELECT dataset, key, sibling, winner, ifnull(seq, 0), ifnull(kept_at, 0), won \
+        "SELECT dataset, key, sibling, winner, ifnull(seq, 0), ifnull(kept_at, 0), won, \
+                ifnull(decided, 'lww') \
          FROM tidelock_losers WHERE {all} {order} LIMIT {limit}"
     );
     let mut statement = connection.prepare_cached(&sql)?;
@@ -137,7 +148,9 @@ pub(super) fn find(
         let at = StoreTime(number(row.get(5)?));
         let won: Option<String> = row.get(6)?;
         let won = won.map(|text| parse(&record, text)).transpose()?;
-        found.push(Conflict { record, seq, at, lost, winner, won });
+        let by: String = row.get(7)?;
+        let by = by.parse().map_err(|error| damaged(&record, &error))?;
+        found.push(Conflict { record, seq, at, lost, winner, won, by });
     }
     Ok(found)
 }

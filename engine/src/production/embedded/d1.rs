@@ -5,6 +5,7 @@
 //! (a table of the user's own, for a structured dataset: see `table.rs`)
 //! tidelock_rows      version, sequences, marks    triggers on the tables above keep the sequence
 //! tidelock_leaves    sums over the rows           what a ledger is held against, leaf by leaf
+//! tidelock_writes    what was written lately      where such values are merged
 //! tidelock_losers    what lost against a value    written in the winner's transaction (rule V6)
 //! tidelock_floors    what reaped tombstones had seen (rule A6)
 //! tidelock_condemned blobs of R2 that are being deleted (rule A0, see `blobs.rs`)
@@ -17,7 +18,7 @@
 
 use super::database::{Database, Failure, OpenError};
 use super::table::{BindProblem, UserTable};
-use super::{StoreClock, blobs, conflicts, outcome};
+use super::{StoreClock, blobs, conflicts, outcome, writes};
 use crate::blob::Condemned;
 use crate::conflict::{Conflict, ConflictQuery};
 use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailable};
@@ -224,8 +225,11 @@ impl RowStore for EmbeddedD1 {
             let history = |record: &RecordId| {
                 let table = tables.by_dataset.get(&record.dataset);
                 let losers = conflicts::losers(connection, record)?;
-                let row = load(connection, table, record)?;
-                Ok(RowHistory { row, losers })
+                let row = match load(connection, table, record)? {
+                    None => Row::absent(&floor(connection, &record.dataset)?),
+                    row => row,
+                };
+                Ok(RowHistory { row, losers, writes: writes::of(connection, record)? })
             };
             records.iter().map(history).collect()
         };
@@ -359,16 +363,18 @@ fn one(
             count(connection, record, before.and_then(|row| row.digest(&record.key)), None)?;
             let sql = "DELETE FROM tidelock_rows WHERE dataset = ?1 AND key = ?2";
             connection.prepare_cached(sql)?.execute([&*record.dataset, &*record.key])?;
+            writes::forget(connection, record)?;
             return Ok(answer);
         }
     };
     let own_bytes = match op {
         RowOp::Install(install) => {
             for loser in &install.losers {
-                let kept =
-                    conflicts::Kept { seq: after.seq, at: now, won: install.version.current() };
+                let (seq, won, by) = (after.seq, install.version.current(), install.by);
+                let kept = conflicts::Kept { seq, at: now, won, by };
                 conflicts::keep(connection, record, loser, &kept)?;
             }
+            writes::keep(connection, record, &install.writes)?;
             true
         }
         RowOp::Read { .. }

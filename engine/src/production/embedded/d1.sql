@@ -72,6 +72,20 @@ CREATE TABLE IF NOT EXISTS tidelock_tables(
     shape TEXT NOT NULL
 );
 
+-- What was written to records lately, where concurrent values are merged: what a merge starts from.
+CREATE TABLE IF NOT EXISTS tidelock_writes(
+    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    dataset TEXT NOT NULL,
+    key TEXT NOT NULL,
+    dot TEXT NOT NULL,
+    sibling TEXT NOT NULL,
+    -- The history of what its writer had read.
+    read TEXT NOT NULL,
+    -- NULL: it deletes.
+    value BLOB,
+    UNIQUE (dataset, key, dot)
+);
+
 -- Values that lost a conflict.
 CREATE TABLE IF NOT EXISTS tidelock_losers(
     dataset TEXT NOT NULL,
@@ -85,6 +99,8 @@ CREATE TABLE IF NOT EXISTS tidelock_losers(
     seq INTEGER,
     kept_at INTEGER,
     won TEXT,
+    -- What decided; NULL: the later stamp.
+    decided TEXT,
     PRIMARY KEY (dataset, key, dot, winner)
 );
 CREATE INDEX IF NOT EXISTS tidelock_losers_by_place ON tidelock_losers(ifnull(seq, 0), dot);

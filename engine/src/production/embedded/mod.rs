@@ -14,6 +14,7 @@ mod database;
 pub mod kv;
 pub mod r2;
 mod table;
+mod writes;
 
 pub use d1::{BindError, EmbeddedD1};
 pub use database::OpenError;

@@ -51,6 +51,8 @@ fn install(key: &str, over: Option<&Row>, counter: u64, value: Stored) -> RowOp 
         owe: vec![StoreId::Kv],
         holder: actor,
         blobs_seen: BlobsSeen::default(),
+        by: Default::default(),
+        writes: vec![],
     };
     // As if they had just been put.
     for blob in install.blobs().collect::<Vec<_>>() {
@@ -159,6 +161,8 @@ async fn foreign_writes_are_seen_and_acknowledged() {
         owe: vec![],
         holder: actor,
         blobs_seen: BlobsSeen::default(),
+        by: Default::default(),
+        writes: vec![],
     }));
     assert!(matches!(stores.d1.batch(vec![op]).await, Outcome::Applied(_)));
     let taken = row(&stores.d1, "k").await.unwrap();

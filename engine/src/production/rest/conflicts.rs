@@ -158,10 +158,11 @@ pub(super) fn summary(conflict: &Conflict) -> Value {
         "lost": write(&conflict.lost),
         "winner": conflict.winner.to_string(),
         "won": conflict.won.as_ref().map(write),
+        "strategy": conflict.by.name(),
     })
 }
 
-fn write(sibling: &Sibling) -> Value {
+pub(super) fn write(sibling: &Sibling) -> Value {
     json!({
         "operation": sibling.dot.to_string(),
         "stamp_ms": sibling.stamp.wall_ms,

@@ -55,6 +55,8 @@ pub enum Kind {
     ConditionFailed,
     /// The value or request is too large.
     TooLarge,
+    /// The dataset's values cannot expire.
+    CannotExpire,
     /// The value is not of the dataset's kind.
     WrongKind,
     /// The body is of no kind of patch.
@@ -135,6 +137,12 @@ impl Kind {
             Kind::ConditionFailed => {
                 ("condition-failed", "The record has moved on", S::PRECONDITION_FAILED, false)
             }
+            Kind::CannotExpire => (
+                "cannot-expire",
+                "Values of the dataset cannot expire",
+                S::UNPROCESSABLE_ENTITY,
+                false,
+            ),
             Kind::TooLarge => ("too-large", "Too large", S::PAYLOAD_TOO_LARGE, false),
             Kind::WrongKind => {
                 ("wrong-kind", "Not of the dataset's kind", S::UNPROCESSABLE_ENTITY, false)
@@ -281,6 +289,7 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::UnknownDataset { .. } => Kind::UnknownDataset,
             WriteRefusal::Key(_) => Kind::BadKey,
             WriteRefusal::TooLarge { .. } => Kind::TooLarge,
+            WriteRefusal::CannotExpire { .. } => Kind::CannotExpire,
             WriteRefusal::WrongKind { .. } => Kind::WrongKind,
             WriteRefusal::ConditionFailed { .. } => Kind::ConditionFailed,
             WriteRefusal::QueueFull { .. }

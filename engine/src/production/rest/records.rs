@@ -8,7 +8,7 @@ use super::deadline::Deadline;
 use super::problem::{Kind, Problem};
 use super::{App, PAGE_RECORDS_MAX, too_large};
 use crate::coordinator::{
-    Condition, Coordinator, Lifetime, Patching, Read, Receipt, Session, Unpatched, Write,
+    Beside, Condition, Coordinator, Lifetime, Patching, Read, Receipt, Session, Unpatched, Write,
     WriteDoubt, WriteOutcome,
 };
 use crate::env::Env;
@@ -22,7 +22,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
@@ -109,6 +109,9 @@ async fn find<E: Env>(
         }
     };
     let session = session.map(|session| session.to_string());
+    if !read.siblings.is_empty() {
+        return Ok(siblings(&dataset, &key, &read, session));
+    }
     let Some(value) = &read.value else {
         return Err(absent(&dataset, &key, &read, store).session(session));
     };
@@ -142,6 +145,36 @@ async fn find<E: Env>(
     }
     as_data(headers);
     Ok(response)
+}
+
+/// Several values that nobody has superseded (300): all of them, with the context of a write over them.
+fn siblings(dataset: &str, key: &str, read: &Read, session: Option<String>) -> Response {
+    let each = read.siblings.iter().map(|Beside { sibling, value }| {
+        let mut shown = super::conflicts::write(sibling);
+        match value.as_deref().map(|bytes| (bytes, std::str::from_utf8(bytes))) {
+            None => {}
+            Some((_, Ok(text))) => shown["text"] = json!(text),
+            Some((bytes, Err(_))) => shown["base64"] = json!(STANDARD.encode(bytes)),
+        }
+        shown
+    });
+    let context = read.context.as_ref().map(VersionVector::to_string);
+    let body = json!({
+        "dataset": dataset,
+        "key": key,
+        "etag": read.etag,
+        "context": context,
+        "siblings": each.collect::<Vec<_>>(),
+    });
+    let mut response = (StatusCode::MULTIPLE_CHOICES, axum::Json(body)).into_response();
+    let headers = response.headers_mut();
+    put_header(headers, header::ETAG, &format!("\"{}\"", read.etag.as_deref().unwrap_or_default()));
+    for (name, value) in [(CONTEXT, context), (SESSION, session)] {
+        if let Some(value) = value {
+            put_header(headers, name, &value);
+        }
+    }
+    response
 }
 
 /// Bytes of a value, and nothing else.
@@ -375,9 +408,15 @@ pub(super) fn receipt_json(receipt: &Receipt) -> serde_json::Value {
     json!({
         "operation": receipt.dot.to_string(),
         "etag": receipt.version.etag(),
-        "context": receipt.version.history.to_string(),
+        "context": context_after(receipt),
         "pending": receipt.pending,
     })
+}
+
+/// The context of a write over this one. None where it stands beside others, which its writer is to read
+/// before it writes over them.
+fn context_after(receipt: &Receipt) -> Option<String> {
+    (!receipt.version.is_apart()).then(|| receipt.version.history.to_string())
 }
 
 pub(super) fn acknowledged(
@@ -395,7 +434,9 @@ pub(super) fn acknowledged(
     if !receipt.version.current().deleted {
         put_header(headers, header::ETAG, &format!("\"{}\"", receipt.version.etag()));
     }
-    put_header(headers, CONTEXT, &receipt.version.history.to_string());
+    if let Some(context) = context_after(receipt) {
+        put_header(headers, CONTEXT, &context);
+    }
     session.wrote(receipt);
     put_header(headers, SESSION, &session.to_string());
     put_header(headers, OPERATION, &receipt.dot.to_string());

@@ -95,6 +95,8 @@ fn install(key: &str, over: Option<&Row>, value: Stored) -> RowOp {
         owe: vec![],
         holder: actor,
         blobs_seen: BlobsSeen::default(),
+        by: Default::default(),
+        writes: vec![],
     }))
 }
 

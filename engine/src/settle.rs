@@ -1,0 +1,386 @@
+//! What is shown of several values that nobody has superseded.
+//!
+//! ```text
+//! (ruling, set of values, their bytes, what they were written over) -> what is shown, what is kept
+//!
+//!      v0                 two that were written over v0 are merged over it
+//!     /  \
+//!    w    y               three that have not one version in common are merged in the order in which
+//!   / \   |               they came apart: x and z over w, and what that makes with y over v0
+//!  x   z  |
+//! ```
+//!
+//! Invariant: a pure function of the set. Every ruling ranks or merges what nobody has superseded, so
+//! it does not matter who meets whom first (rule V4); what a merge lacks, be it the version that the
+//! values have in common or the bytes of one of them, makes its result give way to that of whoever had
+//! it (rule V5, [`Basis`]).
+
+use crate::conflict::By;
+use crate::merge::{self, BaseUse, FieldConflict, Merged, Side, Unmergeable, Whose};
+use crate::policy::{Conflicts, Dataset, Kind, Ruling};
+use crate::record::{Loser, RecordId, StoreId, Stored, Written};
+use crate::resolve::{self, Held};
+use crate::structured::Schema;
+use crate::version::{Basis, Dot, NodeId, Sibling, Stamp, Version, VersionVector};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// What decides, and what the values are.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'p> {
+    /// For this record's key.
+    pub ruling: Ruling,
+    /// How fields are merged, where they are.
+    pub conflicts: &'p Conflicts,
+    /// What the values are.
+    pub kind: Kind,
+    /// The columns of a structured dataset, as every row of it is spelled.
+    pub schema: Option<&'p Schema>,
+    /// The record's key.
+    pub key: &'p str,
+}
+
+impl<'p> Rules<'p> {
+    /// Those for a record of a dataset.
+    pub fn of(dataset: &'p Dataset, record: &'p RecordId) -> Self {
+        Rules {
+            ruling: dataset.conflict.ruling(&record.key),
+            conflicts: &dataset.conflict,
+            kind: dataset.kind,
+            schema: dataset.table.as_ref().and_then(|table| table.schema.as_deref()),
+            key: &record.key,
+        }
+    }
+}
+
+/// A set that is settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The set, with the bytes of what is shown.
+    pub held: Held,
+    /// Every value that is not shown as it was written, and whose bytes are at hand: to be made durable
+    /// with what is shown (rule V6).
+    pub losers: Vec<Loser>,
+    /// What decided.
+    pub by: By,
+    /// Fields of a merge that no declared rule settled.
+    pub unresolved: Vec<FieldConflict>,
+}
+
+/// What is known of a set's bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Values {
+    by_dot: BTreeMap<Dot, Stored>,
+}
+
+impl Values {
+    /// Takes note of a value's bytes, if they are its own: under one dot the value stands that its writer
+    /// gave, and where several were merged, what was made of them.
+    pub fn note(&mut self, of: &Version, sibling: &Sibling, value: &Stored) {
+        let named = of.siblings().iter().find(|own| own.dot == sibling.dot);
+        if named.is_some_and(|own| own.hash == sibling.hash) {
+            self.by_dot.entry(sibling.dot).or_insert_with(|| value.clone());
+        }
+    }
+
+    /// Takes note of what is shown of a version.
+    pub fn note_shown(&mut self, of: &Version, held: &Held) {
+        self.note(of, held.version.current(), &held.value);
+    }
+
+    /// The bytes of a value, if they are at hand. A delete has none.
+    fn of(&self, sibling: &Sibling) -> Option<&Stored> {
+        if sibling.deleted { Some(&Stored::Tombstone) } else { self.by_dot.get(&sibling.dot) }
+    }
+}
+
+/// Settles a set of several values. `None`: no bytes of any of them are at hand.
+pub fn settle(
+    rules: Rules<'_>,
+    set: &Version,
+    values: &Values,
+    writes: &[Written],
+) -> Option<Settled> {
+    let known: Vec<&Sibling> =
+        set.siblings().iter().filter(|sibling| values.of(sibling).is_some()).collect();
+    let all = known.len() == set.siblings().len();
+    let chosen = |by: By, basis: Basis, rank: &dyn Fn(&Sibling) -> bool| {
+        let of = if all { set.siblings().iter().collect() } else { known.clone() };
+        let shown = of.into_iter().max_by_key(|s| (rank(s), s.stamp, s.dot))?;
+        let value = values.of(shown)?.clone();
+        Some(finish(set, values, *shown, value, basis, by, Vec::new()))
+    };
+    // What the bytes are missing of could be what is to be shown.
+    let basis = if all { Basis::Chosen } else { Basis::Unsettled };
+    match rules.ruling {
+        Ruling::Lww => chosen(By::Lww, basis, &|_| false),
+        Ruling::KeepSiblings => chosen(By::KeepSiblings, basis, &|sibling| !sibling.deleted),
+        Ruling::DeleteWins => chosen(By::DeleteWins, basis, &is_delete),
+        Ruling::EditWins => chosen(By::EditWins, basis, &|sibling| !is_delete(sibling)),
+        Ruling::PreferStore(store) => {
+            let past_us = store == StoreId::D1;
+            let prefers = |sibling: &Sibling| is_foreign(sibling) == past_us;
+            chosen(By::PreferStore, basis, &prefers)
+        }
+        Ruling::Merge => {
+            let made = if all { merged(rules, set, values, writes) } else { Err(None) };
+            match made {
+                Ok((shown, bytes, basis, unresolved)) => {
+                    let by = match basis {
+                        Basis::ThreeWay => By::MergeThreeWay,
+                        Basis::Unsettled | Basis::Chosen | Basis::TwoWay => By::MergeTwoWay,
+                    };
+                    let value = Stored::Inline(bytes);
+                    Some(finish(set, values, shown, value, basis, by, unresolved))
+                }
+                // Deletes beside at most one value: there is nothing to merge.
+                Err(None) if all => chosen(By::EditWins, basis, &|sibling| !sibling.deleted),
+                Err(_) => chosen(By::MergeFellBack, basis, &|sibling| !sibling.deleted),
+            }
+        }
+    }
+}
+
+fn is_delete(sibling: &Sibling) -> bool {
+    sibling.deleted && !sibling.is_expired_form()
+}
+
+fn is_foreign(sibling: &Sibling) -> bool {
+    sibling.dot.actor.node == NodeId::FOREIGN
+}
+
+fn finish(
+    set: &Version,
+    values: &Values,
+    shown: Sibling,
+    value: Stored,
+    basis: Basis,
+    by: By,
+    unresolved: Vec<FieldConflict>,
+) -> Settled {
+    let beside = set.siblings().iter().filter(|sibling| **sibling != shown);
+    let losers = beside.filter_map(|sibling| {
+        let value = values.of(sibling)?.clone();
+        Some(Loser { sibling: *sibling, value, winner: shown.dot })
+    });
+    let losers = losers.collect();
+    let version = match by {
+        // The others are kept as losers alone.
+        By::Lww => Version::settled(set.history.clone(), shown),
+        _ => set.showing(shown, basis),
+    };
+    Settled { held: Held { version, value }, losers, by, unresolved }
+}
+
+/// One value, or several that were merged already.
+#[derive(Clone, Debug)]
+struct Part {
+    /// What it was written over; of several what any was. Themselves are in nothing that they are merged
+    /// with, and a history that had them would have what their writers had not seen as well.
+    over: VersionVector,
+    dot: Dot,
+    stamp: Stamp,
+    bytes: Bytes,
+}
+
+/// A merge under way.
+struct Merging<'m> {
+    rules: Rules<'m>,
+    writes: &'m [Written],
+    /// What records were at these histories; `None`: nobody knows.
+    known: Vec<(VersionVector, Option<Bytes>)>,
+    basis: Basis,
+    unresolved: Vec<FieldConflict>,
+}
+
+type Made = (Sibling, Bytes, Basis, Vec<FieldConflict>);
+
+/// Merges the values of a set that are no deletes. An error without a cause: there are not two.
+fn merged(
+    rules: Rules<'_>,
+    set: &Version,
+    values: &Values,
+    writes: &[Written],
+) -> Result<Made, Option<Unmergeable>> {
+    let mut parts = Vec::new();
+    for (sibling, over) in set.sides().filter(|(sibling, _)| !sibling.deleted) {
+        let bytes = match values.of(sibling) {
+            Some(Stored::Inline(bytes)) => bytes.clone(),
+            // It stands elsewhere, and was too large to be brought.
+            Some(Stored::Tombstone | Stored::Reference { .. }) | None => {
+                let bytes = usize::try_from(sibling.bytes).unwrap_or(usize::MAX);
+                return Err(Some(Unmergeable::Large(bytes)));
+            }
+        };
+        let Sibling { dot, stamp, .. } = *sibling;
+        parts.push(Part { over: over.clone(), dot, stamp, bytes });
+    }
+    if parts.len() < 2 {
+        return Err(None);
+    }
+    let mut merging = Merging {
+        rules,
+        writes,
+        known: Vec::new(),
+        basis: Basis::ThreeWay,
+        unresolved: Vec::new(),
+    };
+    let bytes = merging.merge(parts, 0)?.bytes;
+    let bytes = match rules.schema {
+        // As the table's columns spell it, as every row is.
+        Some(schema) => {
+            let accepted = schema.accept(rules.key, &bytes);
+            Bytes::from(accepted.map_err(|_| Some(Unmergeable::NotARow(Whose::Base)))?)
+        }
+        None => bytes,
+    };
+    let latest = set.siblings().iter().filter(|sibling| !sibling.deleted);
+    let latest = latest.max_by_key(|sibling| (sibling.stamp, sibling.dot)).expect("two are live");
+    let shown = Sibling {
+        expires_at_ms: latest.expires_at_ms,
+        ..resolve::sibling(latest.dot, latest.stamp, &Stored::Inline(bytes.clone()))
+    };
+    Ok((shown, bytes, merging.basis, merging.unresolved))
+}
+
+impl Merging<'_> {
+    /// Makes one of several, those first that came apart last.
+    fn merge(&mut self, mut parts: Vec<Part>, depth: usize) -> Result<Part, Option<Unmergeable>> {
+        while parts.len() > 1 {
+            let (common, group) = deepest(&parts);
+            let (mut taken, mut kept) = (Vec::new(), Vec::new());
+            for (at, part) in parts.into_iter().enumerate() {
+                if group.contains(&at) { &mut taken } else { &mut kept }.push(part);
+            }
+            let base = self.base(&common, &taken, depth);
+            kept.push(self.merge_over(base.as_deref(), &taken)?);
+            parts = kept;
+        }
+        Ok(parts.pop().expect("a merge is asked for of some"))
+    }
+
+    fn merge_over(
+        &mut self,
+        base: Option<&[u8]>,
+        parts: &[Part],
+    ) -> Result<Part, Option<Unmergeable>> {
+        let side = |part| {
+            let Part { dot, stamp, bytes, .. }: &Part = part;
+            Side { dot: *dot, stamp: *stamp, value: &bytes[..] }
+        };
+        let sides: Vec<Side<&[u8]>> = parts.iter().map(side).collect();
+        let fields = &self.rules.conflicts.fields;
+        let made = match self.rules.kind {
+            Kind::Json => merge::json(fields, base, &sides),
+            Kind::Structured => merge::columns(fields, base, &sides),
+            Kind::Text => merge::text(base, &sides),
+            Kind::Binary => Err(Unmergeable::NotText(Whose::Side(sides[0].dot))),
+        };
+        let Merged { bytes, unresolved, base, .. } = made.map_err(Some)?;
+        if base == BaseUse::TwoWay {
+            self.basis = Basis::TwoWay;
+        }
+        self.unresolved.extend(unresolved);
+        let (stamp, dot) = parts.iter().map(|part| (part.stamp, part.dot)).max().expect("of some");
+        let over = parts.iter().fold(VersionVector::new(), |all, part| all.join(&part.over));
+        Ok(Part { over, dot, stamp, bytes: Bytes::from(bytes) })
+    }
+
+    /// What some parts were written over, if it is known: what the record was when their writers had one
+    /// history, no older one (DESIGN, "Base"). Where they had none there was nothing. It is made of the
+    /// writes themselves, since no coordinator need ever have held just that version: two may have taken in
+    /// the same writes by different ways.
+    fn base(&mut self, common: &VersionVector, parts: &[Part], depth: usize) -> Option<Bytes> {
+        let is_object = |part: &Part| part.bytes.trim_ascii_start().starts_with(b"{");
+        let nothing = match self.rules.kind {
+            Kind::Json | Kind::Structured => {
+                parts.iter().all(is_object).then(|| Bytes::from_static(b"{}"))
+            }
+            Kind::Text => Some(Bytes::new()),
+            Kind::Binary => None,
+        };
+        if common.is_empty() {
+            return nothing;
+        }
+        if let Some((_, known)) = self.known.iter().find(|(at, _)| at == common) {
+            return known.clone();
+        }
+        let found = self.stood(common, nothing, depth);
+        self.known.push((common.clone(), found.clone()));
+        found
+    }
+
+    /// What a record was when it included just this.
+    fn stood(&mut self, at: &VersionVector, nothing: Option<Bytes>, depth: usize) -> Option<Bytes> {
+        if depth == DEPTH_MAX {
+            return None;
+        }
+        let included: Vec<&Written> =
+            self.writes.iter().filter(|written| at.covers_dot(written.sibling.dot)).collect();
+        let superseded = |written: &Written| {
+            let dot = written.sibling.dot;
+            included.iter().any(|by| by.sibling.dot != dot && by.over.covers_dot(dot))
+        };
+        let mut reached = VersionVector::new();
+        let mut parts: Vec<Part> = Vec::new();
+        for written in included.iter().filter(|written| !superseded(written)) {
+            let Sibling { dot, stamp, deleted, .. } = written.sibling;
+            reached = reached.join(&written.over);
+            reached.include(dot);
+            match &written.value {
+                Stored::Inline(bytes) if !deleted && !parts.iter().any(|part| part.dot == dot) => {
+                    let (over, bytes) = (written.over.clone(), bytes.clone());
+                    parts.push(Part { over, dot, stamp, bytes });
+                }
+                Stored::Inline(_) | Stored::Tombstone => {}
+                Stored::Reference { .. } => return None,
+            }
+        }
+        if reached != *at {
+            // Some of it is not kept any more.
+            return None;
+        }
+        parts.sort_by_key(|part| part.dot);
+        if parts.is_empty() {
+            return nothing;
+        }
+        let (basis, unresolved) = (self.basis, self.unresolved.len());
+        let made = self.merge(parts, depth + 1).ok();
+        self.unresolved.truncate(unresolved);
+        // Of what was made without its own base nothing follows exactly.
+        let exact = self.basis == basis;
+        made.filter(|_| exact).map(|part| part.bytes)
+    }
+}
+
+/// What a merge starts from may be a merge itself, and so on.
+const DEPTH_MAX: usize = 32;
+
+/// Those that came apart last, by their places: they have a longer history in common than any others,
+/// and each two of them the same.
+fn deepest(parts: &[Part]) -> (VersionVector, Vec<usize>) {
+    let depth = |common: &VersionVector| common.iter().map(|(_, n)| u128::from(*n)).sum::<u128>();
+    let mut best: Option<(u128, VersionVector, usize, usize)> = None;
+    for i in 0..parts.len() {
+        for j in i + 1..parts.len() {
+            let common = parts[i].over.meet(&parts[j].over);
+            let deep = depth(&common);
+            if best.as_ref().is_none_or(|(most, ..)| deep > *most) {
+                best = Some((deep, common, i, j));
+            }
+        }
+    }
+    let (_, common, i, j) = best.expect("there are two parts at the least");
+    let mut group = vec![i, j];
+    for at in 0..parts.len() {
+        let same = |other: &usize| parts[at].over.meet(&parts[*other].over) == common;
+        if !group.contains(&at) && group.iter().all(same) {
+            group.push(at);
+        }
+    }
+    group.sort_unstable();
+    (common, group)
+}
+
+#[cfg(test)]
+mod tests;
