@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The files of `sim/tests/` whose tests mutants may name.
-pub const TESTS: [&str; 5] = ["traces", "exchange", "reconcile", "reap", "blobs"];
+pub const TESTS: [&str; 6] = ["traces", "exchange", "conflicts", "reconcile", "reap", "blobs"];
 /// Seeds between two looks at the result.
 const SEEDS_AT_ONCE: u64 = 20;
 

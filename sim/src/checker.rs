@@ -9,12 +9,14 @@ mod fate;
 mod invariant;
 mod journals;
 mod session;
+mod sets;
 mod wait;
 
 pub use copies::{Copy, Damage};
 pub use fate::{Fate, Present};
 pub use invariant::{Invariant, Violation};
 pub use session::{Asked, Told};
+pub use sets::{Law, counted};
 pub use wait::Awaited;
 
 use crate::world::EPOCH_MS;
@@ -67,6 +69,12 @@ pub struct Checker {
     poison: BTreeSet<ContentHash>,
     /// The operations of foreign writes to projections.
     in_projections: BTreeSet<u32>,
+    /// Of datasets whose concurrent values the last writer does not decide.
+    laws: BTreeMap<String, Law>,
+    /// What authorities made of several values.
+    made: BTreeMap<ContentHash, RecordId>,
+    /// What writes add to counters.
+    adds: BTreeMap<u32, u64>,
     /// Acknowledged while no store had confirmed them: promised to survive crashes alone.
     local: BTreeSet<Dot>,
     /// Lost with a coordinator's disk, while the authority did not hold them.

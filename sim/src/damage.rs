@@ -4,7 +4,7 @@
 //! its triggers see it. The checker is told of each, since only a look over a projection can find
 //! what was done there.
 
-use crate::checker::{Copy, Damage};
+use crate::checker::{Copy, Damage, Law};
 use crate::world::{State, World};
 use bytes::Bytes;
 use rand::RngExt;
@@ -78,7 +78,7 @@ fn strike(world: &World, fault: &Fault) {
         },
         _ => None,
     };
-    let value = foreign.map(|id| crate::workload::value(id, FOREIGN_BYTES));
+    let value = foreign.map(|id| value_for(world, &record, id));
     let now_ms = world.now_ms();
     state.felt(fault.kind);
     let word = if foreign.is_some() { "foreign-write" } else { "lost" };
@@ -112,9 +112,18 @@ fn strike_row(world: &World, fault: &Fault) {
     };
     let Some(record) = record else { return };
     let id = FOREIGN_ID + fault.id;
-    let value = write.then(|| crate::workload::value(id, FOREIGN_BYTES));
+    let value = write.then(|| value_for(world, &record, id));
     state.felt(fault.kind);
     crate::run::write_foreign(world, state, id, 0, site, record, value);
+}
+
+/// Somebody's bytes, of the record's kind.
+fn value_for(world: &World, record: &RecordId, id: u32) -> Bytes {
+    let kept = world.scenario.datasets.iter().find(|kept| *kept.name == *record.dataset);
+    match kept.and_then(|kept| kept.law) {
+        Some(Law::Counter) => crate::workload::counter(id, 0),
+        Some(_) | None => crate::workload::value(id, FOREIGN_BYTES),
+    }
 }
 
 /// A copy that is there; or, for a foreign write, sometimes a key that was never there.

@@ -12,6 +12,10 @@ pub enum Double {
     SameIncarnation,
     /// D1 keeps no losers.
     D1DropsLosers,
+    /// D1 keeps nothing of what a merge starts from (rule V8).
+    D1KeepsNoWrites,
+    /// D1 keeps what is shown of several values, and none of the others (rule V4).
+    D1DropsSiblings,
     /// D1 installs without testing what it replaces (rule A2).
     D1InstallsBlindly,
     /// D1 tests the history but not the row sequence (rule A2).

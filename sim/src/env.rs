@@ -551,6 +551,12 @@ fn spoil_ops(world: &World, state: &mut State, site: SiteId, ops: &mut [RowOp]) 
                 if world.is(Double::D1MarksNothing) {
                     install.owe.clear();
                 }
+                if world.is(Double::D1KeepsNoWrites) {
+                    install.writes.clear();
+                }
+                if world.is(Double::D1DropsSiblings) {
+                    install.version = install.version.collapsed();
+                }
             }
             RowOp::Clear { store, epoch, .. } if world.is(Double::D1ClearsAlways) => {
                 let (store, epoch) = (*store, *epoch);

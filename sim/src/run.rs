@@ -9,13 +9,13 @@
 //! Invariant: a run is decided by its scenario. Nothing of a former run on the same thread, and
 //! nothing of the process, reaches it.
 
-use crate::checker::{Awaited, Fate, Invariant, Told, Violation};
+use crate::checker::{Awaited, Fate, Invariant, Told, Violation, counted};
 use crate::disk::Landing;
 use crate::double::Double;
 use crate::env::SimEnv;
 use crate::scenario::{Profile, Scenario};
 use crate::trace::Event;
-use crate::workload::{Act, Operation};
+use crate::workload::{self, Act, Operation};
 use crate::world::{Felt, State, Stores, World};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -324,6 +324,8 @@ fn dead_letters(state: &State) -> BTreeSet<(RecordId, StoreId)> {
 struct Memory {
     /// Of its last read of each record.
     contexts: BTreeMap<RecordId, VersionVector>,
+    /// What it gave.
+    values: BTreeMap<RecordId, Option<Bytes>>,
     /// What it has seen of all records.
     token: Session,
 }
@@ -356,7 +358,8 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
             if let Some(read) = read(world, session, node, &record, level).await
                 && let Some(context) = read.context
             {
-                memory.contexts.insert(record, context);
+                memory.contexts.insert(record.clone(), context);
+                memory.values.insert(record, read.value);
             }
             return;
         }
@@ -372,6 +375,9 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
             return;
         }
         Act::Put { .. } | Act::PutForAWhile { .. } | Act::Delete => Condition::None,
+        Act::Add { amount, fresh } => {
+            return add(world, operation, &record, amount, fresh, memory).await;
+        }
         Act::PutWithContext { .. } => {
             Condition::Context(memory.contexts.get(&record).cloned().unwrap_or_default())
         }
@@ -390,6 +396,36 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
     };
     let told = write(world, operation.id, session, node, &record, value, condition, lifetime).await;
     if let Some(receipt) = told {
+        memory.token.wrote(&receipt);
+    }
+}
+
+/// Adds to a counter what was read of it.
+async fn add(
+    world: &Arc<World>,
+    operation: &Operation,
+    record: &RecordId,
+    amount: u64,
+    fresh: bool,
+    memory: &mut Memory,
+) {
+    let Operation { id, session, node, .. } = *operation;
+    if fresh || !memory.contexts.contains_key(record) {
+        let read = read(world, session, NodeId(node), record, ReadLevel::Latest).await;
+        let Some(Read { value, context: Some(context), .. }) = read else { return };
+        memory.contexts.insert(record.clone(), context);
+        memory.values.insert(record.clone(), value);
+    }
+    let stood = memory.values.get(record).cloned().flatten();
+    // What somebody wrote past us may be no counter.
+    let n = stood.as_deref().map_or(Some(0), counted).unwrap_or_default();
+    let value = Some(workload::counter(id, n + amount));
+    let condition = Condition::Context(memory.contexts[record].clone());
+    world.state().checker.adds(id, amount);
+    let lifetime = Lifetime::Usual;
+    if let Some(receipt) =
+        write(world, id, session, NodeId(node), record, value, condition, lifetime).await
+    {
         memory.token.wrote(&receipt);
     }
 }

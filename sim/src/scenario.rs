@@ -4,6 +4,7 @@
 //! file, edited and replayed. Every random choice that is left to the run itself is drawn from a
 //! stream keyed by what it is for, so that taking one operation or fault out shifts no other.
 
+use crate::checker::Law;
 use crate::stores::KV_CACHED_MS;
 use crate::streams::{Purpose, Streams};
 use crate::workload::{self, Act, Operation};
@@ -16,7 +17,11 @@ use std::str::FromStr;
 use std::time::Duration;
 use tidelock_engine::backlog::{Mode, Queue};
 use tidelock_engine::cron::Cron;
-use tidelock_engine::policy::{Dataset, Durability, Keep, Limits, Policy, Projection, Strategy};
+use tidelock_engine::merge::{self, FieldRules};
+use tidelock_engine::policy::{
+    self as engine, Conflicts, Dataset, Durability, Keep, Limits, Policy, Projection, Ruling,
+    Strategy,
+};
 use tidelock_engine::record::StoreId;
 use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{Call, End, Fault, Kind, Moment, Place, PlanShape, plan};
@@ -45,12 +50,21 @@ pub enum Profile {
     Liveness,
     /// Thousands of records and few faults.
     Scale,
+    /// As `hostile`, and the sites are cut apart while everybody writes to the same few records, with
+    /// contexts that are old.
+    Conflicts,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Profile; 5] =
-        [Profile::Quick, Profile::Standard, Profile::Hostile, Profile::Liveness, Profile::Scale];
+    pub const ALL: [Profile; 6] = [
+        Profile::Quick,
+        Profile::Standard,
+        Profile::Hostile,
+        Profile::Liveness,
+        Profile::Scale,
+        Profile::Conflicts,
+    ];
 
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
@@ -60,6 +74,7 @@ impl Profile {
             Profile::Hostile => "hostile",
             Profile::Liveness => "liveness",
             Profile::Scale => "scale",
+            Profile::Conflicts => "conflicts",
         }
     }
 }
@@ -102,6 +117,14 @@ impl Profile {
                 length_ms: 60_000,
                 quiet_ms: 12_000,
             },
+            Profile::Conflicts => Size {
+                nodes: 4,
+                sites: 2,
+                sessions: 6,
+                operations: 280,
+                length_ms: 50_000,
+                quiet_ms: 14_000,
+            },
             Profile::Scale => Size {
                 nodes: 3,
                 sites: 1,
@@ -116,7 +139,13 @@ impl Profile {
     /// True for kinds that such a world has no time for: the scrub reads 64 values a turn, and would
     /// come to the changed one of thousands hours later.
     pub fn leaves_out(self, kind: Kind) -> bool {
-        self == Profile::Scale && matches!(kind, Kind::KvChangedValue | Kind::R2ChangedObject)
+        match self {
+            Profile::Scale => matches!(kind, Kind::KvChangedValue | Kind::R2ChangedObject),
+            // What is refused for good is passed over by what is written over it, which the checker's
+            // reckoning of sets does not know; `hostile` has these.
+            Profile::Conflicts => matches!(kind, Kind::LoadPoisonRecord | Kind::D1Constraint),
+            Profile::Quick | Profile::Standard | Profile::Hostile | Profile::Liveness => false,
+        }
     }
 
     /// What a profile's fault plans are made for.
@@ -125,7 +154,7 @@ impl Profile {
         let (kinds_permille, rare_permille, windows_max) = match self {
             Profile::Quick | Profile::Standard => (350, 120, 2),
             Profile::Hostile => (500, 200, 3),
-            Profile::Liveness => (250, 80, 2),
+            Profile::Liveness | Profile::Conflicts => (250, 80, 2),
             Profile::Scale => (60, 40, 2),
         };
         PlanShape {
@@ -185,9 +214,46 @@ pub struct Kept {
     /// What could not be in every store within five seconds is refused.
     #[serde(default)]
     pub promises: bool,
+    /// How concurrent values are decided; `None`: the last writer's stands.
+    #[serde(default)]
+    pub law: Option<Law>,
 }
 
 impl Kept {
+    /// Whatever waits for D1 and reaches KV and R2 behind the acknowledgement.
+    fn plain(name: &str) -> Self {
+        Kept {
+            name: name.to_owned(),
+            d1_through: true,
+            kv_through: false,
+            r2_through: false,
+            kv_reference: false,
+            d1_reference: false,
+            peer_keeps: false,
+            ttl_ms: None,
+            queue_records: None,
+            promises: false,
+            law: None,
+        }
+    }
+
+    fn conflict(&self) -> Conflicts {
+        let default = match self.law {
+            None => Ruling::Lww,
+            Some(Law::KeepSiblings) => Ruling::KeepSiblings,
+            Some(Law::DeleteWins) => Ruling::DeleteWins,
+            Some(Law::EditWins) => Ruling::EditWins,
+            Some(Law::PreferForeign) => Ruling::PreferStore(StoreId::D1),
+            Some(Law::Counter) => Ruling::Merge,
+        };
+        let fields = match self.law {
+            Some(Law::Counter) => FieldRules::new([("/n", merge::Strategy::DeltaSum)]),
+            Some(_) | None => FieldRules::new([]),
+        };
+        let fields = fields.expect("a pointer");
+        Conflicts { default, prefixes: Default::default(), fields }
+    }
+
     fn dataset(&self) -> Dataset {
         let strategy = |through: bool| {
             if through { Strategy::WriteThrough } else { Strategy::WriteBehind }
@@ -212,6 +278,11 @@ impl Kept {
             ttl: self.ttl_ms.map(Duration::from_millis),
             backlog: if self.promises { Mode::Promise } else { Mode::Absorb },
             queue: Queue { records: self.queue_records, bytes: None },
+            kind: match self.law {
+                Some(Law::Counter) => engine::Kind::Json,
+                Some(_) | None => engine::Kind::Binary,
+            },
+            conflict: self.conflict(),
             ..Dataset::everywhere(&self.name)
         }
     }
@@ -278,35 +349,30 @@ impl Scenario {
         let streams = Streams::new(seed);
         let Size { nodes, sites, sessions, operations, length_ms, quiet_ms } = profile.size();
         let mut world = streams.open(Purpose::Topology, 0);
-        let mut datasets = vec![Kept {
-            name: "notes".to_owned(),
-            d1_through: true,
-            kv_through: false,
-            r2_through: false,
-            kv_reference: false,
-            d1_reference: false,
-            peer_keeps: false,
-            ttl_ms: None,
-            queue_records: None,
-            promises: false,
-        }];
+        let mut datasets = vec![Kept::plain("notes")];
         datasets.push(Kept {
-            name: "files".to_owned(),
             d1_through: world.random_bool(0.7),
             kv_through: world.random_bool(0.2),
             r2_through: world.random_bool(0.2),
             kv_reference: world.random_bool(0.2),
-            d1_reference: false,
-            peer_keeps: false,
-            ttl_ms: None,
-            queue_records: None,
-            promises: false,
+            ..Kept::plain("files")
         });
         let shared = nodes > sites;
         let skew_ms = match profile {
             Profile::Quick | Profile::Standard | Profile::Liveness | Profile::Scale => 200,
-            Profile::Hostile => 3 * 3_600_000,
+            Profile::Hostile | Profile::Conflicts => 3 * 3_600_000,
         };
+        if profile == Profile::Conflicts {
+            let laws = [Law::DeleteWins, Law::EditWins, Law::PreferForeign];
+            let law = laws[world.random_range(0..laws.len())];
+            datasets = vec![
+                Kept::plain("notes"),
+                Kept { law: Some(Law::KeepSiblings), ..Kept::plain("siblings") },
+                Kept { law: Some(law), ..Kept::plain("ranked") },
+                Kept { law: Some(Law::Counter), ..Kept::plain("counts") },
+                Kept::plain("files"),
+            ];
+        }
         let clock_skew_ms = (0..nodes).map(|_| world.random_range(-skew_ms..=skew_ms)).collect();
         if let Some(files) = datasets.last_mut() {
             files.peer_keeps = shared && world.random_bool(0.25);
@@ -322,8 +388,16 @@ impl Scenario {
                 until_ms: length_ms - quiet_ms,
                 datasets: datasets.iter().map(|kept| kept.name.clone()).collect(),
                 oversize_bytes: authority_value_bytes_max + 1,
-                records: if profile == Profile::Scale { 5_000 } else { 40 },
-                hot_permille: if profile == Profile::Scale { 20 } else { 350 },
+                records: match profile {
+                    Profile::Scale => 5_000,
+                    Profile::Conflicts => 6,
+                    _ => 40,
+                },
+                hot_permille: match profile {
+                    Profile::Scale => 20,
+                    Profile::Conflicts => 800,
+                    _ => 350,
+                },
             },
             &mut streams.open(Purpose::Workload, 0),
         );
@@ -350,10 +424,13 @@ impl Scenario {
         if looks.random_range(0..8) == 0 {
             scenario.reconcile_recent_ms = Some(looks.random_range(1_500..6_000));
         }
-        if sites > 1 {
+        if profile == Profile::Hostile {
             // With short pages a feed is soon too long to be read from its beginning.
             let short = streams.open(Purpose::Exchange, 0).random_bool(0.5);
             scenario.feed_page = short.then_some(SHORT_PAGE);
+        }
+        if profile == Profile::Conflicts {
+            scenario.provoke_conflicts(&mut streams.open(Purpose::Topology, 3));
         }
         scenario.let_expire(&mut streams.open(Purpose::Expiry, 0));
         scenario.be_demanding(&mut streams.open(Purpose::Topology, 2));
@@ -364,12 +441,63 @@ impl Scenario {
         scenario
     }
 
+    /// Sessions write with what they read last, which is old, and the sites are cut apart a few times.
+    fn provoke_conflicts(&mut self, rng: &mut impl Rng) {
+        let law = |name: &str| {
+            let kept = self.datasets.iter().find(|kept| kept.name == name);
+            kept.and_then(|kept| kept.law)
+        };
+        for operation in &mut self.operations {
+            let Some(_) = law(&operation.dataset) else { continue };
+            operation.act = match (&operation.act, rng.random_range(0..100)) {
+                (Act::Put { bytes }, 0..70) | (Act::PutIfUnchanged { bytes }, _) => {
+                    Act::PutWithContext { bytes: *bytes }
+                }
+                (Act::PutWithContext { .. }, 0..30) => Act::ReadLatest,
+                (act, _) => act.clone(),
+            };
+        }
+        let counters: Vec<String> = self
+            .datasets
+            .iter()
+            .filter(|kept| kept.law == Some(Law::Counter))
+            .map(|kept| kept.name.clone())
+            .collect();
+        workload::count(&mut self.operations, &counters, rng);
+        let until_ms = self.profile.plan_shape().until_ms;
+        let mut from_ms = rng.random_range(500..4_000);
+        while from_ms + 1_000 < until_ms {
+            let to_ms = (from_ms + rng.random_range(1_500..9_000)).min(until_ms);
+            for one in 0..self.nodes {
+                for other in (0..self.nodes).filter(|other| other % self.sites != one % self.sites)
+                {
+                    let id = self.faults.iter().map(|fault| fault.id + 1).max().unwrap_or(0);
+                    let place = Place::Link { from: End::Node(one), to: End::Node(other) };
+                    let (kind, permille) = (Kind::NetPartition, 1_000);
+                    let until_ms = to_ms;
+                    self.faults.push(Fault {
+                        id,
+                        kind,
+                        place,
+                        from_ms,
+                        until_ms,
+                        permille,
+                        span_ms: 0,
+                    });
+                }
+            }
+            from_ms = to_ms + rng.random_range(1_000..6_000);
+        }
+    }
+
     /// In one run of three some values expire; in one of nine, all of a dataset.
     fn let_expire(&mut self, rng: &mut impl Rng) {
         if !rng.random_bool(1.0 / 3.0) {
             return;
         }
-        workload::let_expire(&mut self.operations, 150, rng);
+        let expire = self.datasets.iter().filter(|kept| kept.law.is_none());
+        let expire: Vec<String> = expire.map(|kept| kept.name.clone()).collect();
+        workload::let_expire(&mut self.operations, &expire, 150, rng);
         if rng.random_bool(1.0 / 3.0)
             && let Some(files) = self.datasets.last_mut()
         {
@@ -467,18 +595,7 @@ impl Scenario {
     /// A world in which nothing happens yet, to be written by hand: one dataset, `notes`, that
     /// waits for D1 and reaches KV and R2 behind the acknowledgement.
     pub fn still(nodes: u16) -> Self {
-        let notes = Kept {
-            name: "notes".to_owned(),
-            d1_through: true,
-            kv_through: false,
-            r2_through: false,
-            kv_reference: false,
-            d1_reference: false,
-            peer_keeps: false,
-            ttl_ms: None,
-            queue_records: None,
-            promises: false,
-        };
+        let notes = Kept::plain("notes");
         Scenario {
             profile: Profile::Standard,
             seed: 0,
@@ -508,6 +625,12 @@ impl Scenario {
         let (dataset, key) = (self.datasets[0].name.clone(), key.to_owned());
         self.operations.push(Operation { id, at_ms, session, node, dataset, key, act });
         self.sessions = session + 1;
+        self
+    }
+
+    /// What is added from here on is in a dataset whose concurrent values are decided so.
+    pub fn under(mut self, law: Law) -> Self {
+        self.datasets.insert(0, Kept { law: Some(law), ..Kept::plain("disputed") });
         self
     }
 

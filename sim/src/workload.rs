@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use tidelock_engine::record::StoreId;
@@ -76,6 +77,14 @@ pub enum Act {
         /// Length.
         bytes: usize,
     },
+    /// Adds to a counter: reads it, or goes by what was read of it last, and writes the sum with that
+    /// read's context.
+    Add {
+        /// A power of two that nobody else adds to it.
+        amount: u64,
+        /// Reads it anew.
+        fresh: bool,
+    },
     /// Somebody writes to D1's table past every coordinator.
     Foreign {
         /// Length.
@@ -98,7 +107,9 @@ impl Operation {
             | Act::PutWithContext { bytes }
             | Act::PutIfUnchanged { bytes }
             | Act::Foreign { bytes } => bytes,
-            Act::Delete | Act::ReadAny | Act::ReadLatest | Act::ReadSession => return None,
+            Act::Delete | Act::Add { .. } | Act::ReadAny | Act::ReadLatest | Act::ReadSession => {
+                return None;
+            }
         };
         Some(value(self.id, bytes))
     }
@@ -168,16 +179,47 @@ pub fn generate(shape: &Shape, rng: &mut impl Rng) -> Vec<Operation> {
     operations
 }
 
-/// Gives every so many puts a time after which their values expire. Drawn from a stream of its own:
+/// Gives every so many puts to these datasets a time after which their values expire. Drawn from a stream of its own:
 /// all else of the run stays what it was.
-pub fn let_expire(operations: &mut [Operation], permille: u32, rng: &mut impl Rng) {
+pub fn let_expire(
+    operations: &mut [Operation],
+    datasets: &[String],
+    permille: u32,
+    rng: &mut impl Rng,
+) {
     for operation in operations {
         if let Act::Put { bytes } = operation.act
+            && datasets.contains(&operation.dataset)
             && rng.random_range(0..1_000) < permille
         {
             operation.act = Act::PutForAWhile { bytes, ttl_ms: rng.random_range(TTL_MS) };
         }
     }
+}
+
+/// Makes of each write to these datasets one that adds to a counter, as long as there is something to add
+/// that nobody else has.
+pub fn count(operations: &mut Vec<Operation>, counters: &[String], rng: &mut impl Rng) {
+    let mut added: BTreeMap<(String, String), u32> = BTreeMap::new();
+    operations.retain_mut(|operation| {
+        if !operation.is_write() || !counters.contains(&operation.dataset) {
+            return true;
+        }
+        let place = (operation.dataset.clone(), operation.key.clone());
+        let bit = added.entry(place).or_default();
+        let amount = 1 << *bit;
+        *bit += 1;
+        operation.act = Act::Add { amount, fresh: rng.random_bool(0.5) };
+        *bit <= ADDS_MAX
+    });
+}
+
+/// What is added to one counter: its sum stays exact wherever numbers have 53 bits.
+const ADDS_MAX: u32 = 50;
+
+/// A counter's document.
+pub fn counter(id: u32, n: u64) -> Bytes {
+    Bytes::from(format!("{{\"n\":{n},\"by\":\"w{id}.\"}}"))
 }
 
 /// How long values stand that expire.

@@ -11,7 +11,7 @@ use crate::double::Double;
 use crate::lives::Again;
 use crate::members::Members;
 use crate::network::{Cut, swizzle};
-use crate::scenario::Scenario;
+use crate::scenario::{Kept, Scenario};
 use crate::stores::{D1, Kv, R2};
 use crate::streams::{Purpose, Streams};
 use crate::trace::Trace;
@@ -156,6 +156,8 @@ impl World {
         let places = nodes + StoreId::ALL.len() + usize::from(scenario.sessions) + 1;
         let mut checker = Checker::new(scenario.sites, references, forms_change);
         checker.leave_out(scenario.nodes_outside(), scenario.stores_outside());
+        let law = |kept: &Kept| Some((kept.name.clone(), kept.law?));
+        checker.obey(scenario.datasets.iter().filter_map(law).collect());
         let mut state = State {
             checker,
             trace: Trace::new(keep_trace),

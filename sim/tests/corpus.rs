@@ -137,3 +137,13 @@ fn a_refused_write_that_was_tried_again_and_again_over_the_same_row() {
 fn a_foreign_write_that_was_found_while_the_store_for_its_bytes_was_away() {
     clean_in(Profile::Hostile, &[11_328]);
 }
+
+#[test]
+fn a_write_beside_a_tombstone_that_was_reaped_before_it_was_installed() {
+    clean_in(Profile::Conflicts, &[98]);
+}
+
+#[test]
+fn sets_in_which_a_delete_was_reaped_at_one_of_two_sites() {
+    clean_in(Profile::Conflicts, &[136, 574, 4_580]);
+}

@@ -1,8 +1,8 @@
 //! What each site's authority holds, and how that changes.
 
 use super::{
-    Awaited, Checker, Copy, Invariant, PROJECTIONS, Projection, Told, at, covers, foreign_writes,
-    note_wait,
+    Awaited, Checker, Copy, Invariant, Law, PROJECTIONS, Projection, Told, at, covers,
+    foreign_writes, note_wait,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,8 +87,14 @@ impl Checker {
             let before = (observed.history.clone(), observed.current, reaped);
             self.causality_holds(at_ms, record, before, version, losers);
             self.version_changed(at_ms, site, record, version);
+            self.set_of_row_holds(at_ms, record, row, version);
         } else if observed.hash != Some(version.current().hash) {
-            self.expired(at_ms, site, record, version);
+            if version.is_apart() && observed.version.as_ref().is_some_and(Version::is_apart) {
+                self.settled_again(at_ms, site, record, version);
+                self.set_of_row_holds(at_ms, record, row, version);
+            } else {
+                self.expired(at_ms, site, record, version);
+            }
         }
         for store in PROJECTIONS.into_iter().filter(|store| cleared[at(*store)]) {
             let row = self.row(site, record).expect("entered above");
@@ -97,6 +103,29 @@ impl Checker {
                 format!("the mark of {record} at {store} was cleared while the copy differs")
             });
         }
+    }
+
+    fn set_of_row_holds(&mut self, at_ms: u64, record: &RecordId, row: &Row, version: &Version) {
+        if let Some(law) = self.law(record)
+            && !row.has_foreign_write()
+        {
+            let reaped = self.sites().filter_map(|site| self.row(site, record));
+            let reaped = reaped.fold(VersionVector::new(), |all, row| all.join(&row.reaped));
+            self.set_holds(at_ms, record, law, version, &reaped, row.value.as_ref());
+        }
+    }
+
+    /// A site had settled a set with less at hand than another, and takes over what that made of it.
+    fn settled_again(&mut self, at_ms: u64, site: SiteId, record: &RecordId, version: &Version) {
+        if version.chosen().is_none() {
+            self.made.insert(version.current().hash, record.clone());
+        }
+        let observed = self.row_entry(site, record);
+        observed.version = Some(version.clone());
+        observed.hash = Some(version.current().hash);
+        observed.deleted = version.current().deleted;
+        observed.current = Some(version.current().dot);
+        self.start_anew(at_ms, site, record);
     }
 
     /// The authority's row of a record is gone: a tombstone, long done with. Nothing of it may come
@@ -154,12 +183,14 @@ impl Checker {
         let replaces_all = shown_or_kept.any(|sibling| {
             sibling.dot.actor.node == NodeId::FOREIGN && !self.is_found(sibling.hash)
         });
+        let graves = self.graves(record);
         let accounted = |dot: Dot| {
             let knew = |history: &Option<&VersionVector>| history.is_some_and(|h| covers(h, dot));
             replaces_all
                 || kept.iter().any(|(kept, history)| *kept == dot || knew(history))
                 // A delete had superseded it, and was forgotten since.
                 || covers(&reaped, dot)
+                || graves.contains(&dot)
         };
         let newly = version.history.iter().flat_map(|(actor, counter)| {
             let from = before.counter(*actor).min(*counter);
@@ -179,6 +210,17 @@ impl Checker {
         });
     }
 
+    /// The deletes of a record that were reaped at some site, where a later write may stand beside what it
+    /// had not seen: every site had had them, and one that includes a later write of the same actor forgets
+    /// them with it.
+    pub(super) fn graves(&self, record: &RecordId) -> Vec<Dot> {
+        if self.law(record).is_none() {
+            return Vec::new();
+        }
+        let rows = self.sites().filter_map(|site| self.row(site, record));
+        rows.flat_map(|row| row.graves.iter().copied()).collect()
+    }
+
     /// True when bytes are those of a foreign write to a projection.
     pub(super) fn is_found(&self, hash: ContentHash) -> bool {
         let id = self.by_hash.get(&hash);
@@ -188,7 +230,13 @@ impl Checker {
     /// True when somebody wrote bytes of this hash to a record.
     pub(super) fn wrote(&self, record: &RecordId, hash: ContentHash) -> bool {
         let asked = self.by_hash.get(&hash).and_then(|id| self.asked.get(id));
-        asked.is_some_and(|asked| asked.record == *record)
+        asked.is_some_and(|asked| asked.record == *record) || self.is_made(record, hash)
+    }
+
+    /// True when an authority merged bytes of this hash for a record: what they are to be is held against
+    /// the increments that they include.
+    fn is_made(&self, record: &RecordId, hash: ContentHash) -> bool {
+        self.made.get(&hash) == Some(record)
     }
 
     pub(super) fn version_changed(
@@ -200,8 +248,12 @@ impl Checker {
     ) {
         let sibling = *version.current();
         let dot = sibling.dot;
-        let saw = || self.issued.get(&dot).map_or(&version.history, |issued| &issued.history);
+        // Of a foreign write among several values, what it was found over.
+        let over = version.sides().find(|(side, _)| side.dot == dot).map(|(_, over)| over);
+        let over = over.unwrap_or(&version.history);
+        let saw = || self.issued.get(&dot).map_or(over, |issued| &issued.history);
         let buries = sibling.deleted.then(|| saw().clone());
+        let law = self.law(record);
         let observed = self.row_entry(site, record);
         let before = std::mem::replace(&mut observed.history, version.history.clone());
         observed.history_text = version.history.to_text();
@@ -214,7 +266,9 @@ impl Checker {
         {
             observed.left.insert(former);
         }
-        let again = observed.left.contains(&dot);
+        let lww = law.is_none();
+        // Of several values another may be shown for a while.
+        let again = lww && observed.left.contains(&dot);
         let risen = !sibling.deleted && covers(&observed.buried, dot);
         if let Some(saw) = buries {
             observed.buried = observed.buried.join(&saw);
@@ -228,6 +282,10 @@ impl Checker {
             format!("{dot} of {record} was deleted, and is current again")
         });
         self.ends_lawfully(at_ms, record, &sibling);
+        let made = law == Some(Law::Counter) && version.chosen().is_none();
+        if made {
+            self.made.insert(sibling.hash, record.clone());
+        }
         let traced = sibling.deleted || self.wrote(record, sibling.hash);
         self.hold(Invariant::NoCorruption, at_ms, traced, || {
             format!("the authority's {record} is {dot}, of bytes that nobody wrote to it")
@@ -235,9 +293,12 @@ impl Checker {
         self.hold(Invariant::NoPhantom, at_ms, !again, || {
             format!("{dot} of {record} was decided against, and is current again")
         });
-        let seen = self.seen_bytes.entry(dot).or_insert_with(|| (record.clone(), sibling.hash));
+        let written = if made { self.issued.get(&dot).map(|issued| issued.hash) } else { None };
+        let written = written.unwrap_or(sibling.hash);
+        let seen = self.seen_bytes.entry(dot).or_insert_with(|| (record.clone(), written));
         // What is left of a value whose time has passed is the same write.
-        let same = seen.0 == *record && (seen.1 == sibling.hash || sibling.is_expired_form());
+        let same =
+            seen.0 == *record && (seen.1 == sibling.hash || made || sibling.is_expired_form());
         self.hold(Invariant::UniqueDots, at_ms, same, || {
             format!("{dot} names two different writes")
         });

@@ -141,9 +141,10 @@ impl Checker {
                 .map(|loser| loser.sibling.dot)
                 .collect();
             let issued = issued.get(record).map_or(&[][..], Vec::as_slice);
-            let graves = observed.get(record).map_or(&[][..], |row| &row.graves);
-            let superseding = superseding(current, &kept, graves, issued, &self.found);
-            Present { superseding, current, kept, graves: graves.to_vec() }
+            let mut graves = observed.get(record).map_or(&[][..], |row| &row.graves).to_vec();
+            graves.extend(self.graves(record));
+            let superseding = superseding(current, &kept, &graves, issued, &self.found);
+            Present { superseding, current, kept, graves }
         };
         let records: BTreeSet<&RecordId> = rows.keys().chain(observed.keys()).collect();
         records.into_iter().map(|record| (record.clone(), of(record, rows.get(record)))).collect()

@@ -25,6 +25,8 @@ pub enum Invariant {
     /// -
     NoCorruption,
     /// -
+    ExactlyOnce,
+    /// -
     IdempotentReplay,
     /// -
     BoundedQueue,
@@ -37,7 +39,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Invariant; 13] = [
+    pub const ALL: [Invariant; 14] = [
         Invariant::ZeroLoss,
         Invariant::NoPhantom,
         Invariant::Convergence,
@@ -47,6 +49,7 @@ impl Invariant {
         Invariant::Causality,
         Invariant::NoResurrection,
         Invariant::NoCorruption,
+        Invariant::ExactlyOnce,
         Invariant::IdempotentReplay,
         Invariant::BoundedQueue,
         Invariant::BreakerLive,
@@ -65,6 +68,7 @@ impl Invariant {
             Invariant::Causality => "causality",
             Invariant::NoResurrection => "no-resurrection",
             Invariant::NoCorruption => "no-corruption",
+            Invariant::ExactlyOnce => "exactly-once",
             Invariant::IdempotentReplay => "idempotent-replay",
             Invariant::BoundedQueue => "bounded-queue",
             Invariant::BreakerLive => "breaker-live",
@@ -99,6 +103,10 @@ impl Invariant {
             Invariant::NoResurrection => "What a delete had seen is never current again.",
             Invariant::NoCorruption => {
                 "Every byte that is served or stands in a store traces to a write."
+            }
+            Invariant::ExactlyOnce => {
+                "A counter is the sum of the increments that its version includes, each counted \
+                 once, whatever it was merged from."
             }
             Invariant::IdempotentReplay => {
                 "Replaying what a journal once held changes nothing at the authority."

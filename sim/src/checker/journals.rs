@@ -5,14 +5,17 @@ use crate::world::EPOCH_MS;
 use std::collections::BTreeSet;
 use tidelock_engine::journal::Intent;
 use tidelock_engine::record::{RecordId, StoreId};
-use tidelock_engine::version::{ContentHash, Dot, NodeId, VersionVector};
+use tidelock_engine::version::{ContentHash, Dot, NodeId, Stamp, VersionVector};
 
 /// What an intent said when it became durable.
 #[derive(Clone, Debug)]
 pub(super) struct Issued {
     pub(super) record: RecordId,
     pub(super) hash: ContentHash,
+    /// What its writer had seen. Without a context that is all that its coordinator knew.
     pub(super) history: VersionVector,
+    pub(super) stamp: Stamp,
+    pub(super) deleted: bool,
 }
 
 impl Checker {
@@ -70,7 +73,12 @@ impl Checker {
         let issued = Issued {
             record: intent.record.clone(),
             hash: sibling.hash,
-            history: intent.version.history.clone(),
+            history: match intent.version.sides().find(|(side, _)| side.dot == dot) {
+                Some((_, over)) => over.clone(),
+                None => intent.version.history.clone(),
+            },
+            stamp: sibling.stamp,
+            deleted: sibling.deleted,
         };
         let before = self.issued.get(&dot);
         let same = before.is_none_or(|b| b.record == issued.record && b.hash == issued.hash);

@@ -1,6 +1,6 @@
 //! What sessions ask for, and what they are told.
 
-use super::{Checker, Invariant, Observed, covers, is_reaped};
+use super::{Checker, Invariant, Law, Observed, covers, is_reaped};
 use tidelock_engine::record::RecordId;
 use tidelock_engine::version::{ContentHash, Dot, NodeId, SiteId, VersionVector};
 
@@ -120,6 +120,9 @@ impl Checker {
 
     /// A session that asked at `since_ms` read bytes of a record.
     pub fn served(&mut self, at_ms: u64, since_ms: u64, record: &RecordId, bytes: &[u8]) {
+        if self.law(record) == Some(Law::Counter) {
+            return self.counter_served(at_ms, record, bytes);
+        }
         let hash = ContentHash::of(bytes);
         let writer = self.by_hash.get(&hash).and_then(|id| self.asked.get(id).map(|a| (*id, a)));
         self.hold(Invariant::NoCorruption, at_ms, writer.is_some(), || {

@@ -1,0 +1,155 @@
+//! Concurrent values as their owner declared, by the checker's own reckoning.
+//!
+//! ```text
+//! journals: each write, what it was written over ──> which of those that a version includes nobody has
+//!                                                    superseded, and which of these is to be shown
+//! sessions: each increment, a power of two       ──> what a counter is, whatever it was merged from
+//! ```
+//!
+//! Invariant: this asks neither how versions join nor how values are merged. Records that somebody wrote
+//! to past every coordinator are left out: what such a write had seen nobody knows.
+
+use super::{Checker, Invariant, covers};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tidelock_engine::record::{RecordId, Stored};
+use tidelock_engine::version::{Dot, NodeId, Stamp, Version, VersionVector};
+
+/// How a dataset's concurrent values are decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Law {
+    /// All stay; the latest that is no delete is shown.
+    KeepSiblings,
+    /// The latest delete is shown, else the latest value.
+    DeleteWins,
+    /// The latest value is shown, else the latest delete.
+    EditWins,
+    /// What was written to D1 past every coordinator is shown, else the latest.
+    PreferForeign,
+    /// All of them are one counter.
+    Counter,
+}
+
+impl Checker {
+    /// How a record's concurrent values are decided; `None`: the last writer's stands.
+    pub(super) fn law(&self, record: &RecordId) -> Option<Law> {
+        self.laws.get(&*record.dataset).copied()
+    }
+
+    /// The datasets whose concurrent values are decided otherwise than by the last writer.
+    pub fn obey(&mut self, laws: BTreeMap<String, Law>) {
+        self.laws = laws;
+    }
+
+    /// A write that was asked for adds to a counter.
+    pub fn adds(&mut self, id: u32, amount: u64) {
+        self.adds.insert(id, amount);
+    }
+
+    /// The authority's version of a record is another one: what it includes, and what it shows of that.
+    pub(super) fn set_holds(
+        &mut self,
+        at_ms: u64,
+        record: &RecordId,
+        law: Law,
+        version: &Version,
+        reaped: &VersionVector,
+        value: Option<&Stored>,
+    ) {
+        if version.history.iter().any(|(actor, _)| actor.node == NodeId::FOREIGN) {
+            return;
+        }
+        let included = version.history.iter().flat_map(|(actor, counter)| {
+            let dot = |counter| Dot { actor: *actor, counter };
+            let issued = self.issued.range(dot(1)..=dot(*counter));
+            issued.filter(|(_, issued)| issued.record == *record)
+        });
+        let included: Vec<_> = included.collect();
+        let superseded = |dot: Dot| {
+            included.iter().any(|(by, issued)| **by != dot && covers(&issued.history, dot))
+        };
+        let mut found: Vec<Dot> = version.siblings().iter().map(|sibling| sibling.dot).collect();
+        found.sort_unstable();
+        // A delete that was reaped at some site may come back from another beside what had not seen it,
+        // or not: a later write of its actor includes it.
+        let forgotten = |dot: Dot| covers(reaped, dot) && !found.contains(&dot);
+        let newest = included.iter().filter(|(dot, _)| !superseded(**dot) && !forgotten(**dot));
+        let newest: Vec<_> = newest.collect();
+        let expected: Vec<Dot> = newest.iter().map(|(dot, _)| **dot).collect();
+        let rank = |deleted: bool, stamp: Stamp, dot: Dot| {
+            let first = match law {
+                Law::KeepSiblings | Law::EditWins => !deleted,
+                Law::DeleteWins => deleted,
+                Law::PreferForeign | Law::Counter => false,
+            };
+            (first, stamp, dot)
+        };
+        let shown = newest.iter().map(|(dot, issued)| rank(issued.deleted, issued.stamp, **dot));
+        let shown = shown.max().map(|(_, _, dot)| dot);
+        let sum = included.iter().try_fold(0_u64, |sum, (_, issued)| {
+            let id = self.by_hash.get(&issued.hash)?;
+            Some(sum + self.adds.get(id)?)
+        });
+        let words = |dots: &[Dot]| {
+            let words: Vec<String> = dots.iter().map(Dot::to_string).collect();
+            words.join(" ")
+        };
+        let (same, current) = (found == expected, version.current().dot);
+        let message = (!same).then(|| {
+            format!(
+                "{record} has the values [{}], and of what it includes nobody has superseded [{}]",
+                words(&found),
+                words(&expected)
+            )
+        });
+        self.hold(Invariant::Causality, at_ms, same, || message.unwrap_or_default());
+        let ranked = law == Law::Counter || shown == Some(current);
+        self.hold(Invariant::Causality, at_ms, ranked, || {
+            let shown = shown.map(|dot| dot.to_string()).unwrap_or_default();
+            format!("{record} shows {current}, and {law:?} says {shown}")
+        });
+        if law == Law::Counter {
+            let counted = match value {
+                Some(Stored::Inline(bytes)) => counted(bytes),
+                Some(Stored::Tombstone | Stored::Reference { .. }) | None => None,
+            };
+            self.hold(Invariant::ExactlyOnce, at_ms, counted.is_some() && counted == sum, || {
+                format!(
+                    "{record} counts {counted:?}, and the increments that it includes make {sum:?} \
+                     ({:?})",
+                    version.basis()
+                )
+            });
+        }
+    }
+
+    /// A read gave a counter: no more than was asked for, and nothing that was refused.
+    pub(super) fn counter_served(&mut self, at_ms: u64, record: &RecordId, bytes: &[u8]) {
+        let tainted = self.asked.iter().any(|(id, asked)| {
+            asked.record == *record && !self.adds.contains_key(id) && asked.hash.is_some()
+        });
+        if tainted {
+            return;
+        }
+        let may = self
+            .asked
+            .iter()
+            .filter(|(_, asked)| asked.record == *record && asked.told != super::Told::Refused);
+        let may = may.filter_map(|(id, _)| self.adds.get(id)).fold(0, |all, amount| all | amount);
+        let counted = counted(bytes);
+        let holds = counted.is_some_and(|counted| counted & !may == 0);
+        self.hold(Invariant::ExactlyOnce, at_ms, holds, || {
+            format!("a read of {record} counts {counted:?}, of {may:b} that may have been counted")
+        });
+    }
+}
+
+/// What a counter's bytes say.
+pub fn counted(bytes: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Counter {
+        n: u64,
+    }
+    serde_json::from_slice::<Counter>(bytes).ok().map(|counter| counter.n)
+}

@@ -1,0 +1,124 @@
+//! Concurrent values as their owner declared: the shortest stories in which a rule shows.
+#![cfg(madsim)]
+
+use tidelock_faults::{End, Kind, Place};
+use tidelock_sim::checker::{Invariant, Law};
+use tidelock_sim::double::Double;
+use tidelock_sim::run::{self, Outcome};
+use tidelock_sim::scenario::Scenario;
+use tidelock_sim::workload::Act;
+
+const PUT: Act = Act::Put { bytes: 20 };
+/// With what the session has read, which is nothing: it stands beside whatever is there.
+const BESIDE: Act = Act::PutWithContext { bytes: 20 };
+
+/// Adds to a counter what it is now.
+const fn add(amount: u64) -> Act {
+    Act::Add { amount, fresh: true }
+}
+
+/// Two coordinators, each with stores of its own, that cannot talk to each other for a while.
+fn two_sites(law: Law, cut_ms: std::ops::Range<u64>) -> Scenario {
+    let mut scenario = Scenario::still(2).under(law);
+    scenario.sites = 2;
+    let cut = |from: u16, to: u16| Place::Link { from: End::Node(from), to: End::Node(to) };
+    scenario.fault(Kind::NetPartition, cut(0, 1), cut_ms.clone(), 0).fault(
+        Kind::NetPartition,
+        cut(1, 0),
+        cut_ms,
+        0,
+    )
+}
+
+#[track_caller]
+fn clean(scenario: &Scenario) -> Outcome {
+    let outcome = run::run(scenario, None, true);
+    assert_eq!(outcome.violations, []);
+    outcome
+}
+
+/// The invariant fires with the double, and nothing does without it.
+#[track_caller]
+fn fires(scenario: &Scenario, double: Double, expected: Invariant) {
+    clean(scenario);
+    let wrong = run::run(scenario, Some(double), false);
+    let fired: Vec<_> = wrong.violations.iter().map(|v| v.invariant).collect();
+    assert!(fired.contains(&expected), "{double:?}: {:?}", wrong.violations);
+}
+
+/// A put; B delete; B to A; B put: the delete is superseded, and must not win at A.
+fn v4() -> Scenario {
+    two_sites(Law::DeleteWins, 900..2_500)
+        .then(1_000, 0, "k", PUT)
+        .then(1_000, 1, "k", Act::Delete)
+        .then(4_000, 1, "k", PUT)
+}
+
+#[test]
+fn v4_what_is_superseded_wins_nowhere() {
+    let outcome = clean(&v4());
+    assert!(outcome.conflicts >= 1);
+    // The same, and the one that supersedes the delete has not seen what stands beside it.
+    let cut = |scenario: Scenario| {
+        let place = Place::Link { from: End::Node(1), to: End::Node(0) };
+        scenario.fault(Kind::NetPartition, place, 900..9_000, 0)
+    };
+    let mut late = cut(v4());
+    late.length_ms = 16_000;
+    clean(&late);
+}
+
+#[test]
+fn v4_a_write_beside_others_stays_there_until_somebody_has_read_all() {
+    let scenario = Scenario::still(2)
+        .under(Law::KeepSiblings)
+        .then(1_000, 0, "k", PUT)
+        .then(2_000, 1, "k", BESIDE)
+        .then(3_000, 0, "k", BESIDE)
+        .then(5_000, 1, "k", Act::ReadLatest);
+    let outcome = clean(&scenario);
+    assert_eq!(outcome.conflicts, 2, "all but the one that is shown");
+    fires(&scenario, Double::D1DropsSiblings, Invariant::Causality);
+}
+
+#[test]
+fn v7_increments_of_two_that_read_the_same_count_twice() {
+    let scenario = Scenario::still(2)
+        .under(Law::Counter)
+        .then(1_000, 0, "k", add(1))
+        .then(3_000, 0, "k", add(2))
+        .then(3_000, 1, "k", add(4))
+        .then(5_000, 1, "k", add(8));
+    clean(&scenario);
+    fires(&scenario, Double::D1KeepsNoWrites, Invariant::ExactlyOnce);
+}
+
+/// A inc; B inc; A to B; A inc: what A's second was written over must reach B.
+#[test]
+fn v8_what_a_merge_starts_from_travels_with_what_is_merged() {
+    let scenario = two_sites(Law::Counter, 1_900..4_000)
+        .then(1_000, 0, "k", add(1))
+        .then(2_000, 0, "k", add(2))
+        .then(2_000, 1, "k", add(4))
+        .then(3_000, 0, "k", add(8))
+        .then(3_500, 1, "k", add(16))
+        .then(3_600, 0, "k", add(32))
+        .then(7_000, 1, "k", add(64));
+    let outcome = clean(&scenario);
+    assert!(outcome.conflicts >= 2);
+    fires(&scenario, Double::D1KeepsNoWrites, Invariant::ExactlyOnce);
+}
+
+#[test]
+fn a_write_that_waits_while_the_tombstone_beside_it_is_reaped_is_installed() {
+    // Its set has the tombstone in it, and nobody else has any more.
+    let mut scenario = Scenario::still(2)
+        .under(Law::EditWins)
+        .then(1_000, 0, "k", PUT)
+        .then(2_000, 0, "k", Act::Delete)
+        .then(9_000, 1, "k", BESIDE);
+    let cut =
+        Place::Link { from: End::Node(1), to: End::Store(tidelock_engine::record::StoreId::D1) };
+    scenario.length_ms = 30_000;
+    clean(&scenario.fault(Kind::NetPartition, cut, 9_050..14_000, 0));
+}
