@@ -141,6 +141,19 @@ pub fn settle(
     }
 }
 
+/// What a record was when its history was this, made of what was written to it; a delete: nothing was
+/// there. `None`: some of that is not kept any more.
+pub fn stood(rules: Rules<'_>, writes: &[Written], at: &VersionVector) -> Option<Stored> {
+    if at.is_empty() {
+        return Some(Stored::Tombstone);
+    }
+    let mut merging = Merging::of(rules, writes);
+    // No value is that: a value that JSON has begins with something.
+    let nothing = Bytes::new();
+    let found = merging.stood(at, Some(nothing.clone()), 0)?;
+    Some(if found == nothing { Stored::Tombstone } else { Stored::Inline(found) })
+}
+
 fn is_delete(sibling: &Sibling) -> bool {
     sibling.deleted && !sibling.is_expired_form()
 }
@@ -218,13 +231,7 @@ fn merged(
     if parts.len() < 2 {
         return Err(None);
     }
-    let mut merging = Merging {
-        rules,
-        writes,
-        known: Vec::new(),
-        basis: Basis::ThreeWay,
-        unresolved: Vec::new(),
-    };
+    let mut merging = Merging::of(rules, writes);
     let bytes = merging.merge(parts, 0)?.bytes;
     let bytes = match rules.schema {
         // As the table's columns spell it, as every row is.
@@ -243,7 +250,12 @@ fn merged(
     Ok((shown, bytes, merging.basis, merging.unresolved))
 }
 
-impl Merging<'_> {
+impl<'m> Merging<'m> {
+    fn of(rules: Rules<'m>, writes: &'m [Written]) -> Self {
+        let (known, unresolved) = (Vec::new(), Vec::new());
+        Merging { rules, writes, known, basis: Basis::ThreeWay, unresolved }
+    }
+
     /// Makes one of several, those first that came apart last.
     fn merge(&mut self, mut parts: Vec<Part>, depth: usize) -> Result<Part, Option<Unmergeable>> {
         while parts.len() > 1 {

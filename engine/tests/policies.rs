@@ -122,6 +122,11 @@ fn fields_are_merged_over_what_both_had_read() {
     }
     let list = stdout(&server.cli(&["conflicts", "list"]));
     assert!(list.contains("was merged under"), "{list}");
+    let id = server.send("GET", "/v1/conflicts", b"").json()["conflicts"][0]["id"].clone();
+    let shown = stdout(&server.cli(&["conflicts", "show", id.as_str().unwrap()]));
+    for said in ["by merge_three_way", "--- from\n+++ lost", "--- from\n+++ now", "\"left\":10"] {
+        assert!(shown.contains(said), "{said}: {shown}");
+    }
     // Each value as it was written can still be read, and what they make is no context for less.
     let listed = server.send("GET", "/v1/conflicts", b"").json();
     let conflicts = listed["conflicts"].as_array().unwrap();

@@ -9,9 +9,10 @@ use super::Coordinator;
 use super::write::{Condition, Lifetime, Write, WriteOutcome};
 use crate::conflict::{Conflict, ConflictQuery, Which};
 use crate::env::{Env, RowStore, Storage, Unavailable};
-use crate::record::{RecordId, StoreId, Stored};
+use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::resolve;
-use crate::version::{Dot, Sibling};
+use crate::settle::{self, Rules};
+use crate::version::{Dot, Sibling, VersionVector};
 use bytes::Bytes;
 use std::fmt;
 
@@ -22,8 +23,21 @@ pub struct Disputed {
     pub conflict: Conflict,
     /// The value that lost; `None`: a delete.
     pub lost: Option<Bytes>,
+    /// What the values of the conflict were written over.
+    pub base: Started,
     /// What stands now; `None`: no such record is there any more.
     pub now: Option<Standing>,
+}
+
+/// What concurrent writes had in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// It is not kept: it is, for a while, where values are merged.
+    Unknown,
+    /// There was no such record.
+    Nothing,
+    /// This.
+    From(Bytes),
 }
 
 /// What a record is now.
@@ -91,6 +105,7 @@ impl<E: Env> Coordinator<E> {
         let Some(history) = found else {
             return Err(RestoreError::Unavailable("D1 does not answer; try again".to_owned()));
         };
+        let base = self.started(&conflict, &history.losers, &history.writes);
         let loser = history.losers.into_iter().find(|loser| loser.sibling.dot == lost);
         let loser = loser.ok_or(RestoreError::Unknown)?;
         let held = |row| resolve::held(self.site(), &conflict.record, &row);
@@ -103,7 +118,29 @@ impl<E: Env> Coordinator<E> {
                 Some(Standing { etag: held.version.etag(), sibling, value })
             }
         };
-        Ok(Disputed { conflict, lost: self.value_of(loser.value).await?, now })
+        Ok(Disputed { conflict, lost: self.value_of(loser.value).await?, base, now })
+    }
+
+    /// What those that met in a conflict were written over.
+    fn started(&self, conflict: &Conflict, losers: &[Loser], writes: &[Written]) -> Started {
+        let policy = self.policy();
+        let Some(dataset) = policy.datasets.get(&conflict.record.dataset) else {
+            return Started::Unknown;
+        };
+        let beside = losers.iter().filter(|loser| loser.winner == conflict.winner);
+        let beside = beside.map(|loser| loser.sibling.dot).chain([conflict.winner]);
+        let over = beside.map(|dot| {
+            let written = writes.iter().find(|written| written.sibling.dot == dot);
+            written.map(|written| written.over.clone())
+        });
+        let over: Option<Vec<VersionVector>> = over.collect();
+        let common = over.and_then(|over| over.into_iter().reduce(|all, one| all.meet(&one)));
+        let rules = Rules::of(dataset, &conflict.record);
+        match common.and_then(|common| settle::stood(rules, writes, &common)) {
+            Some(Stored::Tombstone) => Started::Nothing,
+            Some(Stored::Inline(bytes)) => Started::From(bytes),
+            Some(Stored::Reference { .. }) | None => Started::Unknown,
+        }
     }
 
     /// Writes what lost again, over the version of this tag; `None`: over none. Gives the conflict, and

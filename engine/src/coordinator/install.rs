@@ -348,6 +348,8 @@ impl<E: Env> Coordinator<E> {
             }
             (Some(ours), None) if ours.held.version.basis() == Basis::Unsettled => {
                 let Some(kept) = kept else { return Plan::Gather };
+                // Documents are taken apart and merged: nobody waits for the lock meanwhile.
+                drop(state);
                 let set = ours.held.version.clone();
                 let Some(settled) = ours.settle(rules, &set, None, &kept) else {
                     return lacking_bytes(record);
@@ -365,6 +367,7 @@ impl<E: Env> Coordinator<E> {
         match resolve::meet(rules.ruling, &ours.held, &theirs) {
             Met::Apart(set) => {
                 let Some(kept) = kept else { return Plan::Gather };
+                drop(state);
                 // What the dataset cannot hold is no part of what is shown, and is kept.
                 let (set, loser) = match refused {
                     Some(_) => {
@@ -385,7 +388,7 @@ impl<E: Env> Coordinator<E> {
                 let ours = ours.with(settled, kept.0);
                 let mut losers = ours.losers;
                 losers.extend(loser);
-                state.counters.conflicts += (losers.len() - before) as u64;
+                self.state().counters.conflicts += (losers.len() - before) as u64;
                 let Ours { held, by, mut writes, .. } = ours;
                 writes.extend(written(&theirs).filter(|_| foreign && merges));
                 let candidate = Candidate { expect, held, losers, by, writes, conditional: None };

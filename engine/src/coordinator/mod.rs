@@ -53,7 +53,7 @@ mod watch;
 mod write;
 
 pub use apart::Beside;
-pub use conflicts::{Disputed, RestoreError, Standing};
+pub use conflicts::{Disputed, RestoreError, Standing, Started};
 pub use dead::DeadLetterError;
 pub use force::{ForceError, Kept};
 pub use leave::Leaving;

@@ -120,12 +120,13 @@ fn what(write: &Value) -> String {
 fn shown(conflict: &Value) -> String {
     let (lost, now) = (&conflict["lost"], &conflict["now"]);
     let mut shown = format!(
-        "{}/{}\n  lost  {}, {}\n  won   {}\n",
+        "{}/{}\n  lost  {}, {}\n  won   {}, by {}\n",
         text(&conflict["dataset"]),
         text(&conflict["key"]),
         text(&lost["operation"]),
         what(lost),
         text(&conflict["winner"]),
+        text(&conflict["strategy"]),
     );
     let stands = match (now.is_null(), conflict["winner_stands"].as_bool()) {
         (true, _) => "nothing".to_owned(),
@@ -133,8 +134,20 @@ fn shown(conflict: &Value) -> String {
         (false, _) => format!("a later write, {}, {}", text(&now["operation"]), what(now)),
     };
     let _ = writeln!(shown, "  now   {stands}");
+    let base = &conflict["base"];
+    if !base.is_null() {
+        let was = if base["deleted"] == true { "nothing".to_owned() } else { what(base) };
+        let _ = writeln!(shown, "  from  {was}: what both were written over");
+    }
     match (lost["text"].as_str(), now["text"].as_str()) {
-        (Some(lost), now) => shown.push_str(&difference(lost, now.unwrap_or_default())),
+        (Some(lost), Some(now)) if base["text"].is_string() => {
+            let base = text(&base["text"]);
+            shown.push_str(&difference((base, "from"), (lost, "lost")));
+            shown.push_str(&difference((base, "from"), (now, "now")));
+        }
+        (Some(lost), now) => {
+            shown.push_str(&difference((now.unwrap_or_default(), "now"), (lost, "lost")));
+        }
         (None, _) if lost["deleted"] == true => {}
         (None, _) => {
             let _ = writeln!(
@@ -152,8 +165,8 @@ fn shown(conflict: &Value) -> String {
     shown
 }
 
-/// From what stands to what lost, line by line.
-fn difference(lost: &str, now: &str) -> String {
-    let diff = TextDiff::from_lines(now, lost);
-    format!("\n{}", diff.unified_diff().header("now", "lost"))
+/// From one value to another, line by line.
+fn difference((from, of): (&str, &str), (to, what): (&str, &str)) -> String {
+    let diff = TextDiff::from_lines(from, to);
+    format!("\n{}", diff.unified_diff().header(of, what))
 }

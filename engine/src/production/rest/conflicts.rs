@@ -5,7 +5,7 @@ use super::problem::{Kind, Problem};
 use super::records::{acknowledged, bad, data, known, receipt, session_of, tag_of};
 use super::wall_ms;
 use crate::conflict::{Conflict, ConflictQuery, Place, Which};
-use crate::coordinator::{Disputed, RestoreError};
+use crate::coordinator::{Disputed, RestoreError, Started};
 use crate::env::Env;
 use crate::row::Seq;
 use crate::version::{Dot, Sibling};
@@ -179,6 +179,14 @@ fn whole(disputed: &Disputed) -> Value {
     };
     let mut shown = summary(&disputed.conflict);
     shown["lost"]["text"] = json!(text(&disputed.lost));
+    shown["base"] = match &disputed.base {
+        Started::Unknown => Value::Null,
+        Started::Nothing => json!({ "deleted": true }),
+        Started::From(bytes) => {
+            let text = text(&Some(bytes.clone()));
+            json!({ "deleted": false, "bytes": bytes.len(), "text": text })
+        }
+    };
     shown["now"] = match &disputed.now {
         None => Value::Null,
         Some(now) => {
