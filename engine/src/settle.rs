@@ -67,6 +67,22 @@ pub struct Settled {
     pub unresolved: Vec<FieldConflict>,
 }
 
+/// What decided of a set that was settled elsewhere, under the same ruling.
+pub fn decided(ruling: Ruling, set: &Version) -> By {
+    match (ruling, set.basis()) {
+        _ if !set.is_apart() => By::Lww,
+        (Ruling::Merge, Basis::ThreeWay) => By::MergeThreeWay,
+        (Ruling::Merge, Basis::TwoWay) => By::MergeTwoWay,
+        // Beside deletes alone a value is not merged.
+        (Ruling::Merge, Basis::Chosen | Basis::Unsettled) => By::EditWins,
+        (Ruling::Lww, _) => By::Lww,
+        (Ruling::KeepSiblings, _) => By::KeepSiblings,
+        (Ruling::PreferStore(_), _) => By::PreferStore,
+        (Ruling::DeleteWins, _) => By::DeleteWins,
+        (Ruling::EditWins, _) => By::EditWins,
+    }
+}
+
 /// What is known of a set's bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Values {

@@ -266,8 +266,9 @@ impl<E: Env> Coordinator<E> {
         if slot.look {
             return Plan::Look;
         }
-        let merges = state.merges(record);
-        let Some(ours) = slot.ours(self.actor.node, merges) else { return Plan::Idle };
+        let ruling = state.ruling(record);
+        let ours = slot.ours(self.actor.node, ruling == Ruling::Merge);
+        let Some(ours) = ours.map(|ours| ours.under(ruling)) else { return Plan::Idle };
         let Some(known) = state.ledger.known(record) else { return Plan::Look };
         if let Some(version) = &known.version
             && version.includes(&ours.held.version)
@@ -608,10 +609,10 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl State {
-    /// True when a record's concurrent values are merged.
-    fn merges(&self, record: &RecordId) -> bool {
+    /// What decides between a record's concurrent values.
+    fn ruling(&self, record: &RecordId) -> Ruling {
         let dataset = self.policy.datasets.get(&record.dataset);
-        dataset.is_some_and(|dataset| dataset.conflict.ruling(&record.key) == Ruling::Merge)
+        dataset.map(|dataset| dataset.conflict.ruling(&record.key)).unwrap_or_default()
     }
 
     /// Reports what somebody wrote to the authority and a dataset cannot hold: once for each write,
@@ -788,6 +789,7 @@ impl Ours {
         if ruling == Ruling::Lww && self.held.version.basis() == Basis::Unsettled {
             self.held.version = self.held.version.collapsed();
         }
+        self.by = settle::decided(ruling, &self.held.version);
         self
     }
 

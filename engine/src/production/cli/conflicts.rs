@@ -80,11 +80,15 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
 
+fn is_merge(strategy: &str) -> bool {
+    matches!(strategy, "merge_three_way" | "merge_two_way")
+}
+
 /// What happened to a value, as it was decided.
 fn became(strategy: &str) -> &'static str {
     match strategy {
-        "merge_three_way" | "merge_two_way" => "was merged under",
-        "keep_siblings" => "stands beside",
+        _ if is_merge(strategy) => "merged with others as",
+        "keep_siblings" => "beside",
         _ => "lost to",
     }
 }
@@ -119,17 +123,21 @@ fn what(write: &Value) -> String {
 
 fn shown(conflict: &Value) -> String {
     let (lost, now) = (&conflict["lost"], &conflict["now"]);
+    let strategy = text(&conflict["strategy"]);
+    let merged = is_merge(strategy);
+    let one = if merged { "one" } else { "lost" };
     let mut shown = format!(
-        "{}/{}\n  lost  {}, {}\n  won   {}, by {}\n",
+        "{}/{}\n  {one:<5} {}, {}\n  {:<5} {}, by {strategy}\n",
         text(&conflict["dataset"]),
         text(&conflict["key"]),
         text(&lost["operation"]),
         what(lost),
+        if merged { "as" } else { "won" },
         text(&conflict["winner"]),
-        text(&conflict["strategy"]),
     );
     let stands = match (now.is_null(), conflict["winner_stands"].as_bool()) {
         (true, _) => "nothing".to_owned(),
+        (false, Some(true)) if merged => format!("what was made of all, {}", what(now)),
         (false, Some(true)) => format!("the winner, {}", what(now)),
         (false, _) => format!("a later write, {}, {}", text(&now["operation"]), what(now)),
     };
@@ -142,7 +150,7 @@ fn shown(conflict: &Value) -> String {
     match (lost["text"].as_str(), now["text"].as_str()) {
         (Some(lost), Some(now)) if base["text"].is_string() => {
             let base = text(&base["text"]);
-            shown.push_str(&difference((base, "from"), (lost, "lost")));
+            shown.push_str(&difference((base, "from"), (lost, one)));
             shown.push_str(&difference((base, "from"), (now, "now")));
         }
         (Some(lost), now) => {
