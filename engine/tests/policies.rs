@@ -159,6 +159,18 @@ fn a_prefix_has_a_ruling_of_its_own() {
 #[test]
 fn what_several_values_rule_out_is_refused_in_words() {
     let (_folder, _data, server) = started();
+    for n in 0..64 {
+        put(&server, "many", "", &json!(n));
+    }
+    let more = server.send_with("PUT", &path("many"), &[("x-context", "")], b"64");
+    assert_eq!((more.status, more.problem()), (409, "siblings".to_owned()));
+    let patch = [("content-type", "application/merge-patch+json")];
+    let patched = server.send_with("PATCH", &path("many"), &patch, b"{}");
+    assert_eq!((patched.status, patched.problem()), (409, "siblings".to_owned()));
+    let read = get(&server, "many");
+    assert_eq!(read.json()["siblings"].as_array().map(Vec::len), Some(64));
+    put(&server, "many", &context(&read), &json!("all"));
+    assert_eq!(get(&server, "many").status, 200);
     let brief = server.send_with("PUT", &path("a"), &[("x-ttl", "60")], b"1");
     assert_eq!((brief.status, brief.problem()), (422, "cannot-expire".to_owned()));
     assert_eq!(get(&server, "a").status, 404);

@@ -45,6 +45,13 @@ pub enum Unpatched {
         /// The key.
         key: String,
     },
+    /// Several values stand beside each other: a patch of one would decide against the others.
+    Several {
+        /// The dataset.
+        dataset: String,
+        /// The key.
+        key: String,
+    },
     /// The dataset keeps no JSON documents.
     NoDocuments {
         /// The dataset.
@@ -61,6 +68,11 @@ impl fmt::Display for Unpatched {
             Unpatched::Missing { dataset, key } => {
                 write!(f, "there is no record {dataset}/{key} to patch; put it first")
             }
+            Unpatched::Several { dataset, key } => write!(
+                f,
+                "several values of {dataset}/{key} stand beside each other; read them, and put what \
+                 they make with the context of that"
+            ),
             Unpatched::NoDocuments { dataset } => write!(
                 f,
                 "the dataset {dataset} keeps no JSON documents, so nothing in it can be patched; \
@@ -88,6 +100,9 @@ impl<E: Env> Coordinator<E> {
         for tries in 1.. {
             let read = self.read(&dataset, &key, Some(ReadLevel::Latest)).await;
             let read = read.map_err(Unpatched::Read)?;
+            if !read.siblings.is_empty() {
+                return Err(Unpatched::Several { dataset, key });
+            }
             let (Some(stands), Some(etag)) = (read.value, read.etag) else {
                 return Err(Unpatched::Missing { dataset, key });
             };

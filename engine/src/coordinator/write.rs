@@ -23,6 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// Values of one record that writes with old contexts may leave beside each other. Sites that were apart
+/// can have as many each.
+pub const SIBLINGS_MAX: usize = 64;
+
 /// What a caller wants written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -199,6 +203,13 @@ pub enum WriteRefusal {
         /// Which.
         dataset: String,
     },
+    /// Too many values stand beside each other already that the caller has not read.
+    TooManySiblings {
+        /// Of which dataset.
+        dataset: String,
+        /// Of which record.
+        key: String,
+    },
 }
 
 impl WriteRefusal {
@@ -220,6 +231,7 @@ impl WriteRefusal {
             | WriteRefusal::TooLarge { .. }
             | WriteRefusal::WrongKind { .. }
             | WriteRefusal::CannotExpire { .. }
+            | WriteRefusal::TooManySiblings { .. }
             | WriteRefusal::ConditionFailed { .. } => false,
         }
     }
@@ -281,6 +293,11 @@ impl fmt::Display for WriteRefusal {
                 f,
                 "values of {dataset} cannot expire, since its concurrent values are not decided by \
                  \"lww\"; write it without a time to live"
+            ),
+            WriteRefusal::TooManySiblings { dataset, key } => write!(
+                f,
+                "{SIBLINGS_MAX} values of {dataset}/{key} stand beside each other that this write's \
+                 context has not seen; read the record and write with the context of that"
             ),
             WriteRefusal::Leaving => {
                 f.write_str("this coordinator is being retired; write at another")
@@ -566,6 +583,13 @@ impl<E: Env> Coordinator<E> {
         if expires_at_ms.is_some() && ruling != Ruling::Lww {
             return Err(WriteRefusal::CannotExpire { dataset: dataset.name.to_string() });
         }
+        if let Condition::Context(context) = &write.condition
+            && ruling != Ruling::Lww
+            && base.unread(context) >= SIBLINGS_MAX
+        {
+            let (dataset, key) = (record.dataset.to_string(), record.key.to_string());
+            return Err(WriteRefusal::TooManySiblings { dataset, key });
+        }
         let value = write.value.map_or(Stored::Tombstone, Stored::Inline);
         state.counter += 1;
         let dot = Dot { actor: self.actor, counter: state.counter };
@@ -765,10 +789,20 @@ impl State {
 }
 
 impl Base {
+    fn known(&self) -> Option<Version> {
+        self.versions.iter().flatten().cloned().reduce(|all, one| all.join(&one))
+    }
+
+    /// Values that somebody who has read `context` alone has not seen.
+    fn unread(&self, context: &VersionVector) -> usize {
+        let known = self.known();
+        let values = known.iter().flat_map(|known| known.siblings());
+        values.filter(|value| !context.covers_dot(value.dot)).count()
+    }
+
     /// A write of somebody who had read `context` alone.
     fn beside(&self, context: &VersionVector, sibling: Sibling) -> Version {
-        let known = self.versions.iter().flatten().cloned().reduce(|all, one| all.join(&one));
-        match known {
+        match self.known() {
             Some(known) => Version::write_beside(&known, context, sibling),
             None => Version::write(&self.history, sibling),
         }

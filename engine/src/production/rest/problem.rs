@@ -57,6 +57,8 @@ pub enum Kind {
     TooLarge,
     /// The dataset's values cannot expire.
     CannotExpire,
+    /// Several values stand beside each other, and the caller has not read them.
+    Siblings,
     /// The value is not of the dataset's kind.
     WrongKind,
     /// The body is of no kind of patch.
@@ -136,6 +138,9 @@ impl Kind {
             }
             Kind::ConditionFailed => {
                 ("condition-failed", "The record has moved on", S::PRECONDITION_FAILED, false)
+            }
+            Kind::Siblings => {
+                ("siblings", "Several values stand beside each other", S::CONFLICT, false)
             }
             Kind::CannotExpire => (
                 "cannot-expire",
@@ -290,6 +295,7 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::Key(_) => Kind::BadKey,
             WriteRefusal::TooLarge { .. } => Kind::TooLarge,
             WriteRefusal::CannotExpire { .. } => Kind::CannotExpire,
+            WriteRefusal::TooManySiblings { .. } => Kind::Siblings,
             WriteRefusal::WrongKind { .. } => Kind::WrongKind,
             WriteRefusal::ConditionFailed { .. } => Kind::ConditionFailed,
             WriteRefusal::QueueFull { .. }

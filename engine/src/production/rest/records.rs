@@ -279,6 +279,7 @@ fn unpatched(why: &Unpatched) -> Problem {
     let kind = match why {
         Unpatched::Read(error) => return Problem::from(error.clone()).refused(),
         Unpatched::Missing { .. } => Kind::NotFound,
+        Unpatched::Several { .. } => Kind::Siblings,
         Unpatched::NoDocuments { .. } => Kind::WrongKind,
         Unpatched::Patch(PatchError::MediaType(_)) => Kind::NoPatch,
         Unpatched::Patch(PatchError::Malformed { .. }) => Kind::BadRequest,
