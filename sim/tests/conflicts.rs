@@ -17,17 +17,18 @@ const fn add(amount: u64) -> Act {
     Act::Add { amount, fresh: true }
 }
 
-/// Two coordinators, each with stores of its own, that cannot talk to each other for a while.
-fn two_sites(law: Law, cut_ms: std::ops::Range<u64>) -> Scenario {
-    let mut scenario = Scenario::still(2).under(law);
+/// So many coordinators, in turns at two sites with stores of their own that cannot talk to each other
+/// for a while.
+fn two_sites(nodes: u16, law: Law, cut_ms: std::ops::Range<u64>) -> Scenario {
+    let mut scenario = Scenario::still(nodes).under(law);
     scenario.sites = 2;
-    let cut = |from: u16, to: u16| Place::Link { from: End::Node(from), to: End::Node(to) };
-    scenario.fault(Kind::NetPartition, cut(0, 1), cut_ms.clone(), 0).fault(
-        Kind::NetPartition,
-        cut(1, 0),
-        cut_ms,
-        0,
-    )
+    for from in 0..nodes {
+        for to in (0..nodes).filter(|to| to % 2 != from % 2) {
+            let place = Place::Link { from: End::Node(from), to: End::Node(to) };
+            scenario = scenario.fault(Kind::NetPartition, place, cut_ms.clone(), 0);
+        }
+    }
+    scenario
 }
 
 #[track_caller]
@@ -48,7 +49,7 @@ fn fires(scenario: &Scenario, double: Double, expected: Invariant) {
 
 /// A put; B delete; B to A; B put: the delete is superseded, and must not win at A.
 fn v4() -> Scenario {
-    two_sites(Law::DeleteWins, 900..2_500)
+    two_sites(2, Law::DeleteWins, 900..2_500)
         .then(1_000, 0, "k", PUT)
         .then(1_000, 1, "k", Act::Delete)
         .then(4_000, 1, "k", PUT)
@@ -93,17 +94,18 @@ fn v7_increments_of_two_that_read_the_same_count_twice() {
     fires(&scenario, Double::D1KeepsNoWrites, Invariant::ExactlyOnce);
 }
 
-/// A inc; B inc; A to B; A inc: what A's second was written over must reach B.
+/// A inc; B inc; A inc and inc again, at two coordinators that have read the same: what these two have in
+/// common B has never seen, and it must reach B with them.
 #[test]
 fn v8_what_a_merge_starts_from_travels_with_what_is_merged() {
-    let scenario = two_sites(Law::Counter, 1_900..4_000)
+    let scenario = two_sites(4, Law::Counter, 1_900..4_000)
         .then(1_000, 0, "k", add(1))
         .then(2_000, 0, "k", add(2))
         .then(2_000, 1, "k", add(4))
         .then(3_000, 0, "k", add(8))
-        .then(3_500, 1, "k", add(16))
-        .then(3_600, 0, "k", add(32))
-        .then(7_000, 1, "k", add(64));
+        .then(3_000, 2, "k", add(16))
+        .then(3_500, 1, "k", add(32))
+        .then(7_000, 3, "k", add(64));
     let outcome = clean(&scenario);
     assert!(outcome.conflicts >= 2);
     fires(&scenario, Double::D1KeepsNoWrites, Invariant::ExactlyOnce);
