@@ -163,11 +163,8 @@ pub fn stood(rules: Rules<'_>, writes: &[Written], at: &VersionVector) -> Option
     if at.is_empty() {
         return Some(Stored::Tombstone);
     }
-    let mut merging = Merging::of(rules, writes);
-    // No value is that: a value that JSON has begins with something.
-    let nothing = Bytes::new();
-    let found = merging.stood(at, Some(nothing.clone()), 0)?;
-    Some(if found == nothing { Stored::Tombstone } else { Stored::Inline(found) })
+    let found = Merging::of(rules, writes).stood(at, 0)?;
+    Some(found.map_or(Stored::Tombstone, Stored::Inline))
 }
 
 fn is_delete(sibling: &Sibling) -> bool {
@@ -216,11 +213,14 @@ struct Part {
 struct Merging<'m> {
     rules: Rules<'m>,
     writes: &'m [Written],
-    /// What records were at these histories; `None`: nobody knows.
-    known: Vec<(VersionVector, Option<Bytes>)>,
+    /// What the record was at these histories.
+    known: Vec<(VersionVector, Option<Stood>)>,
     basis: Basis,
     unresolved: Vec<FieldConflict>,
 }
+
+/// What a record was; `None`: there was none.
+type Stood = Option<Bytes>;
 
 type Made = (Sibling, Bytes, Basis, Vec<FieldConflict>);
 
@@ -330,16 +330,20 @@ impl<'m> Merging<'m> {
         if common.is_empty() {
             return nothing;
         }
-        if let Some((_, known)) = self.known.iter().find(|(at, _)| at == common) {
-            return known.clone();
-        }
-        let found = self.stood(common, nothing, depth);
-        self.known.push((common.clone(), found.clone()));
-        found
+        let known = self.known.iter().find(|(at, _)| at == common).map(|(_, stood)| stood.clone());
+        let stood = match known {
+            Some(known) => known,
+            None => {
+                let found = self.stood(common, depth);
+                self.known.push((common.clone(), found.clone()));
+                found
+            }
+        };
+        stood.and_then(|stood| stood.or(nothing))
     }
 
-    /// What a record was when it included just this.
-    fn stood(&mut self, at: &VersionVector, nothing: Option<Bytes>, depth: usize) -> Option<Bytes> {
+    /// What the record was when it included just this; `None`: nobody knows.
+    fn stood(&mut self, at: &VersionVector, depth: usize) -> Option<Stood> {
         if depth == DEPTH_MAX {
             return None;
         }
@@ -370,14 +374,14 @@ impl<'m> Merging<'m> {
         }
         parts.sort_by_key(|part| part.dot);
         if parts.is_empty() {
-            return nothing;
+            return Some(None);
         }
         let (basis, unresolved) = (self.basis, self.unresolved.len());
         let made = self.merge(parts, depth + 1).ok();
         self.unresolved.truncate(unresolved);
         // Of what was made without its own base nothing follows exactly.
         let exact = self.basis == basis;
-        made.filter(|_| exact).map(|part| part.bytes)
+        made.filter(|_| exact).map(|part| Some(part.bytes))
     }
 }
 

@@ -80,7 +80,10 @@ impl<E: Env> Coordinator<E> {
         if rules.ruling == Ruling::KeepSiblings && set.is_apart() {
             for sibling in set.siblings() {
                 let found = all.iter().find(|loser| loser.sibling == *sibling);
-                let value = match &found.ok_or_else(away)?.value {
+                // A delete has no bytes, and where its tombstone was reaped nothing keeps it.
+                let found = found.map(|loser| &loser.value);
+                let found = found.or(sibling.deleted.then_some(&Stored::Tombstone));
+                let value = match found.ok_or_else(away)? {
                     Stored::Tombstone => None,
                     Stored::Inline(bytes) => Some(bytes.clone()),
                     Stored::Reference { hash, .. } => {

@@ -97,7 +97,9 @@ impl<E: Env> Coordinator<E> {
         for _ in 0..TAKE_IN_TRIES {
             self.learn_row(record, row.as_ref());
             let found = row.take().unwrap_or_default();
-            let taken = if part || is_unwanted {
+            // Where the authority has nothing, nobody's bytes stand against these.
+            let beside = part || (is_unwanted && !found.is_absent());
+            let taken = if beside {
                 kept_beside(self.site(), record, &found, &body)
             } else {
                 taken_in(self.site(), record, ruling, &found, described.as_ref(), &body)
@@ -145,6 +147,14 @@ impl<E: Env> Coordinator<E> {
                         %record, %store,
                         "somebody wrote over a copy of chosen fields, which cannot become the \
                          record's value; their bytes are kept beside it, and the copy is put again"
+                    );
+                    return TookIn::Installed;
+                }
+                Sent::Done if beside => {
+                    self.state().counters.foreign_writes += 1;
+                    tracing::info!(
+                        %record, %store,
+                        "somebody else's write is kept beside what its dataset prefers"
                     );
                     return TookIn::Installed;
                 }

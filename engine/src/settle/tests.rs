@@ -136,6 +136,24 @@ fn without_the_base_a_merge_says_so_and_gives_way_to_one_that_had_it() {
 }
 
 #[test]
+fn what_stood_is_told_from_nothing_and_from_what_nobody_knows() {
+    let conflicts = conflicts(Ruling::Merge);
+    let text = Rules { kind: Kind::Text, ..rules(&conflicts) };
+    let written = |counter: u64, over: &VersionVector, value: Stored| {
+        let sibling = write(dot(1, counter), counter, &value);
+        (Version::write(over, sibling).history, Written { sibling, over: over.clone(), value })
+    };
+    let none = VersionVector::new();
+    let (first, empty) = written(1, &none, inline(""));
+    let (second, deleted) = written(2, &first, Stored::Tombstone);
+    let writes = [empty, deleted];
+    assert_eq!(stood(text, &writes, &none), Some(Stored::Tombstone));
+    assert_eq!(stood(text, &writes, &first), Some(inline("")), "a text without a letter is one");
+    assert_eq!(stood(text, &writes, &second), Some(Stored::Tombstone));
+    assert_eq!(stood(text, &writes[1..], &first), None);
+}
+
+#[test]
 fn missing_bytes_give_way_to_whoever_has_them() {
     let conflicts = conflicts(Ruling::DeleteWins);
     let (a, b) = (inline("1"), inline("2"));
