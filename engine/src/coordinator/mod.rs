@@ -15,10 +15,10 @@
 //! showed, and whether it may be acted on) and `scrub.rs` over the bytes behind it, `take_in.rs`
 //! makes versions of what others wrote there, `leaves.rs` holds the ledger against the authority,
 //! `reap.rs` removes tombstones that nothing needs any more, `dead.rs` sees to what a store refuses
-//! for good, `apart.rs` gathers what several
-//! values of one record are settled with, `read.rs` answers readers, `reload.rs` changes the policy, `expire.rs` ends values
-//! whose time has passed, `blobs.rs` sees to large values in R2, `leave.rs` ends the work of a
-//! coordinator that is retired, `force.rs` does an operator's will with breakers.
+//! for good, `apart.rs` gathers what several values of one record are settled with, `read.rs` answers
+//! readers, `reload.rs` changes the policy, `expire.rs` ends values whose time has passed, `blobs.rs`
+//! sees to large values in R2, `leave.rs` ends the work of a coordinator that is retired, `force.rs`
+//! does an operator's will with breakers.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
