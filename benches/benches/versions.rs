@@ -34,7 +34,7 @@ fn versions(criterion: &mut Criterion) {
             bencher.iter(|| black_box(&a.version).join(black_box(&b.version)));
         });
         group.bench_function(name("meet under lww"), |bencher| {
-            bencher.iter(|| resolve::meet(Ruling::Lww, black_box(&a), black_box(&b)));
+            bencher.iter(|| resolve::meet(&Ruling::Lww, black_box(&a), black_box(&b)));
         });
     }
     group.finish();

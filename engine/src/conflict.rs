@@ -18,7 +18,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// What decided which value is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
     /// The later stamp, then the greater dot.
@@ -38,10 +38,15 @@ pub enum By {
     MergeTwoWay,
     /// They were to be merged and could not be; the later one is shown.
     MergeFellBack,
+    /// The user's own rule of this name.
+    Rule(Arc<str>),
+    /// That rule failed, and what the policy names for this decided.
+    RuleFellBack(Arc<str>),
 }
 
 impl By {
-    const ALL: [By; 8] = [
+    /// Those that are a word.
+    const WORDS: [By; 8] = [
         By::Lww,
         By::KeepSiblings,
         By::PreferStore,
@@ -52,31 +57,45 @@ impl By {
         By::MergeFellBack,
     ];
 
-    /// The name in rows, in the audit log and in answers.
-    pub const fn name(self) -> &'static str {
+    /// The word, and the rule's name behind it.
+    fn words(&self) -> (&'static str, Option<&str>) {
         match self {
-            By::Lww => "lww",
-            By::KeepSiblings => "keep_siblings",
-            By::PreferStore => "prefer_store",
-            By::DeleteWins => "delete_wins",
-            By::EditWins => "edit_wins",
-            By::MergeThreeWay => "merge_three_way",
-            By::MergeTwoWay => "merge_two_way",
-            By::MergeFellBack => "merge_fell_back",
+            By::Lww => ("lww", None),
+            By::KeepSiblings => ("keep_siblings", None),
+            By::PreferStore => ("prefer_store", None),
+            By::DeleteWins => ("delete_wins", None),
+            By::EditWins => ("edit_wins", None),
+            By::MergeThreeWay => ("merge_three_way", None),
+            By::MergeTwoWay => ("merge_two_way", None),
+            By::MergeFellBack => ("merge_fell_back", None),
+            By::Rule(name) => (RULE, Some(name)),
+            By::RuleFellBack(name) => (RULE_FELL_BACK, Some(name)),
         }
     }
 }
 
+const RULE: &str = "rule";
+const RULE_FELL_BACK: &str = "rule_fell_back";
+
+/// As it stands in rows, in the audit log and in answers: a word, and `rule:NAME`.
 impl fmt::Display for By {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        match self.words() {
+            (word, None) => f.write_str(word),
+            (word, Some(name)) => write!(f, "{word}:{name}"),
+        }
     }
 }
 
 impl FromStr for By {
     type Err = Malformed;
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let named = By::ALL.into_iter().find(|by| by.name() == text);
+        let named = match text.split_once(':') {
+            Some((RULE, name)) => Some(By::Rule(name.into())),
+            Some((RULE_FELL_BACK, name)) => Some(By::RuleFellBack(name.into())),
+            Some(_) => None,
+            None => By::WORDS.into_iter().find(|by| by.words() == (text, None)),
+        };
         named.ok_or_else(|| Malformed { text: text.to_owned(), expected: "a resolution's name" })
     }
 }

@@ -42,6 +42,7 @@ pub mod recovery;
 pub mod resolve;
 pub mod retry;
 pub mod row;
+pub mod rule;
 pub mod settle;
 pub mod structured;
 pub mod tree;

@@ -7,7 +7,7 @@ pub mod change;
 mod conflict;
 pub mod parse;
 
-pub use conflict::{Conflicts, PREFIXES_MAX, Ruling};
+pub use conflict::{Conflicts, PREFIXES_MAX, Ruling, UserRule};
 
 use crate::backlog::{Mode, Queue};
 use crate::cron::Cron;

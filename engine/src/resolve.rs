@@ -43,14 +43,15 @@ pub enum Met {
 }
 
 /// Meets two versions.
-pub fn meet(ruling: Ruling, ours: &Held, theirs: &Held) -> Met {
+pub fn meet(ruling: &Ruling, ours: &Held, theirs: &Held) -> Met {
     match ruling {
         Ruling::Lww => meet_lww(ours, theirs),
         Ruling::KeepSiblings
         | Ruling::PreferStore(_)
         | Ruling::DeleteWins
         | Ruling::EditWins
-        | Ruling::Merge => meet_sets(ours, theirs),
+        | Ruling::Merge
+        | Ruling::Rule { .. } => meet_sets(ours, theirs),
     }
 }
 
@@ -236,7 +237,7 @@ mod tests {
     fn the_later_stamp_wins_and_the_other_is_kept() {
         let early = write(&VersionVector::new(), 1, 1, 10);
         let late = write(&VersionVector::new(), 2, 1, 20);
-        let Met::Concurrent { merged, losers } = meet(Ruling::Lww, &early, &late) else {
+        let Met::Concurrent { merged, losers } = meet(&Ruling::Lww, &early, &late) else {
             panic!("concurrent")
         };
         assert_eq!(merged.value, late.value);
@@ -244,7 +245,7 @@ mod tests {
         assert_eq!(losers.len(), 1);
         assert_eq!(losers[0].value, early.value);
         assert_eq!(losers[0].winner, late.version.current().dot);
-        assert_eq!(meet(Ruling::Lww, &late, &early), Met::Concurrent { merged, losers });
+        assert_eq!(meet(&Ruling::Lww, &late, &early), Met::Concurrent { merged, losers });
     }
 
     #[test]
@@ -254,10 +255,10 @@ mod tests {
         current.expires_at_ms = Some(1_000);
         early.version = Version::write(&VersionVector::new(), current);
         let gone = Held { version: early.version.expired(), value: Stored::Tombstone };
-        assert_eq!(meet(Ruling::Lww, &early, &gone), Met::Theirs);
-        assert_eq!(meet(Ruling::Lww, &gone, &early), Met::Ours);
+        assert_eq!(meet(&Ruling::Lww, &early, &gone), Met::Theirs);
+        assert_eq!(meet(&Ruling::Lww, &gone, &early), Met::Ours);
         assert_ne!(gone.version.id(), early.version.id());
-        let winner = |other: &Held| match meet(Ruling::Lww, &gone, other) {
+        let winner = |other: &Held| match meet(&Ruling::Lww, &gone, other) {
             Met::Concurrent { merged, .. } => merged.value,
             met => panic!("{met:?}"),
         };
@@ -265,18 +266,18 @@ mod tests {
         assert_eq!(winner(&later), later.value);
         assert_eq!(winner(&write(&VersionVector::new(), 2, 1, 5)), Stored::Tombstone);
         let over = write(&gone.version.history, 2, 1, 11);
-        assert_eq!(meet(Ruling::Lww, &gone, &over), Met::Theirs);
+        assert_eq!(meet(&Ruling::Lww, &gone, &over), Met::Theirs);
         // Where it won against another write before anybody ended it, it has expired there too.
         let lost = write(&VersionVector::new(), 2, 1, 5);
-        let Met::Concurrent { merged: won, .. } = meet(Ruling::Lww, &early, &lost) else {
+        let Met::Concurrent { merged: won, .. } = meet(&Ruling::Lww, &early, &lost) else {
             panic!("concurrent")
         };
         let third = write(&VersionVector::new(), 3, 1, 4);
-        let Met::Concurrent { merged: apart, .. } = meet(Ruling::Lww, &gone, &third) else {
+        let Met::Concurrent { merged: apart, .. } = meet(&Ruling::Lww, &gone, &third) else {
             panic!("concurrent")
         };
         for (ended, stands) in [(&gone, &won), (&apart, &won)] {
-            for met in [meet(Ruling::Lww, ended, stands), meet(Ruling::Lww, stands, ended)] {
+            for met in [meet(&Ruling::Lww, ended, stands), meet(&Ruling::Lww, stands, ended)] {
                 let Met::Concurrent { merged, losers } = met else { panic!("{met:?}") };
                 assert!(merged.version.history.covers(&stands.version.history));
                 assert!(merged.version.current().is_expired_form());
@@ -292,7 +293,7 @@ mod tests {
         let fold = |order: [usize; 3]| {
             let mut held = writes[order[0]].clone();
             for at in &order[1..] {
-                held = match meet(Ruling::Lww, &held, &writes[*at]) {
+                held = match meet(&Ruling::Lww, &held, &writes[*at]) {
                     Met::Theirs => writes[*at].clone(),
                     Met::Ours => held,
                     Met::Concurrent { merged, .. } => merged,

@@ -17,19 +17,21 @@
 
 use crate::conflict::By;
 use crate::merge::{self, BaseUse, FieldConflict, Merged, Side, Unmergeable, Whose};
-use crate::policy::{Conflicts, Dataset, Kind, Ruling};
+use crate::policy::{Conflicts, Dataset, Kind, Ruling, UserRule};
 use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::resolve::{self, Held};
+use crate::rule::Resolved;
 use crate::structured::Schema;
 use crate::version::{Basis, Dot, NodeId, Sibling, Stamp, Version, VersionVector};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// What decides, and what the values are.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'p> {
     /// For this record's key.
-    pub ruling: Ruling,
+    pub ruling: &'p Ruling,
     /// How fields are merged, where they are.
     pub conflicts: &'p Conflicts,
     /// What the values are.
@@ -68,13 +70,21 @@ pub struct Settled {
 }
 
 /// What decided of a set that was settled elsewhere, under the same ruling.
-pub fn decided(ruling: Ruling, set: &Version) -> By {
+pub fn decided(ruling: &Ruling, set: &Version) -> By {
+    if !set.is_apart() {
+        return By::Lww;
+    }
     match (ruling, set.basis()) {
-        _ if !set.is_apart() => By::Lww,
         (Ruling::Merge, Basis::ThreeWay) => By::MergeThreeWay,
         (Ruling::Merge, Basis::TwoWay) => By::MergeTwoWay,
         // Beside deletes alone a value is not merged.
         (Ruling::Merge, Basis::Chosen | Basis::Unsettled) => By::EditWins,
+        (Ruling::Rule { rule, .. }, Basis::ThreeWay | Basis::TwoWay) => {
+            By::Rule(rule.name().clone())
+        }
+        (Ruling::Rule { rule, .. }, Basis::Chosen | Basis::Unsettled) => {
+            By::RuleFellBack(rule.name().clone())
+        }
         (Ruling::Lww, _) => By::Lww,
         (Ruling::KeepSiblings, _) => By::KeepSiblings,
         (Ruling::PreferStore(_), _) => By::PreferStore,
@@ -120,24 +130,21 @@ pub fn settle(
     let known: Vec<&Sibling> =
         set.siblings().iter().filter(|sibling| values.of(sibling).is_some()).collect();
     let all = known.len() == set.siblings().len();
-    let chosen = |by: By, basis: Basis, rank: &dyn Fn(&Sibling) -> bool| {
+    let chosen = |by: By, rank: &dyn Fn(&Sibling) -> bool| {
         let of = if all { set.siblings().iter().collect() } else { known.clone() };
         let shown = of.into_iter().max_by_key(|s| (rank(s), s.stamp, s.dot))?;
         let value = values.of(shown)?.clone();
+        // What the bytes are missing of could be what is to be shown.
+        let basis = if all { Basis::Chosen } else { Basis::Unsettled };
         Some(finish(set, values, *shown, value, basis, by, Vec::new()))
     };
-    // What the bytes are missing of could be what is to be shown.
-    let basis = if all { Basis::Chosen } else { Basis::Unsettled };
+    let by_ruling = decided(rules.ruling, set);
     match rules.ruling {
-        Ruling::Lww => chosen(By::Lww, basis, &|_| false),
-        Ruling::KeepSiblings => chosen(By::KeepSiblings, basis, &|sibling| !sibling.deleted),
-        Ruling::DeleteWins => chosen(By::DeleteWins, basis, &is_delete),
-        Ruling::EditWins => chosen(By::EditWins, basis, &|sibling| !is_delete(sibling)),
-        Ruling::PreferStore(store) => {
-            let past_us = store == StoreId::D1;
-            let prefers = |sibling: &Sibling| is_foreign(sibling) == past_us;
-            chosen(By::PreferStore, basis, &prefers)
-        }
+        Ruling::Lww
+        | Ruling::KeepSiblings
+        | Ruling::PreferStore(_)
+        | Ruling::DeleteWins
+        | Ruling::EditWins => chosen(by_ruling, &|sibling| prefers(rules.ruling, sibling)),
         Ruling::Merge => {
             let made = if all { merged(rules, set, values, writes) } else { Err(None) };
             match made {
@@ -150,10 +157,40 @@ pub fn settle(
                     Some(finish(set, values, shown, value, basis, by, unresolved))
                 }
                 // Deletes beside at most one value: there is nothing to merge.
-                Err(None) if all => chosen(By::EditWins, basis, &|sibling| !sibling.deleted),
-                Err(_) => chosen(By::MergeFellBack, basis, &|sibling| !sibling.deleted),
+                Err(None) if all => chosen(By::EditWins, &|sibling| !sibling.deleted),
+                Err(_) => chosen(By::MergeFellBack, &|sibling| !sibling.deleted),
             }
         }
+        Ruling::Rule { rule, fallback } => {
+            let made = if all { ruled(rules, rule, set, values, writes) } else { Err(None) };
+            match made {
+                Ok((shown, value, basis)) => {
+                    let by = By::Rule(rule.name().clone());
+                    Some(finish(set, values, shown, value, basis, by, Vec::new()))
+                }
+                Err(why) => {
+                    if let Some(why) = why {
+                        let (rule, key) = (rule.name(), rules.key);
+                        tracing::warn!(%rule, key, %why, "a rule gave no answer: its fallback decides");
+                    }
+                    let by = By::RuleFellBack(rule.name().clone());
+                    chosen(by, &|sibling| prefers(fallback, sibling))
+                }
+            }
+        }
+    }
+}
+
+/// What a ruling that chooses one of the values puts before the later stamp.
+fn prefers(ruling: &Ruling, sibling: &Sibling) -> bool {
+    let is_delete = sibling.deleted && !sibling.is_expired_form();
+    let is_foreign = sibling.dot.actor.node == NodeId::FOREIGN;
+    match ruling {
+        Ruling::KeepSiblings => !sibling.deleted,
+        Ruling::PreferStore(store) => is_foreign == (*store == StoreId::D1),
+        Ruling::DeleteWins => is_delete,
+        Ruling::EditWins => !is_delete,
+        Ruling::Lww | Ruling::Merge | Ruling::Rule { .. } => false,
     }
 }
 
@@ -165,14 +202,6 @@ pub fn stood(rules: Rules<'_>, writes: &[Written], at: &VersionVector) -> Option
     }
     let found = Merging::of(rules, writes).stood(at, 0)?;
     Some(found.map_or(Stored::Tombstone, Stored::Inline))
-}
-
-fn is_delete(sibling: &Sibling) -> bool {
-    sibling.deleted && !sibling.is_expired_form()
-}
-
-fn is_foreign(sibling: &Sibling) -> bool {
-    sibling.dot.actor.node == NodeId::FOREIGN
 }
 
 fn finish(
@@ -196,6 +225,43 @@ fn finish(
         _ => set.showing(shown, basis),
     };
     Settled { held: Held { version, value }, losers, by, unresolved }
+}
+
+/// Why a rule was not asked, or gave no answer; `None`: not all bytes are at hand.
+type NoAnswer = Option<Cow<'static, str>>;
+
+/// One of several values, as a rule is given it.
+struct Beside<'v> {
+    sibling: &'v Sibling,
+    over: &'v VersionVector,
+    value: &'v Stored,
+}
+
+/// Asks a user's rule.
+fn ruled(
+    rules: Rules<'_>,
+    rule: &UserRule,
+    set: &Version,
+    values: &Values,
+    writes: &[Written],
+) -> Result<(Sibling, Stored, Basis), NoAnswer> {
+    let beside = set.sides().filter_map(|(sibling, over)| {
+        values.of(sibling).map(|value| Beside { sibling, over, value })
+    });
+    let beside: Vec<Beside<'_>> = beside.collect();
+    let (value, basis) = Merging::of(rules, writes).ruled(rule, &beside, 0).map_err(Some)?;
+    let latest = |of: &dyn Fn(&Beside<'_>) -> bool| {
+        let of = beside.iter().filter(|beside| of(beside)).map(|beside| beside.sibling);
+        of.max_by_key(|sibling| (sibling.stamp, sibling.dot))
+    };
+    // One of them, or what was made of them: under the name of a write of its kind, since a delete's name
+    // is never that of a value.
+    if let Some(one) = latest(&|beside| *beside.value == value) {
+        return Ok((*one, value, basis));
+    }
+    let named = latest(&|beside| !beside.sibling.deleted);
+    let named = named.ok_or(Some(Cow::from("it makes a value of nothing but deletes")))?;
+    Ok((resolve::sibling(named.dot, named.stamp, &value), value, basis))
 }
 
 /// One value, or several that were merged already.
@@ -353,26 +419,33 @@ impl<'m> Merging<'m> {
             let dot = written.sibling.dot;
             included.iter().any(|by| by.sibling.dot != dot && by.over.covers_dot(dot))
         };
+        let newest = included.iter().filter(|written| !superseded(written));
+        let mut newest: Vec<&Written> = newest.copied().collect();
+        newest.sort_by_key(|written| written.sibling.dot);
+        newest.dedup_by_key(|written| written.sibling.dot);
         let mut reached = VersionVector::new();
-        let mut parts: Vec<Part> = Vec::new();
-        for written in included.iter().filter(|written| !superseded(written)) {
-            let Sibling { dot, stamp, deleted, .. } = written.sibling;
-            reached = reached.join(&written.over);
-            reached.include(dot);
-            match &written.value {
-                Stored::Inline(bytes) if !deleted && !parts.iter().any(|part| part.dot == dot) => {
-                    let (over, bytes) = (written.over.clone(), bytes.clone());
-                    parts.push(Part { over, dot, stamp, bytes });
-                }
-                Stored::Inline(_) | Stored::Tombstone => {}
-                Stored::Reference { .. } => return None,
-            }
+        for Written { sibling, over, .. } in &newest {
+            reached = reached.join(over);
+            reached.include(sibling.dot);
         }
         if reached != *at {
             // Some of it is not kept any more.
             return None;
         }
-        parts.sort_by_key(|part| part.dot);
+        if let Ruling::Rule { rule, fallback } = self.rules.ruling {
+            return self.stood_ruled(rule, fallback, &newest, depth);
+        }
+        let mut parts: Vec<Part> = Vec::new();
+        for Written { sibling, over, value } in newest {
+            match value {
+                Stored::Inline(bytes) if !sibling.deleted => {
+                    let (over, bytes) = (over.clone(), bytes.clone());
+                    parts.push(Part { over, dot: sibling.dot, stamp: sibling.stamp, bytes });
+                }
+                Stored::Inline(_) | Stored::Tombstone => {}
+                Stored::Reference { .. } => return None,
+            }
+        }
         if parts.is_empty() {
             return Some(None);
         }
@@ -382,6 +455,78 @@ impl<'m> Merging<'m> {
         // Of what was made without its own base nothing follows exactly.
         let exact = self.basis == basis;
         made.filter(|_| exact).map(|part| Some(part.bytes))
+    }
+
+    /// What a rule makes of values, all at once, over what they have in common.
+    fn ruled(
+        &mut self,
+        rule: &UserRule,
+        values: &[Beside<'_>],
+        depth: usize,
+    ) -> Result<(Stored, Basis), Cow<'static, str>> {
+        let mut sides: Vec<Side<Option<&[u8]>>> = Vec::new();
+        for Beside { sibling, value, .. } in values {
+            let value = match value {
+                Stored::Inline(bytes) => Some(&bytes[..]),
+                Stored::Tombstone => None,
+                Stored::Reference { .. } => {
+                    return Err("a value stands elsewhere, and was too large to be brought".into());
+                }
+            };
+            sides.push(Side { dot: sibling.dot, stamp: sibling.stamp, value });
+        }
+        let over = values.iter().map(|beside| beside.over.clone());
+        let common = over.reduce(|all, over| all.meet(&over)).expect("a rule is asked of some");
+        let stood = if common.is_empty() { Some(None) } else { self.stood(&common, depth) };
+        let basis = if stood.is_some() { Basis::ThreeWay } else { Basis::TwoWay };
+        let answer = rule.rule().resolve(stood.flatten().as_deref(), &sides);
+        let Resolved { value } = answer.map_err(|failed| failed.to_string())?;
+        let value = match (value, self.rules.schema) {
+            (None, _) => Stored::Tombstone,
+            // As the table's columns spell it, as every row is.
+            (Some(bytes), Some(schema)) => {
+                let accepted = schema.accept(self.rules.key, &bytes);
+                Stored::Inline(accepted.map_err(|problem| problem.to_string())?.into())
+            }
+            (Some(bytes), None) => Stored::Inline(bytes.into()),
+        };
+        Ok((value, basis))
+    }
+
+    /// What a rule, or its fallback, had shown of some writes.
+    fn stood_ruled(
+        &mut self,
+        rule: &UserRule,
+        fallback: &Ruling,
+        newest: &[&Written],
+        depth: usize,
+    ) -> Option<Stood> {
+        let shown = match newest {
+            [] => return Some(None),
+            [one] => one.value.clone(),
+            several => {
+                let beside = several.iter().map(|written| {
+                    let Written { sibling, over, value } = written;
+                    Beside { sibling, over, value }
+                });
+                match self.ruled(rule, &beside.collect::<Vec<_>>(), depth + 1) {
+                    Ok((shown, Basis::ThreeWay)) => shown,
+                    Ok((_, Basis::Unsettled | Basis::Chosen | Basis::TwoWay)) => return None,
+                    Err(_) => {
+                        let rank = |written: &&&Written| {
+                            let sibling = &written.sibling;
+                            (prefers(fallback, sibling), sibling.stamp, sibling.dot)
+                        };
+                        several.iter().max_by_key(rank)?.value.clone()
+                    }
+                }
+            }
+        };
+        match shown {
+            Stored::Tombstone => Some(None),
+            Stored::Inline(bytes) => Some(Some(bytes)),
+            Stored::Reference { .. } => None,
+        }
     }
 }
 

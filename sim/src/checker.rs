@@ -72,7 +72,7 @@ pub struct Checker {
     /// Of datasets whose concurrent values the last writer does not decide.
     laws: BTreeMap<String, Law>,
     /// What authorities made of several values.
-    made: BTreeMap<ContentHash, RecordId>,
+    made: BTreeSet<(ContentHash, RecordId)>,
     /// What writes add to counters.
     adds: BTreeMap<u32, u64>,
     /// Acknowledged while no store had confirmed them: promised to survive crashes alone.

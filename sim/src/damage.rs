@@ -121,7 +121,7 @@ fn strike_row(world: &World, fault: &Fault) {
 fn value_for(world: &World, record: &RecordId, id: u32) -> Bytes {
     let kept = world.scenario.datasets.iter().find(|kept| *kept.name == *record.dataset);
     match kept.and_then(|kept| kept.law) {
-        Some(Law::Counter) => crate::workload::counter(id, 0),
+        Some(Law::Counter | Law::RuledCounter) => crate::workload::counter(id, 0),
         Some(_) | None => crate::workload::value(id, FOREIGN_BYTES),
     }
 }

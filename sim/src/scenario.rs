@@ -14,13 +14,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tidelock_engine::backlog::{Mode, Queue};
 use tidelock_engine::cron::Cron;
 use tidelock_engine::merge::{self, FieldRules};
 use tidelock_engine::policy::{
     self as engine, Conflicts, Dataset, Durability, Keep, Limits, Policy, Projection, Ruling,
-    Strategy,
+    Strategy, UserRule,
 };
 use tidelock_engine::record::StoreId;
 use tidelock_engine::version::{NodeId, SiteId};
@@ -31,6 +32,14 @@ pub const RECONCILE_EVERY_MS: u64 = 10_000;
 
 /// Changes in a short page of a feed.
 const SHORT_PAGE: usize = 8;
+
+/// Each increment is a bit of its own, so all of them together are each of them once.
+const EVERY_INCREMENT: &str = "
+    fn resolve(sides, base) {
+        let n = 0;
+        for side in sides { if !side.deleted { n |= side.value.n; } }
+        #{ n: n }
+    }";
 
 /// A fault until then never ends: no run is so long.
 pub const NEVER_MS: u64 = 3_600_000;
@@ -245,6 +254,11 @@ impl Kept {
             Some(Law::EditWins) => Ruling::EditWins,
             Some(Law::PreferForeign) => Ruling::PreferStore(StoreId::D1),
             Some(Law::Counter) => Ruling::Merge,
+            Some(Law::RuledCounter) => {
+                let rule = UserRule::load("every-increment", EVERY_INCREMENT);
+                let rule = Arc::new(rule.expect("the script is a rule"));
+                Ruling::Rule { rule, fallback: Box::new(Ruling::Lww) }
+            }
         };
         let fields = match self.law {
             Some(Law::Counter) => FieldRules::new([("/n", merge::Strategy::DeltaSum)]),
@@ -279,7 +293,7 @@ impl Kept {
             backlog: if self.promises { Mode::Promise } else { Mode::Absorb },
             queue: Queue { records: self.queue_records, bytes: None },
             kind: match self.law {
-                Some(Law::Counter) => engine::Kind::Json,
+                Some(Law::Counter | Law::RuledCounter) => engine::Kind::Json,
                 Some(_) | None => engine::Kind::Binary,
             },
             conflict: self.conflict(),
@@ -365,11 +379,12 @@ impl Scenario {
         if profile == Profile::Conflicts {
             let laws = [Law::DeleteWins, Law::EditWins, Law::PreferForeign];
             let law = laws[world.random_range(0..laws.len())];
+            let counter = if world.random_ratio(1, 3) { Law::RuledCounter } else { Law::Counter };
             datasets = vec![
                 Kept::plain("notes"),
                 Kept { law: Some(Law::KeepSiblings), ..Kept::plain("siblings") },
                 Kept { law: Some(law), ..Kept::plain("ranked") },
-                Kept { law: Some(Law::Counter), ..Kept::plain("counts") },
+                Kept { law: Some(counter), ..Kept::plain("counts") },
                 Kept::plain("files"),
             ];
         }
@@ -460,7 +475,7 @@ impl Scenario {
         let counters: Vec<String> = self
             .datasets
             .iter()
-            .filter(|kept| kept.law == Some(Law::Counter))
+            .filter(|kept| kept.law.is_some_and(Law::counts))
             .map(|kept| kept.name.clone())
             .collect();
         workload::count(&mut self.operations, &counters, rng);

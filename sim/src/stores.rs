@@ -409,7 +409,7 @@ impl D1 {
                         lost: loser.sibling,
                         winner: loser.winner,
                         won: (won.dot == loser.winner).then_some(won),
-                        by: install.by,
+                        by: install.by.clone(),
                     };
                     self.conflicts.insert((next_seq, loser.sibling.dot.to_text()), conflict);
                 }

@@ -6,8 +6,9 @@
 
 use super::Coordinator;
 use super::read::{Own, ReadError};
+use crate::conflict::By;
 use crate::env::{Env, RowHistory, RowStore, Storage};
-use crate::policy::{Dataset, Ruling};
+use crate::policy::Dataset;
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::resolve::Held;
 use crate::settle::{self, Rules, Values};
@@ -31,7 +32,7 @@ impl<E: Env> Coordinator<E> {
         let asked = self.env.storage().d1().histories(vec![record.clone()]);
         let mut history = self.read_from(StoreId::D1, asked).await?.pop()?;
         self.learn_row(record, history.row.as_ref());
-        if dataset.conflict.ruling(&record.key) == Ruling::Merge {
+        if dataset.conflict.ruling(&record.key).starts_from_base() {
             let row = history.row.as_mut();
             let version = row.as_ref().and_then(|row| row.version.clone());
             let in_set = |sibling: &Sibling| {
@@ -75,9 +76,21 @@ impl<E: Env> Coordinator<E> {
         }
         all.extend(losers);
         all.iter().for_each(|loser| values.note(set, &loser.sibling, &loser.value));
-        let settled = settle::settle(rules, set, &values, &writes).ok_or_else(away)?.held;
+        let settled = settle::settle(rules, set, &values, &writes).ok_or_else(away)?;
         let mut beside = Vec::new();
-        if rules.ruling == Ruling::KeepSiblings && set.is_apart() {
+        let undecided = match settled.by {
+            By::KeepSiblings => true,
+            By::RuleFellBack(_) => rules.ruling.may_show_siblings(),
+            By::Lww
+            | By::PreferStore
+            | By::DeleteWins
+            | By::EditWins
+            | By::MergeThreeWay
+            | By::MergeTwoWay
+            | By::MergeFellBack
+            | By::Rule(_) => false,
+        };
+        if undecided && set.is_apart() {
             for sibling in set.siblings() {
                 let found = all.iter().find(|loser| loser.sibling == *sibling);
                 // A delete has no bytes, and where its tombstone was reaped nothing keeps it.
@@ -93,6 +106,6 @@ impl<E: Env> Coordinator<E> {
                 beside.push(Beside { sibling: *sibling, value });
             }
         }
-        Ok((settled, beside))
+        Ok((settled.held, beside))
     }
 }

@@ -267,7 +267,7 @@ impl<E: Env> Coordinator<E> {
             return Plan::Look;
         }
         let ruling = state.ruling(record);
-        let ours = slot.ours(self.actor.node, ruling == Ruling::Merge);
+        let ours = slot.ours(self.actor.node, ruling.starts_from_base());
         let Some(ours) = ours.map(|ours| ours.under(ruling)) else { return Plan::Idle };
         let Some(known) = state.ledger.known(record) else { return Plan::Look };
         if let Some(version) = &known.version
@@ -315,7 +315,7 @@ impl<E: Env> Coordinator<E> {
             self.settle(&mut state, record, version);
         }
         let rules = Rules::of(dataset, record);
-        let merges = rules.ruling == Ruling::Merge;
+        let merges = rules.ruling.starts_from_base();
         let ours = state.slots.get(record).and_then(|slot| slot.ours(self.actor.node, merges));
         let ours = ours.map(|ours| ours.under(rules.ruling));
         let refused = match &theirs {
@@ -610,9 +610,9 @@ impl<E: Env> Coordinator<E> {
 
 impl State {
     /// What decides between a record's concurrent values.
-    fn ruling(&self, record: &RecordId) -> Ruling {
+    fn ruling(&self, record: &RecordId) -> &Ruling {
         let dataset = self.policy.datasets.get(&record.dataset);
-        dataset.map(|dataset| dataset.conflict.ruling(&record.key)).unwrap_or_default()
+        dataset.map_or(&Ruling::Lww, |dataset| dataset.conflict.ruling(&record.key))
     }
 
     /// Reports what somebody wrote to the authority and a dataset cannot hold: once for each write,
@@ -785,8 +785,8 @@ impl Ours {
     }
 
     /// A set that was written under another ruling is what this one makes of it.
-    fn under(mut self, ruling: Ruling) -> Self {
-        if ruling == Ruling::Lww && self.held.version.basis() == Basis::Unsettled {
+    fn under(mut self, ruling: &Ruling) -> Self {
+        if *ruling == Ruling::Lww && self.held.version.basis() == Basis::Unsettled {
             self.held.version = self.held.version.collapsed();
         }
         self.by = settle::decided(ruling, &self.held.version);
@@ -817,6 +817,8 @@ impl Ours {
         if !unresolved.is_empty() {
             tracing::info!(?unresolved, "fields of a merge that no rule settles");
         }
+        // What was to lose when it was written, and is shown after all, stands in the row.
+        self.losers.retain(|loser| loser.sibling != *held.version.current());
         let is_kept = |dot: Dot| kept.iter().any(|loser| loser.sibling.dot == dot);
         let mut noted: BTreeSet<Dot> = self.losers.iter().map(|loser| loser.sibling.dot).collect();
         let new =

@@ -45,6 +45,7 @@ mod reap;
 mod recent;
 mod reconcile;
 mod reload;
+mod replay;
 mod rows;
 mod scrub;
 mod session;
@@ -62,6 +63,7 @@ pub use leaves::LedgerCheck;
 pub use pass::{Billed, Brake, Leave, Over, Pass, PassError};
 pub use patch::{Patching, Unpatched};
 pub use read::{Read, ReadError};
+pub use replay::{Again, Replayed};
 pub use session::{Session, SessionError};
 pub use status::{
     Counters, DatasetBacklog, OperationState, Pulse, SiteStatus, Status, StoreStatus,

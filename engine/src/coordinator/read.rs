@@ -152,7 +152,7 @@ impl<E: Env> Coordinator<E> {
         let seq = row.as_ref().map_or(Seq(0), |row| row.seq);
         let theirs = row.and_then(|row| resolve::held(self.site(), record, &row));
         let ruling = dataset.conflict.ruling(&record.key);
-        let ours = self.own_chain(record, ruling != Ruling::Lww);
+        let ours = self.own_chain(record, *ruling != Ruling::Lww);
         let own = ours.as_ref().map(|own| own.held.version.current().dot);
         let apart = match (&ours, &theirs) {
             (Some(ours), Some(theirs)) => match resolve::meet(ruling, &ours.held, theirs) {
@@ -162,7 +162,7 @@ impl<E: Env> Coordinator<E> {
             (Some(ours), None) => {
                 Some(ours.held.version.clone()).filter(|own| own.basis() == Basis::Unsettled)
             }
-            (None, Some(theirs)) if ruling == Ruling::KeepSiblings => Some(theirs.version.clone()),
+            (None, Some(theirs)) if ruling.may_show_siblings() => Some(theirs.version.clone()),
             (None, _) => None,
         };
         if let Some(set) = apart.filter(Version::is_apart) {
@@ -196,7 +196,7 @@ impl<E: Env> Coordinator<E> {
             }
             return self.answer(ours, None).await;
         }
-        let shows_all = policy.conflict.ruling(&record.key) != Ruling::KeepSiblings;
+        let shows_all = !policy.conflict.ruling(&record.key).may_show_siblings();
         for store in [StoreId::Kv, StoreId::R2] {
             // A copy that this coordinator knows to be behind would hide its own writers' writes.
             if policy.projection(store).is_none()

@@ -75,7 +75,7 @@ impl<E: Env> Coordinator<E> {
         let ruling = dataset.conflict.ruling(&record.key);
         // Another store's bytes stand against those of somebody who wrote past us to this one.
         let is_unwanted = described.is_none()
-            && matches!(ruling, Ruling::PreferStore(preferred) if preferred != store);
+            && matches!(ruling, Ruling::PreferStore(preferred) if *preferred != store);
         let fits = body.len() <= self.policy().limits.value_bytes_max;
         let kept = if part { Ok(body.clone()) } else { accepted(dataset, &record.key, &body) };
         let body = match kept {
@@ -212,7 +212,7 @@ enum TakenIn {
 fn taken_in(
     site: SiteId,
     record: &RecordId,
-    ruling: Ruling,
+    ruling: &Ruling,
     row: &Row,
     described: Option<&Version>,
     body: &Bytes,
@@ -252,7 +252,7 @@ fn taken_in(
     });
     let held = Held { version: found, value };
     let losers = losers.into_iter().collect();
-    let by = if ruling == Ruling::Lww { By::Lww } else { By::PreferStore };
+    let by = if *ruling == Ruling::Lww { By::Lww } else { By::PreferStore };
     let writes = written(&held, ruling);
     TakenIn::Over(Candidate { expect, held, losers, by, writes, conditional: None })
 }
@@ -280,8 +280,8 @@ fn kept_beside(site: SiteId, record: &RecordId, row: &Row, body: &Bytes) -> Take
 }
 
 /// What is new of it where it may be merged later.
-fn written(held: &Held, ruling: Ruling) -> Vec<Written> {
-    super::install::written(held).filter(|_| ruling == Ruling::Merge).into_iter().collect()
+fn written(held: &Held, ruling: &Ruling) -> Vec<Written> {
+    super::install::written(held).filter(|_| ruling.starts_from_base()).into_iter().collect()
 }
 
 #[cfg(test)]

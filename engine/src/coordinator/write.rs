@@ -401,11 +401,11 @@ impl<E: Env> Coordinator<E> {
             (Lifetime::Until(at_ms), _) => Some(at_ms),
         };
         let ruling = dataset.conflict.ruling(&record.key);
-        if expires_at_ms.is_some() && ruling != Ruling::Lww {
+        if expires_at_ms.is_some() && *ruling != Ruling::Lww {
             return Err(WriteRefusal::CannotExpire { dataset: dataset.name.to_string() });
         }
         if let Condition::Context(context) = &write.condition
-            && ruling != Ruling::Lww
+            && *ruling != Ruling::Lww
             && base.unread(context) >= SIBLINGS_MAX
         {
             let (dataset, key) = (record.dataset.to_string(), record.key.to_string());
@@ -418,7 +418,7 @@ impl<E: Env> Coordinator<E> {
         let sibling = Sibling { expires_at_ms, ..resolve::sibling(dot, stamp, &value) };
         let version = match &write.condition {
             // What its caller had not read stays beside it, and is settled at the authority.
-            Condition::Context(context) if ruling != Ruling::Lww => base.beside(context, sibling),
+            Condition::Context(context) if *ruling != Ruling::Lww => base.beside(context, sibling),
             Condition::Context(_) | Condition::None | Condition::Match(_) | Condition::Absent => {
                 Version::write(&base.history, sibling)
             }

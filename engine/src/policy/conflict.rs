@@ -2,13 +2,16 @@
 
 use crate::merge::FieldRules;
 use crate::record::StoreId;
+use crate::rule::{Rule, RuleError};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// Prefixes with a ruling of their own, in one dataset.
 pub const PREFIXES_MAX: usize = 256;
 
 /// What decides between concurrent values. Each is a function of their set alone (rule V4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Ruling {
     /// The later stamp, then the greater dot. The others are kept as losers and leave the version.
     #[default]
@@ -24,6 +27,74 @@ pub enum Ruling {
     EditWins,
     /// Values are merged, by field or by line; a delete loses.
     Merge,
+    /// What the user's own rule makes of them; where it fails, a ruling that cannot.
+    Rule {
+        /// The rule.
+        rule: Arc<UserRule>,
+        /// Neither a merge nor a rule.
+        fallback: Box<Ruling>,
+    },
+}
+
+impl Ruling {
+    /// True where the value that is shown is made of what the others were written over, so that D1 keeps
+    /// the record's writes one by one.
+    pub fn starts_from_base(&self) -> bool {
+        matches!(self, Ruling::Merge | Ruling::Rule { .. })
+    }
+
+    /// True where a read may give several values.
+    pub fn may_show_siblings(&self) -> bool {
+        match self {
+            Ruling::KeepSiblings => true,
+            Ruling::Rule { fallback, .. } => fallback.may_show_siblings(),
+            Ruling::Lww
+            | Ruling::PreferStore(_)
+            | Ruling::DeleteWins
+            | Ruling::EditWins
+            | Ruling::Merge => false,
+        }
+    }
+}
+
+/// A user's own rule, as the configuration names it. The same name and source are the same rule.
+#[derive(Clone)]
+pub struct UserRule {
+    name: Arc<str>,
+    source: Arc<str>,
+    rule: Arc<Rule>,
+}
+
+impl UserRule {
+    /// Reads its script.
+    pub fn load(name: &str, source: &str) -> Result<Self, RuleError> {
+        let rule = Arc::new(Rule::load(source)?);
+        Ok(UserRule { name: Arc::from(name), source: Arc::from(source), rule })
+    }
+
+    /// Its name, which the audit log says.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The script, ready to run.
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+}
+
+impl PartialEq for UserRule {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.source) == (&other.name, &other.source)
+    }
+}
+
+impl Eq for UserRule {}
+
+impl fmt::Debug for UserRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UserRule").field(&self.name).finish()
+    }
 }
 
 /// The rulings of a dataset.
@@ -39,15 +110,15 @@ pub struct Conflicts {
 
 impl Conflicts {
     /// What decides for a key.
-    pub fn ruling(&self, key: &str) -> Ruling {
+    pub fn ruling(&self, key: &str) -> &Ruling {
         let mut named = self.prefixes.iter().filter(|(prefix, _)| key.starts_with(prefix.as_str()));
         // Prefixes of one key are ordered by their length.
-        named.next_back().map_or(self.default, |(_, ruling)| *ruling)
+        named.next_back().map_or(&self.default, |(_, ruling)| ruling)
     }
 
     /// Every ruling that some key can have.
-    pub fn rulings(&self) -> impl Iterator<Item = Ruling> + '_ {
-        std::iter::once(self.default).chain(self.prefixes.values().copied())
+    pub fn rulings(&self) -> impl Iterator<Item = &Ruling> + '_ {
+        std::iter::once(&self.default).chain(self.prefixes.values())
     }
 }
 
@@ -70,8 +141,8 @@ mod tests {
             ("a", Ruling::EditWins),
             ("b/a/", Ruling::EditWins),
         ] {
-            assert_eq!(conflicts.ruling(key), expected, "{key}");
+            assert_eq!(*conflicts.ruling(key), expected, "{key}");
         }
-        assert_eq!(Conflicts::default().ruling("a/b"), Ruling::Lww);
+        assert_eq!(*Conflicts::default().ruling("a/b"), Ruling::Lww);
     }
 }

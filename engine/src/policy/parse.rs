@@ -15,17 +15,20 @@ mod error;
 mod places;
 mod raw;
 mod reconcile;
+mod rule;
 #[cfg(test)]
 mod tests;
 mod units;
 
 pub use error::PolicyError;
+pub use rule::{ConfiguredRule, EXAMPLES_MAX, ROUNDS, RULES_MAX};
 pub use units::{LIFETIMES, lifetime};
 
 use super::{Dataset, Policy};
 use crate::env::Peer;
 use crate::version::{NodeId, SiteId};
 use raw::RawConfig;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use toml::Spanned;
 
@@ -38,7 +41,7 @@ pub const RESERVED_PREFIX: &str = "_tidelock/";
 pub const DEFAULT: &str = include_str!("default.toml");
 
 /// Everything that a configuration file says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where the API and the dashboard are served.
     pub listen: SocketAddr,
@@ -48,6 +51,8 @@ pub struct Config {
     pub site: SiteId,
     /// The other coordinators.
     pub peers: Vec<ConfiguredPeer>,
+    /// Rules for conflicts, by name.
+    pub rules: BTreeMap<String, ConfiguredRule>,
     /// The datasets.
     pub policy: Policy,
 }
@@ -70,7 +75,14 @@ pub fn is_peer_url(url: &str) -> bool {
 
 /// Reads a configuration, or gives every mistake in it, in the order of the file.
 pub fn parse(file_name: &str, text: &str) -> Result<Config, Vec<PolicyError>> {
-    let mut reader = Reader { file: file_name, text, of: None, errors: Vec::new() };
+    let mut reader = Reader {
+        file: file_name,
+        text,
+        of: None,
+        rules: BTreeMap::new(),
+        refused_rules: BTreeSet::new(),
+        errors: Vec::new(),
+    };
     let raw: RawConfig = match toml::from_str(text) {
         Ok(raw) => raw,
         Err(error) => return Err(vec![reader.syntax(&error)]),
@@ -85,6 +97,9 @@ struct Reader<'a> {
     text: &'a str,
     /// The dataset that is being looked at.
     of: Option<String>,
+    rules: BTreeMap<String, ConfiguredRule>,
+    /// Rules that were refused: whatever goes by one of them says nothing more.
+    refused_rules: BTreeSet<String>,
     errors: Vec<PolicyError>,
 }
 
@@ -109,6 +124,7 @@ impl Reader<'_> {
             let problem = "no dataset is declared, so nothing could be kept".to_owned();
             self.refuse(0..0, "dataset", problem, "at least one [[dataset]]");
         }
+        self.rules = self.rules(&raw.rule);
         let datasets: Vec<Dataset> = raw.dataset.iter().map(|raw| self.dataset(raw)).collect();
         self.check_names(raw);
         self.check_prefixes(raw, &datasets);
@@ -119,7 +135,8 @@ impl Reader<'_> {
         if !peers.iter().any(|known| known.peer.site == site) {
             self.check_kept(raw, &datasets);
         }
-        Config { listen, node, site, peers, policy: Policy::new(datasets) }
+        let rules = std::mem::take(&mut self.rules);
+        Config { listen, node, site, peers, rules, policy: Policy::new(datasets) }
     }
 
     fn peers(&mut self, raw: &RawConfig, own: Peer) -> Vec<ConfiguredPeer> {

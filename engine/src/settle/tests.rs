@@ -5,9 +5,10 @@ use crate::merge::{FieldRules, Strategy as Field};
 use crate::version::Actor;
 use proptest::prelude::*;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 fn rules(conflicts: &Conflicts) -> Rules<'_> {
-    Rules { ruling: conflicts.default, conflicts, kind: Kind::Json, schema: None, key: "k" }
+    Rules { ruling: &conflicts.default, conflicts, kind: Kind::Json, schema: None, key: "k" }
 }
 
 fn conflicts(default: Ruling) -> Conflicts {
@@ -74,23 +75,23 @@ fn two(conflicts: &Conflicts, first: (Dot, u64, &Stored), second: (Dot, u64, &St
 fn each_ruling_shows_what_it_says_and_keeps_the_rest() {
     let foreign = Dot { actor: Actor { node: NodeId::FOREIGN, incarnation: 3 }, counter: 1 };
     let (early, late, gone) = (inline("{\"n\":1}"), inline("{\"n\":2}"), Stored::Tombstone);
-    let shown = |ruling, first, second| {
-        let settled = two(&conflicts(ruling), first, second);
+    let shown = |ruling: Ruling, first, second| {
+        let settled = two(&conflicts(ruling.clone()), first, second);
         assert!(settled.held.version.is_apart() || ruling == Ruling::Lww, "{ruling:?}");
         assert!(!settled.losers.is_empty(), "{ruling:?}");
         let current = settled.held.version.current();
         assert!(settled.losers.iter().all(|loser| loser.winner == current.dot));
-        (settled.held.value, settled.by.name())
+        (settled.held.value, settled.by.to_string())
     };
     let (a, b) = ((dot(1, 1), 10, &early), (dot(2, 1), 20, &late));
-    assert_eq!(shown(Ruling::Lww, a, b), (late.clone(), "lww"));
-    assert_eq!(shown(Ruling::KeepSiblings, a, b), (late.clone(), "keep_siblings"));
-    assert_eq!(shown(Ruling::DeleteWins, a, b), (late.clone(), "delete_wins"));
-    assert_eq!(shown(Ruling::EditWins, a, b), (late.clone(), "edit_wins"));
+    assert_eq!(shown(Ruling::Lww, a, b), (late.clone(), "lww".to_owned()));
+    assert_eq!(shown(Ruling::KeepSiblings, a, b), (late.clone(), "keep_siblings".to_owned()));
+    assert_eq!(shown(Ruling::DeleteWins, a, b), (late.clone(), "delete_wins".to_owned()));
+    assert_eq!(shown(Ruling::EditWins, a, b), (late.clone(), "edit_wins".to_owned()));
     let deletes = (dot(2, 1), 20, &gone);
     assert_eq!(shown(Ruling::KeepSiblings, a, deletes).0, early);
     assert_eq!(shown(Ruling::EditWins, a, deletes).0, early);
-    assert_eq!(shown(Ruling::Merge, a, deletes), (early.clone(), "edit_wins"));
+    assert_eq!(shown(Ruling::Merge, a, deletes), (early.clone(), "edit_wins".to_owned()));
     let (deletes, edits) = ((dot(2, 1), 5, &gone), (dot(1, 1), 10, &early));
     assert_eq!(shown(Ruling::DeleteWins, edits, deletes).0, gone);
     let past_us = (foreign, 5, &late);
@@ -100,6 +101,85 @@ fn each_ruling_shows_what_it_says_and_keeps_the_rest() {
     let merged = two(&conflicts(Ruling::Merge), a, b);
     assert_eq!((merged.held.value, merged.by), (inline("{\"n\":3}"), By::MergeThreeWay));
     assert_eq!(merged.losers.len(), 2, "neither is shown as it was written");
+}
+
+/// The highest `n`; of a `top` over 40 it will not judge, and what is empty on all sides is deleted.
+const HIGHEST: &str = r#"
+    fn resolve(sides, base) {
+        let best = ();
+        for side in sides {
+            if side.deleted { continue; }
+            if side.value.top != () && side.value.top > 40 { throw "too high to judge"; }
+            if best == () || side.value.n > best.n { best = side.value; }
+        }
+        if best != () && base != () { best.was = base.n; }
+        best
+    }
+"#;
+
+fn highest(fallback: Ruling) -> Conflicts {
+    let rule = Arc::new(UserRule::load("highest", HIGHEST).unwrap());
+    conflicts(Ruling::Rule { rule, fallback: Box::new(fallback) })
+}
+
+#[test]
+fn a_rule_is_asked_with_all_values_and_what_they_have_in_common() {
+    let rule = highest(Ruling::EditWins);
+    let (high, low, gone) = (inline("{\"n\":7}"), inline("{\"n\":2}"), Stored::Tombstone);
+    let name = || Arc::from("highest");
+    let shown = |first, second| {
+        let settled = two(&rule, first, second);
+        assert!(settled.held.version.is_apart());
+        assert_eq!(decided(&rule.default, &settled.held.version), settled.by);
+        (settled.held.value, settled.by)
+    };
+    // The earlier of two, whichever dot it has; a delete where nothing else is.
+    for (a, b) in [(dot(1, 1), dot(2, 1)), (dot(2, 1), dot(1, 1))] {
+        assert_eq!(shown((a, 10, &high), (b, 20, &low)), (high.clone(), By::Rule(name())));
+        assert_eq!(shown((a, 10, &gone), (b, 20, &low)).0, low);
+        assert_eq!(shown((a, 10, &gone), (b, 20, &gone)), (gone.clone(), By::Rule(name())));
+    }
+    // It throws, or is given what is no JSON: the fallback decides, and nothing is lost.
+    let beyond = inline("{\"n\":1,\"top\":41}");
+    for other in [&beyond, &inline("{broken")] {
+        let fell = two(&rule, (dot(1, 1), 20, &gone), (dot(2, 1), 10, other));
+        assert_eq!((&fell.held.value, &fell.by), (other, &By::RuleFellBack(name())));
+        assert!(fell.held.version.is_apart());
+        assert_eq!(decided(&rule.default, &fell.held.version), fell.by);
+    }
+}
+
+#[test]
+fn a_rule_starts_from_what_it_made_before() {
+    let rule = highest(Ruling::Lww);
+    let mut world = World::default();
+    let none = VersionVector::new();
+    let write_over = |world: &mut World, known: &Version, dot: Dot, n: u64| {
+        let value = inline(&format!("{{\"n\":{n}}}"));
+        let sibling = write(dot, n, &value);
+        world.write(sibling, value.clone());
+        let version = Version::write(&known.history, sibling);
+        world.stood(&version, dot, &value);
+        version
+    };
+    let first = |dot, n| Version::write(&none, write(dot, n, &inline(&format!("{{\"n\":{n}}}"))));
+    let (a, b) = (first(dot(1, 1), 5), first(dot(2, 1), 3));
+    for (version, n) in [(&a, 5), (&b, 3)] {
+        let (dot, value) = (version.current().dot, inline(&format!("{{\"n\":{n}}}")));
+        world.write(*version.current(), value.clone());
+        world.stood(version, dot, &value);
+    }
+    let joined = world.settle(&rule, &a.join(&b)).held.version;
+    let c = write_over(&mut world, &joined, dot(1, 2), 8);
+    let d = write_over(&mut world, &joined, dot(2, 2), 9);
+    let both = world.settle(&rule, &c.join(&d));
+    assert_eq!(both.held.value, inline("{\"n\":9,\"was\":5}"));
+    assert_eq!(both.held.version.basis(), Basis::ThreeWay);
+    world.writes.retain(|written| written.sibling.dot != dot(2, 1));
+    let lacking = world.settle(&rule, &c.join(&d));
+    assert_eq!(lacking.held.value, inline("{\"n\":9}"));
+    assert_eq!(lacking.held.version.basis(), Basis::TwoWay);
+    assert!(both.held.version.includes(&lacking.held.version));
 }
 
 #[test]
@@ -249,6 +329,23 @@ fn fold(world: &mut World, conflicts: &Conflicts, order: &[Held]) -> Option<Held
     })
 }
 
+/// Replicas that meet in any order hold the same bytes, and go on holding them.
+fn agree(conflicts: &Conflicts, steps: &[Step], rotate: usize) -> Result<(), TestCaseError> {
+    let (mut world, mut held, _) = run(conflicts, steps, 5);
+    let first = fold(&mut world, conflicts, &held);
+    let by = rotate % held.len().max(1);
+    held.rotate_left(by);
+    prop_assert_eq!(&fold(&mut world, conflicts, &held), &first, "{:?}", conflicts);
+    held.reverse();
+    prop_assert_eq!(&fold(&mut world, conflicts, &held), &first, "{:?}", conflicts);
+    if let (Some(first), Some(one)) = (&first, held.first()) {
+        let again = first.version.join(&one.version);
+        let again = world.settle(conflicts, &again).held;
+        prop_assert_eq!(&again.version.id(), &first.version.id());
+    }
+    Ok(())
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec((0usize..5, 0u8..4, 0usize..5, 1i64..50), 1..20)
 }
@@ -267,20 +364,7 @@ proptest! {
             Ruling::EditWins,
             Ruling::Merge,
         ] {
-            let conflicts = conflicts(ruling);
-            let (mut world, mut held, _) = run(&conflicts, &steps, 5);
-            let first = fold(&mut world, &conflicts, &held);
-            let by = rotate % held.len().max(1);
-            held.rotate_left(by);
-            prop_assert_eq!(&fold(&mut world, &conflicts, &held), &first, "{:?}", ruling);
-            held.reverse();
-            prop_assert_eq!(&fold(&mut world, &conflicts, &held), &first, "{:?}", ruling);
-            // Met again, nothing changes.
-            if let (Some(first), Some(one)) = (&first, held.first()) {
-                let again = first.version.join(&one.version);
-                let again = world.settle(&conflicts, &again).held;
-                prop_assert_eq!(&again.version.id(), &first.version.id());
-            }
+            agree(&conflicts(ruling), &steps, rotate)?;
         }
     }
 
@@ -293,6 +377,17 @@ proptest! {
             let Stored::Inline(bytes) = &all.value else { panic!("{all:?}") };
             let json: serde_json::Value = serde_json::from_slice(bytes).unwrap();
             prop_assert_eq!(json["n"].as_i64(), Some(sum), "{:?}", all);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replicas_with_a_rule_agree_whatever_the_order(steps in steps(), rotate in 0usize..5) {
+        for fallback in [Ruling::Lww, Ruling::KeepSiblings, Ruling::DeleteWins] {
+            agree(&highest(fallback), &steps, rotate)?;
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_tidelock");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_tidelock");
 /// No wait in a test is longer. Slow machines are slow, not wrong.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 

@@ -118,7 +118,7 @@ impl Checker {
     /// A site had settled a set with less at hand than another, and takes over what that made of it.
     fn settled_again(&mut self, at_ms: u64, site: SiteId, record: &RecordId, version: &Version) {
         if version.chosen().is_none() {
-            self.made.insert(version.current().hash, record.clone());
+            self.made.insert((version.current().hash, record.clone()));
         }
         let observed = self.row_entry(site, record);
         observed.version = Some(version.clone());
@@ -236,7 +236,7 @@ impl Checker {
     /// True when an authority merged bytes of this hash for a record: what they are to be is held against
     /// the increments that they include.
     fn is_made(&self, record: &RecordId, hash: ContentHash) -> bool {
-        self.made.get(&hash) == Some(record)
+        self.made.contains(&(hash, record.clone()))
     }
 
     pub(super) fn version_changed(
@@ -282,9 +282,9 @@ impl Checker {
             format!("{dot} of {record} was deleted, and is current again")
         });
         self.ends_lawfully(at_ms, record, &sibling);
-        let made = law == Some(Law::Counter) && version.chosen().is_none();
+        let made = law.is_some_and(Law::counts) && version.chosen().is_none();
         if made {
-            self.made.insert(sibling.hash, record.clone());
+            self.made.insert((sibling.hash, record.clone()));
         }
         let traced = sibling.deleted || self.wrote(record, sibling.hash);
         self.hold(Invariant::NoCorruption, at_ms, traced, || {

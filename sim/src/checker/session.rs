@@ -120,7 +120,7 @@ impl Checker {
 
     /// A session that asked at `since_ms` read bytes of a record.
     pub fn served(&mut self, at_ms: u64, since_ms: u64, record: &RecordId, bytes: &[u8]) {
-        if self.law(record) == Some(Law::Counter) {
+        if self.law(record).is_some_and(Law::counts) {
             return self.counter_served(at_ms, record, bytes);
         }
         let hash = ContentHash::of(bytes);

@@ -27,8 +27,17 @@ pub enum Law {
     EditWins,
     /// What was written to D1 past every coordinator is shown, else the latest.
     PreferForeign,
-    /// All of them are one counter.
+    /// All of them are one counter, merged by field.
     Counter,
+    /// All of them are one counter, and a user's rule says what it is.
+    RuledCounter,
+}
+
+impl Law {
+    /// True where values are numbers whose bits are increments.
+    pub fn counts(self) -> bool {
+        matches!(self, Law::Counter | Law::RuledCounter)
+    }
 }
 
 impl Checker {
@@ -81,7 +90,7 @@ impl Checker {
             let first = match law {
                 Law::KeepSiblings | Law::EditWins => !deleted,
                 Law::DeleteWins => deleted,
-                Law::PreferForeign | Law::Counter => false,
+                Law::PreferForeign | Law::Counter | Law::RuledCounter => false,
             };
             (first, stamp, dot)
         };
@@ -104,12 +113,12 @@ impl Checker {
             )
         });
         self.hold(Invariant::Causality, at_ms, same, || message.unwrap_or_default());
-        let ranked = law == Law::Counter || shown == Some(current);
+        let ranked = law.counts() || shown == Some(current);
         self.hold(Invariant::Causality, at_ms, ranked, || {
             let shown = shown.map(|dot| dot.to_string()).unwrap_or_default();
             format!("{record} shows {current}, and {law:?} says {shown}")
         });
-        if law == Law::Counter {
+        if law.counts() {
             let counted = match value {
                 Some(Stored::Inline(bytes)) => counted(bytes),
                 Some(Stored::Tombstone | Stored::Reference { .. }) | None => None,

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 
 const RULINGS: &str = "\"lww\", \"keep_siblings\", { prefer_store = \"d1\" }, \"delete_wins\", \
-                       \"edit_wins\", \"merge\"";
+                       \"edit_wins\", \"merge\", { rule = \"NAME\", fallback = \"lww\" }";
+const FALLBACKS: &str = "\"lww\", \"keep_siblings\", { prefer_store = \"d1\" }, \"delete_wins\" or \
+                         \"edit_wins\"";
 
 impl Reader<'_> {
     pub(super) fn conflict(&mut self, raw: &RawDataset, kind: Option<Kind>) -> Conflicts {
@@ -44,49 +46,30 @@ impl Reader<'_> {
         ruling: &Spanned<RawRuling>,
         field: &str,
     ) -> Option<Ruling> {
-        let found = match ruling.get_ref() {
-            RawRuling::PreferStore(store) => match store.parse::<StoreId>() {
-                Ok(store) => Ruling::PreferStore(store),
-                Err(problem) => {
-                    self.refuse(ruling.span(), field, problem, "{ prefer_store = \"d1\" }");
-                    return None;
-                }
-            },
-            RawRuling::Word(word) => match word.as_str() {
-                "lww" => Ruling::Lww,
-                "keep_siblings" => Ruling::KeepSiblings,
-                "delete_wins" => Ruling::DeleteWins,
-                "edit_wins" => Ruling::EditWins,
-                "merge" => Ruling::Merge,
-                "prefer_store" => {
-                    let problem = "which store is preferred is not said".to_owned();
-                    self.refuse(ruling.span(), field, problem, "{ prefer_store = \"d1\" }");
-                    return None;
-                }
-                "rule" => {
-                    let problem = "\"rule\" is not built yet".to_owned();
-                    self.refuse(ruling.span(), field, problem, RULINGS);
-                    return None;
-                }
-                other => {
-                    let problem = format!("{other:?} is not known here");
-                    self.refuse(ruling.span(), field, problem, RULINGS);
-                    return None;
-                }
-            },
+        let found = match self.named(raw, ruling.get_ref()) {
+            Ok(found) => found,
+            Err((problem, accepted)) => {
+                self.refuse(ruling.span(), field, problem, accepted);
+                return None;
+            }
         };
         let mut refuse = |problem: &str, accepted: &str| {
             self.refuse(ruling.span(), field, problem.to_owned(), accepted);
             None
         };
-        match found {
+        match &found {
+            Ruling::Rule { .. } if !matches!(kind, None | Some(Kind::Json | Kind::Structured)) => {
+                refuse("rules are given JSON", "\"keep_siblings\", or kind = \"json\"")
+            }
             Ruling::Merge if kind == Some(Kind::Binary) => refuse(
                 "binary values have neither fields nor lines that could be merged",
                 "\"keep_siblings\", or another kind",
             ),
-            Ruling::Merge if raw.d1.as_ref().is_some_and(|d1| d1.get_ref().keep.is_some()) => {
+            Ruling::Merge | Ruling::Rule { .. }
+                if raw.d1.as_ref().is_some_and(|d1| d1.get_ref().keep.is_some()) =>
+            {
                 refuse(
-                    "a merge starts from what D1 holds, and D1 is to keep references only",
+                    "it starts from what D1 holds, and D1 is to keep references only",
                     "d1 = {}, or another ruling",
                 )
             }
@@ -100,6 +83,57 @@ impl Reader<'_> {
         }
     }
 
+    /// The ruling that is written, or what is wrong with it and what would be accepted.
+    fn named(
+        &mut self,
+        raw: &RawDataset,
+        ruling: &RawRuling,
+    ) -> Result<Ruling, (String, &'static str)> {
+        let which_store = "{ prefer_store = \"d1\" }";
+        match ruling {
+            RawRuling::PreferStore(store) => {
+                let store = store.parse::<StoreId>().map_err(|problem| (problem, which_store))?;
+                Ok(Ruling::PreferStore(store))
+            }
+            RawRuling::Word(word) => match word.as_str() {
+                "lww" => Ok(Ruling::Lww),
+                "keep_siblings" => Ok(Ruling::KeepSiblings),
+                "delete_wins" => Ok(Ruling::DeleteWins),
+                "edit_wins" => Ok(Ruling::EditWins),
+                "merge" => Ok(Ruling::Merge),
+                "prefer_store" => {
+                    Err(("which store is preferred is not said".to_owned(), which_store))
+                }
+                "rule" => Err((
+                    "which rule decides is not said".to_owned(),
+                    "{ rule = \"NAME\", fallback = \"lww\" }, and a [[rule]] of this name",
+                )),
+                other => Err((format!("{other:?} is not known here"), RULINGS)),
+            },
+            RawRuling::Rule { rule: name, fallback } => {
+                let fallback = match self.named(raw, fallback)? {
+                    Ruling::Merge | Ruling::Rule { .. } => {
+                        let problem = "the fallback could fail as the rule does".to_owned();
+                        return Err((problem, FALLBACKS));
+                    }
+                    fallback => Box::new(fallback),
+                };
+                if self.refused_rules.contains(name) {
+                    return Ok(*fallback);
+                }
+                let Some(rule) = self.rules.get_mut(name) else {
+                    let problem = format!("no rule {name:?} is declared");
+                    return Err((problem, "the name of a [[rule]]"));
+                };
+                let dataset = raw.name.get_ref().as_str();
+                if !rule.used_by.iter().any(|by| &**by == dataset) {
+                    rule.used_by.push(dataset.into());
+                }
+                Ok(Ruling::Rule { rule: rule.rule.clone(), fallback })
+            }
+        }
+    }
+
     fn fields_of(
         &mut self,
         conflict: &RawConflict,
@@ -108,7 +142,7 @@ impl Reader<'_> {
     ) -> FieldRules {
         let Some(fields) = &conflict.fields else { return FieldRules::default() };
         let field = "dataset.conflict.fields";
-        if !conflicts.rulings().any(|ruling| ruling == Ruling::Merge) {
+        if !conflicts.rulings().any(|ruling| *ruling == Ruling::Merge) {
             let problem = "fields have strategies, and nothing is merged by field".to_owned();
             let accepted = "default = \"merge\", or a prefix that is merged";
             self.refuse(fields.span(), field, problem, accepted);

@@ -15,7 +15,26 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) peer: Vec<Spanned<RawPeer>>,
     #[serde(default)]
+    pub(super) rule: Vec<Spanned<RawRule>>,
+    #[serde(default)]
     pub(super) dataset: Vec<Spanned<RawDataset>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRule {
+    pub(super) name: Spanned<String>,
+    pub(super) source: Spanned<String>,
+    #[serde(default)]
+    pub(super) example: Vec<Spanned<RawExample>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawExample {
+    pub(super) base: Option<String>,
+    pub(super) sides: Vec<String>,
+    pub(super) expect: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -126,10 +145,11 @@ pub(super) struct RawConflict {
     pub(super) fields: Option<Spanned<BTreeMap<String, Strategy>>>,
 }
 
-/// `"delete_wins"`, or `{ prefer_store = "d1" }`.
+/// `"delete_wins"`, `{ prefer_store = "d1" }`, or `{ rule = "lowest", fallback = "lww" }`.
 pub(super) enum RawRuling {
     Word(String),
     PreferStore(String),
+    Rule { rule: String, fallback: Box<RawRuling> },
 }
 
 impl<'de> Deserialize<'de> for RawRuling {
@@ -139,7 +159,9 @@ impl<'de> Deserialize<'de> for RawRuling {
             type Value = RawRuling;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a word such as \"merge\", or { prefer_store = \"d1\" }")
+                f.write_str(
+                    "a word such as \"merge\", { prefer_store = \"d1\" } or { rule = \"lowest\" }",
+                )
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawRuling, E> {
@@ -152,11 +174,25 @@ impl<'de> Deserialize<'de> for RawRuling {
             ) -> Result<RawRuling, A::Error> {
                 #[derive(Deserialize)]
                 #[serde(deny_unknown_fields)]
-                struct Prefer {
-                    prefer_store: String,
+                struct Table {
+                    prefer_store: Option<String>,
+                    rule: Option<String>,
+                    fallback: Option<RawRuling>,
                 }
                 let map = serde::de::value::MapAccessDeserializer::new(map);
-                Prefer::deserialize(map).map(|raw| RawRuling::PreferStore(raw.prefer_store))
+                match Table::deserialize(map)? {
+                    Table { prefer_store: Some(store), rule: None, fallback: None } => {
+                        Ok(RawRuling::PreferStore(store))
+                    }
+                    Table { prefer_store: None, rule: Some(rule), fallback } => {
+                        let fallback = fallback.unwrap_or(RawRuling::Word("lww".to_owned()));
+                        Ok(RawRuling::Rule { rule, fallback: Box::new(fallback) })
+                    }
+                    Table { .. } => Err(serde::de::Error::custom(
+                        "a ruling names either a store or a rule, expected \
+                         { prefer_store = \"d1\" } or { rule = \"lowest\", fallback = \"lww\" }",
+                    )),
+                }
             }
         }
         deserializer.deserialize_any(Either)

@@ -1,6 +1,8 @@
 use super::*;
 use crate::backlog::Mode;
-use crate::policy::{Durability, Keep, Kind, Oversize, RECONCILE_EVERY, ReadLevel, Strategy};
+use crate::policy::{
+    Durability, Keep, Kind, Oversize, RECONCILE_EVERY, ReadLevel, Ruling, Strategy,
+};
 use crate::record::StoreId;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -77,7 +79,10 @@ fn mistakes_of_a_dataset() {
     let itself = kept.replace("node = 2", "node = 1");
     check(&itself, &[(7, "peer.node", "no other coordinator")]);
     check(&kept.replace("http:", "ftp:"), &[(8, "peer.url", "http://10.0.0.8:7878")]);
-    check(&with("conflict = { default = \"rule\" }"), &[(5, "dataset.conflict.default", "lww")]);
+    check(
+        &with("conflict = { default = \"rule\" }"),
+        &[(5, "dataset.conflict.default", "[[rule]]")],
+    );
     check(&with("oversize = \"reference\""), &[(5, "dataset.oversize", "r2 = {}")]);
     check(
         &with("oversize = \"reference\"\nr2 = { keep = \"reference\" }"),
@@ -398,6 +403,72 @@ fn queues_and_what_becomes_of_a_backlog() {
     let both = "backlog = \"promise\"\nqueue = { records = 7, bytes = \"64MB\" }";
     assert_eq!(with(both), (Mode::Promise, Some(7), Some(64 << 20)));
     assert_eq!(with("queue = { bytes = \"1KB\" }"), (Mode::Absorb, None, Some(1_024)));
+}
+
+const RULE: &str = "[[rule]]\nname = \"lowest\"\nsource = '''
+fn resolve(sides, base) {
+  let low = ();
+  for side in latest_first(sides) {
+    if !side.deleted && (low == () || side.value.price < low.price) { low = side.value; }
+  }
+  low
+}'''\n";
+
+#[test]
+fn a_rule_decides_where_a_ruling_names_it() {
+    let named = "conflict = { default = { rule = \"lowest\", fallback = \"delete_wins\" }, \
+                 prefixes = { \"b/\" = { rule = \"lowest\" } } }\n";
+    let example = "[[rule.example]]\nbase = '{\"price\":3}'\nsides = ['{\"price\":5}', '{\"price\":4}', \
+                   'delete']\nexpect = '{\"price\":4}'\n";
+    let text = format!("{GOOD}{named}{RULE}{example}");
+    let config = parse("t.toml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let rule = config.rules["lowest"].clone();
+    assert_eq!((rule.examples.len(), &rule.used_by[..]), (1, &["a".into()][..]));
+    let conflicts = &config.policy.datasets["a"].conflict;
+    let ruling = |fallback| Ruling::Rule { rule: rule.rule.clone(), fallback: Box::new(fallback) };
+    assert_eq!(*conflicts.ruling("x"), ruling(Ruling::DeleteWins));
+    assert_eq!(*conflicts.ruling("b/x"), ruling(Ruling::Lww));
+    // Another source is another policy.
+    let other = parse("t.toml", &text.replace("low == ()", "() == low")).unwrap();
+    assert_ne!(other.policy, config.policy);
+    let default = "dataset.conflict.default";
+    let refused = |from: &str, to: &str, expected: (usize, &str, &str)| {
+        assert!(text.contains(from), "{from}");
+        check(&text.replacen(from, to, 1), &[expected]);
+    };
+    let ruled = "default = { rule = \"lowest\"";
+    refused(ruled, "default = { rule = \"other\"", (5, default, "[[rule]]"));
+    refused("fallback = \"delete_wins\"", "fallback = \"merge\"", (5, default, "\"delete_wins\""));
+    refused("fallback = \"delete_wins\"", "prefer_store = \"d1\"", (5, "conflict", "prefer_store"));
+    let (text_kind, prefix) = ("kind = \"text\"", "dataset.conflict.prefixes.\"b/\"");
+    let not_json = [(5, default, "kind = \"json\""), (5, prefix, "kind = \"json\"")];
+    check(&text.replace("kind = \"json\"", text_kind), &not_json);
+    check(&text.replace("lowest", "Lowest"), &[(7, "rule.name", "a-z")]);
+    refused(example, &format!("{example}{RULE}"), (21, "rule.name", "of its own"));
+    refused("expect = '{\"price\":4}'", "expect = 'delete'", (8, "rule.source", "this law"));
+}
+
+#[test]
+fn a_rule_that_nobody_could_rely_on_is_refused_with_the_smallest_conflict_that_shows_it() {
+    for (body, words) in [
+        ("loop { }", "stays within its limits"),
+        ("let all = []; loop { all.push(sides); }", "stays within its limits"),
+        ("timestamp()", "some conflict is answered"),
+        ("throw \"never\"", "some conflict is answered"),
+        ("|x| x", "some conflict is answered"),
+        ("sides[0].value", "names of writers make no difference"),
+        ("#{ n: 1 }", "all sides agree"),
+        ("let = sides[0]", "no script"),
+        ("eval(\"1\")", "rules have no `eval`"),
+    ] {
+        let text = format!(
+            "[[rule]]\nname = \"r\"\nsource = '''fn resolve(sides, base) {{ {body} }}'''\n{GOOD}"
+        );
+        let errors = parse("t.toml", &text).expect_err(body);
+        let [error] = &errors[..] else { panic!("{body}: {errors:#?}") };
+        assert_eq!((error.line, error.field.as_str()), (3, "rule.source"), "{error}");
+        assert!(error.problem.contains(words), "{body}: {error}");
+    }
 }
 
 #[test]

@@ -241,6 +241,6 @@ fn event(site: SiteId, settled: &conflict::Conflict) -> Event {
         winner: settled.winner,
         won: settled.won.as_ref().map(Original::from),
         losers: vec![Original::from(&settled.lost)],
-        strategy: settled.by.name().into(),
+        strategy: settled.by.to_string().into(),
     })))
 }

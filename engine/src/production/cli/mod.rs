@@ -22,6 +22,7 @@ mod verbs;
 use super::audit::Cursor;
 use super::serve::serve;
 use crate::audit::Kind;
+use crate::policy::parse;
 use crate::record::StoreId;
 use crate::version::ContentHash;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,6 +31,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 const DATA_DEFAULT: &str = "./tidelock-data";
@@ -335,6 +337,10 @@ enum PolicyVerb {
     Show(PolicyShowArgs),
     /// Look for mistakes in a configuration file, and whether a running server would take it
     Check(PolicyCheckArgs),
+    /// Try the rules of a configuration file: their examples, and many conflicts made up from them
+    Test(PolicyTestArgs),
+    /// Show what past conflicts would have come to under a configuration file; nothing is changed
+    Simulate(PolicySimulateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -358,6 +364,30 @@ struct PolicyCheckArgs {
     file: PathBuf,
     #[command(flatten)]
     client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct PolicyTestArgs {
+    /// The configuration
+    file: PathBuf,
+    /// Write the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PolicySimulateArgs {
+    /// The configuration
+    file: PathBuf,
+    /// How far back to go, as in 24h
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = ago)]
+    since: Duration,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+fn ago(text: &str) -> Result<Duration, String> {
+    parse::lifetime(text).ok_or_else(|| "a number with s, m, h or d, as in 24h".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -646,6 +676,8 @@ pub fn main() -> ExitCode {
         Verb::Policy(PolicyVerb::Reload(args)) => (policy::reload(&args), args.client.json),
         Verb::Policy(PolicyVerb::Show(args)) => (policy::show(&args), args.client.json),
         Verb::Policy(PolicyVerb::Check(args)) => (policy::check(&args), args.client.json),
+        Verb::Policy(PolicyVerb::Test(args)) => (policy::test(&args), args.json),
+        Verb::Policy(PolicyVerb::Simulate(args)) => (policy::simulate(&args), args.client.json),
         Verb::Dlq(args) => (dlq::dlq(&args), args.json()),
         Verb::Conflicts(args) => (conflicts::conflicts(&args), args.json()),
         Verb::Store(verb) => (store::store(&verb), verb.json()),

@@ -1,10 +1,15 @@
-//! `policy`: what is in force, reading it again, and looking for mistakes beforehand.
+//! `policy`: what is in force, reading it again, looking for mistakes beforehand, and trying it on past
+//! conflicts.
 
 use super::client::{Client, NoAnswer};
-use super::{CliError, PolicyCheckArgs, PolicyShowArgs, ReloadArgs, line};
-use crate::policy::parse;
+use super::{
+    CliError, PolicyCheckArgs, PolicyShowArgs, PolicySimulateArgs, PolicyTestArgs, ReloadArgs, line,
+};
+use crate::policy::parse::{self, Config, ROUNDS};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use ureq::http::Method;
 
 const RELOAD: &str = "/v1/policies:reload";
@@ -43,13 +48,7 @@ pub fn show(args: &PolicyShowArgs) -> Result<(), CliError> {
 }
 
 pub fn check(args: &PolicyCheckArgs) -> Result<(), CliError> {
-    let name = args.file.display().to_string();
-    let text = std::fs::read_to_string(&args.file)
-        .map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
-    let config = parse::parse(&name, &text).map_err(|mistakes| {
-        let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        CliError::Usage(format!("{name} is not accepted\n\n{}", mistakes.join("\n\n")))
-    })?;
+    let (name, text, config) = read(&args.file)?;
     let promises = config.policy.datasets.values().map(|dataset| dataset.promise());
     let promises: Vec<String> = promises.collect();
     // Without a server there is nothing that it could be in conflict with.
@@ -72,6 +71,104 @@ pub fn check(args: &PolicyCheckArgs) -> Result<(), CliError> {
         None => "no server answers here that could be asked whether it would take it".to_owned(),
     });
     line::print(&shown);
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<(String, String, Config), CliError> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
+    let config = parse::parse(&name, &text).map_err(|mistakes| {
+        let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        CliError::Usage(format!("{name} is not accepted\n\n{}", mistakes.join("\n\n")))
+    })?;
+    Ok((name, text, config))
+}
+
+/// Whatever breaks a law or an example was refused with the file.
+pub fn test(args: &PolicyTestArgs) -> Result<(), CliError> {
+    let (name, _, config) = read(&args.file)?;
+    if args.json {
+        let rules = config.rules.iter().map(|(name, configured)| {
+            let used_by: Vec<&str> = configured.used_by.iter().map(|by| &**by).collect();
+            let examples = configured.examples.len();
+            json!({ "rule": name, "examples": examples, "made_up": ROUNDS, "used_by": used_by })
+        });
+        line::print(&json!({ "rules": rules.collect::<Vec<_>>() }).to_string());
+        return Ok(());
+    }
+    if config.rules.is_empty() {
+        line::print(&format!("{name} is accepted; it has no [[rule]] to try"));
+        return Ok(());
+    }
+    let rules = config.rules.iter().map(|(name, configured)| {
+        let examples = match configured.examples.len() {
+            0 => "no examples".to_owned(),
+            1 => "1 example is answered as it says".to_owned(),
+            many => format!("{many} examples are answered as they say"),
+        };
+        let used_by: Vec<&str> = configured.used_by.iter().map(|by| &**by).collect();
+        let used_by = match used_by[..] {
+            [] => "no dataset goes by it".to_owned(),
+            _ => format!("decides in {}", used_by.join(", ")),
+        };
+        format!("{name}\n  {examples}; {ROUNDS} made-up conflicts keep every law\n  {used_by}")
+    });
+    line::print(&rules.collect::<Vec<_>>().join("\n\n"));
+    Ok(())
+}
+
+pub fn simulate(args: &PolicySimulateArgs) -> Result<(), CliError> {
+    let (_, text, _) = read(&args.file)?;
+    let since_ms = u64::try_from(args.since.as_millis()).unwrap_or(u64::MAX);
+    let body = json!({ "text": text, "since_ms": since_ms }).to_string();
+    let client = Client::find(&args.client)?;
+    let answer = client.send(Method::POST, "/v1/policies:simulate", &[], body.as_bytes())?.json();
+    if args.client.json {
+        line::print(&answer.to_string());
+        return Ok(());
+    }
+    let conflicts: Vec<&Value> = answer["conflicts"].as_array().into_iter().flatten().collect();
+    let with = |outcome: &'static str| {
+        conflicts.iter().filter(move |conflict| conflict["again"]["outcome"] == outcome)
+    };
+    let (same, other) = (with("same").count(), with("other").count());
+    let more = if answer["more"] == true { " (the newest; there are more)" } else { "" };
+    let mut shown = format!(
+        "{} conflicts{more}: {other} would show another value, {same} the same one\n",
+        conflicts.len()
+    );
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    for conflict in with("other") {
+        let again = &conflict["again"];
+        let value = match (again["shown"]["deleted"] == true, again["text"].as_str()) {
+            (true, _) => "a delete".to_owned(),
+            (false, Some(text)) => text.chars().take(60).collect(),
+            (false, None) => format!("{} bytes", again["shown"]["bytes"]),
+        };
+        let _ = write!(
+            shown,
+            "\n  {}/{}\n    was settled by {}, would be by {}: {value}\n    \
+             tidelock conflicts show {}\n",
+            word(&conflict["dataset"]),
+            word(&conflict["key"]),
+            word(&conflict["strategy"]),
+            word(&again["strategy"]),
+            word(&conflict["id"]),
+        );
+    }
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    for conflict in with("unknown") {
+        *reasons.entry(word(&conflict["again"]["why"])).or_default() += 1;
+    }
+    let without = with("no_dataset").count();
+    if without > 0 {
+        reasons.insert("the file does not have their dataset".to_owned(), without);
+    }
+    for (reason, count) in reasons {
+        let _ = write!(shown, "\n{count} cannot be told: {reason}");
+    }
+    line::print(shown.trim_end());
     Ok(())
 }
 

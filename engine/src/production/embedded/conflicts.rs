@@ -69,7 +69,7 @@ pub(super) fn keep(
         integer(kept.seq.0),
         integer(kept.at.0),
         (kept.won.dot == loser.winner).then(|| text(kept.won)),
-        kept.by.name(),
+        kept.by.to_string(),
     ])?;
     Ok(())
 }

@@ -370,8 +370,8 @@ fn one(
     let own_bytes = match op {
         RowOp::Install(install) => {
             for loser in &install.losers {
-                let (seq, won, by) = (after.seq, install.version.current(), install.by);
-                let kept = conflicts::Kept { seq, at: now, won, by };
+                let (seq, won, by) = (after.seq, install.version.current(), &install.by);
+                let kept = conflicts::Kept { seq, at: now, won, by: by.clone() };
                 conflicts::keep(connection, record, loser, &kept)?;
             }
             writes::keep(connection, record, &install.writes)?;

@@ -158,7 +158,7 @@ pub(super) fn summary(conflict: &Conflict) -> Value {
         "lost": write(&conflict.lost),
         "winner": conflict.winner.to_string(),
         "won": conflict.won.as_ref().map(write),
-        "strategy": conflict.by.name(),
+        "strategy": conflict.by.to_string(),
     })
 }
 
@@ -172,11 +172,13 @@ pub(super) fn write(sibling: &Sibling) -> Value {
     })
 }
 
+/// A value in a document, where it is text and not large.
+pub(super) fn text(value: &Option<bytes::Bytes>) -> Option<String> {
+    let bytes = value.as_ref().filter(|bytes| bytes.len() <= SHOWN_BYTES_MAX)?;
+    std::str::from_utf8(bytes).ok().map(str::to_owned)
+}
+
 fn whole(disputed: &Disputed) -> Value {
-    let text = |value: &Option<bytes::Bytes>| {
-        let bytes = value.as_ref().filter(|bytes| bytes.len() <= SHOWN_BYTES_MAX)?;
-        std::str::from_utf8(bytes).ok().map(str::to_owned)
-    };
     let mut shown = summary(&disputed.conflict);
     shown["lost"]["text"] = json!(text(&disputed.lost));
     shown["base"] = match &disputed.base {

@@ -110,6 +110,8 @@ impl<E: Env> App<E> {
         let hear = post(peers::hear::<E>).layer(DefaultBodyLimit::max(peers::MESSAGE_BYTES_MAX));
         let reload =
             post(policies::reload::<E>).layer(DefaultBodyLimit::max(policies::POLICY_BYTES_MAX));
+        let simulate =
+            post(policies::simulate::<E>).layer(DefaultBodyLimit::max(policies::POLICY_BYTES_MAX));
         let dead_letter = get(dead_letters::get::<E>)
             .post(dead_letters::act::<E>)
             .delete(dead_letters::discard::<E>);
@@ -123,6 +125,7 @@ impl<E: Env> App<E> {
             .route("/v1/syncs", sync)
             .route("/v1/policies", get(policies::show::<E>))
             .route("/v1/policies:reload", reload)
+            .route("/v1/policies:simulate", simulate)
             .route("/v1/operations/{id}", get(records::operation::<E>))
             .route("/v1/dead-letters", get(dead_letters::list::<E>))
             .route("/v1/dead-letters/{id}", dead_letter)

@@ -1,18 +1,22 @@
-//! `/v1/policies`: what is in force, and reading the configuration again.
+//! `/v1/policies`: what is in force, reading the configuration again, and trying another one on past
+//! conflicts.
 
-use super::App;
 use super::problem::{Kind, Problem};
 use super::records::{bad, body_problem};
 use super::status::dataset_report;
+use super::{App, conflicts, wall_ms};
+use crate::coordinator::{Again, Replayed};
 use crate::env::Env;
+use crate::policy::parse;
 use crate::production::node::Away;
 use crate::production::reload::Refused;
+use crate::row::StoreTime;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Largest configuration in bytes.
@@ -62,6 +66,57 @@ pub(super) async fn reload<E: Env>(
         }
         Err(why) => refused(&why),
     })
+}
+
+/// Conflicts that are replayed at once.
+const REPLAYED_MAX: usize = 1_000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Replay {
+    /// A configuration.
+    text: String,
+    /// Conflicts that were settled in the last so many milliseconds.
+    since_ms: u64,
+}
+
+/// `POST /v1/policies:simulate`: past conflicts as another configuration would settle them. It changes
+/// nothing.
+pub(super) async fn simulate<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let body = body.map_err(|rejection| body_problem(&rejection, POLICY_BYTES_MAX))?;
+    let asked: Replay =
+        serde_json::from_slice(&body).map_err(|error| bad(format!("the request: {error}")))?;
+    let config = match parse::parse("the text", &asked.text) {
+        Ok(config) => config,
+        Err(mistakes) => return Ok(refused(&Refused::Mistakes(mistakes))),
+    };
+    let since = StoreTime(wall_ms(&app.node).saturating_sub(asked.since_ms));
+    let coordinator = app.node.reader()?;
+    let replayed = coordinator.replay_conflicts(&config.policy, since, REPLAYED_MAX).await;
+    let replayed =
+        replayed.map_err(|error| Problem::new(Kind::StoreUnavailable, error.to_string()))?;
+    let conflicts: Vec<Value> = replayed.iter().map(as_it_would_be).collect();
+    let more = replayed.len() == REPLAYED_MAX;
+    Ok(axum::Json(json!({ "conflicts": conflicts, "more": more })).into_response())
+}
+
+fn as_it_would_be(replayed: &Replayed) -> Value {
+    let mut shown = conflicts::summary(&replayed.conflict);
+    shown["again"] = match &replayed.again {
+        Again::NoDataset => json!({ "outcome": "no_dataset" }),
+        Again::Unknown(why) => json!({ "outcome": "unknown", "why": why }),
+        Again::Same(by) => json!({ "outcome": "same", "strategy": by.to_string() }),
+        Again::Other { by, shown, value } => json!({
+            "outcome": "other",
+            "strategy": by.to_string(),
+            "shown": conflicts::write(shown),
+            "text": conflicts::text(value),
+        }),
+    };
+    shown
 }
 
 fn refused(refused: &Refused) -> Response {
