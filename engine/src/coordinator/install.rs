@@ -71,7 +71,7 @@ enum Plan {
     Gather,
     /// The floor must be looked at first: this version is from a journal that may be old, and
     /// the row has not seen it.
-    AskFloor { ours: Version, over: Row, candidate: Candidate, suspect: Sibling },
+    AskFloor { ours: Version, over: Box<Row>, candidate: Candidate, suspect: Sibling },
     Install {
         candidate: Candidate,
         /// What is refused if it is: what was to be brought in, be it as a loser.
@@ -129,7 +129,7 @@ impl<E: Env> Coordinator<E> {
                 },
                 Plan::AskFloor { ours, over, candidate, suspect } => {
                     match self.floor(record).await {
-                        Some(floor) if floor.buries(&ours, Some(&over)) => {
+                        Some(floor) if floor.buries(&ours, Some(&*over)) => {
                             let mut state = self.state();
                             self.settle(&mut state, record, &ours);
                             drop(state);
@@ -394,7 +394,7 @@ impl<E: Env> Coordinator<E> {
                 writes.extend(written(&theirs).filter(|_| foreign && merges));
                 let candidate = Candidate { expect, held, losers, by, writes, conditional: None };
                 if is_old && !foreign {
-                    Plan::AskFloor { ours: version, over: row, candidate, suspect }
+                    Plan::AskFloor { ours: version, over: Box::new(row), candidate, suspect }
                 } else {
                     Plan::Install { candidate, suspect }
                 }
@@ -418,7 +418,7 @@ impl<E: Env> Coordinator<E> {
                     let (held, writes) = (merged, Vec::new());
                     let candidate =
                         Candidate { expect, held, losers, by, writes, conditional: None };
-                    Plan::AskFloor { ours: version, over: row, candidate, suspect }
+                    Plan::AskFloor { ours: version, over: Box::new(row), candidate, suspect }
                 } else {
                     take_in(merged, losers, suspect)
                 }
