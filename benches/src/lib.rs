@@ -281,7 +281,7 @@ impl KvStore for Memory {
 }
 
 impl RowStore for Memory {
-    async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+    async fn batch(&self, ops: Arc<[RowOp]>) -> Outcome<BatchAnswer> {
         self.inner.stores().d1.batch(self.inner.now(), &ops).0
     }
 

@@ -344,7 +344,7 @@ impl KvStore for SimEnv {
 }
 
 impl RowStore for SimEnv {
-    async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+    async fn batch(&self, ops: Arc<[RowOp]>) -> Outcome<BatchAnswer> {
         self.note_leaving(&ops);
         let site = self.site;
         let outcome = self.d1_write(move |world, state| land_batch(world, state, site, ops)).await;
@@ -456,10 +456,10 @@ fn land_batch(
     world: &World,
     state: &mut State,
     site: SiteId,
-    mut ops: Vec<RowOp>,
+    mut ops: Arc<[RowOp]>,
 ) -> Outcome<BatchAnswer> {
     if world.double.is_some() {
-        spoil_ops(world, state, site, &mut ops);
+        spoil_ops(world, state, site, Arc::make_mut(&mut ops));
     }
     if let Err(refusal) = refuse_install(world, state, site, &ops) {
         return Outcome::Refused(refusal);
