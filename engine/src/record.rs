@@ -165,17 +165,27 @@ impl From<Arc<str>> for Key {
     }
 }
 
+impl Key {
+    /// Where the heads are equal.
+    fn cmp_texts(&self, other: &Self) -> Ordering {
+        let lengths = (self.text.len(), other.text.len());
+        if lengths.0 <= HEAD_BYTES && lengths.1 <= HEAD_BYTES {
+            // Padded: a key that is the beginning of another, but for zeros, is the lesser one.
+            lengths.0.cmp(&lengths.1)
+        } else {
+            self.text.cmp(&other.text)
+        }
+    }
+}
+
 impl Ord for Key {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        self.head.cmp(&other.head).then_with(|| {
-            let lengths = (self.text.len(), other.text.len());
-            if lengths.0 <= HEAD_BYTES && lengths.1 <= HEAD_BYTES {
-                // Padded: a key that is the beginning of another, but for zeros, is the lesser one.
-                lengths.0.cmp(&lengths.1)
-            } else {
-                self.text.cmp(&other.text)
-            }
-        })
+        // Two numbers where they differ, which the searches of every map do in place.
+        if self.head != other.head {
+            return if self.head < other.head { Ordering::Less } else { Ordering::Greater };
+        }
+        self.cmp_texts(other)
     }
 }
 
@@ -247,14 +257,13 @@ pub struct RecordId {
 }
 
 impl Ord for RecordId {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         // Records of one coordinator share their dataset's name, and every map is keyed by them.
-        let datasets = if Arc::ptr_eq(&self.dataset, &other.dataset) {
-            Ordering::Equal
-        } else {
-            self.dataset.cmp(&other.dataset)
-        };
-        datasets.then_with(|| self.key.cmp(&other.key))
+        if Arc::ptr_eq(&self.dataset, &other.dataset) {
+            return self.key.cmp(&other.key);
+        }
+        self.dataset.cmp(&other.dataset).then_with(|| self.key.cmp(&other.key))
     }
 }
 
