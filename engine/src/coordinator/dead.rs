@@ -398,7 +398,7 @@ impl State {
             slot.failures = 0;
             slot.look = true;
         }
-        for waiter in slot.waiters.extract_if(.., |w| w.dot == dot && w.missing.contains(&store)) {
+        for waiter in slot.waiters.extract_if(.., |w| w.dot == dot && w.missing.contains(store)) {
             let _ = waiter.done.send(Settled::Pending(waiter.missing));
         }
     }

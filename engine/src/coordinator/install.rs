@@ -91,7 +91,7 @@ impl<E: Env> Coordinator<E> {
             let (unkept, expire) = asked.unwrap_or_default();
             (state.policy.clone(), unkept, expire)
         };
-        for store in unkept {
+        for store in unkept.iter() {
             self.forgo(record, store).await;
         }
         let Some(dataset) = policy.datasets.get(&record.dataset) else {

@@ -81,7 +81,7 @@ use crate::lane::{Lane, Next, Priority};
 use crate::last_puts::LastPuts;
 use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
-use crate::record::{PerStore, RecordId, StoreId};
+use crate::record::{PerStore, RecordId, StoreId, StoreSet};
 use crate::recovery::Recovery;
 use crate::row::{Change, Row, Seq};
 use crate::version::{Actor, Dot, NodeId, SiteId, Version, VersionVector};
@@ -190,7 +190,7 @@ struct Slot {
     /// The row must be looked at: foreign bytes, or an install without an answer.
     look: bool,
     /// Projections with a mark, and the dataset is not kept there.
-    unkept: BTreeSet<StoreId>,
+    unkept: StoreSet,
     /// The value's time has passed.
     expire: bool,
     /// Installs in a row without success.
@@ -215,7 +215,7 @@ impl Pending {
 
 struct Waiter {
     dot: Dot,
-    missing: BTreeSet<StoreId>,
+    missing: StoreSet,
     done: oneshot::Sender<Settled>,
 }
 
@@ -227,7 +227,7 @@ enum Settled {
     /// Its condition did not hold.
     Cancelled,
     /// The wait is over, and these have not said that they have it.
-    Pending(BTreeSet<StoreId>),
+    Pending(StoreSet),
 }
 
 #[derive(Default)]
@@ -694,10 +694,9 @@ impl State {
     /// A store holds a version that covers `history`: writers that waited for it there go on.
     fn confirm(&mut self, record: &RecordId, store: StoreId, version: &Version) {
         let Some(slot) = self.slots.get_mut(record) else { return };
-        let waiters = std::mem::take(&mut slot.waiters);
-        for mut waiter in waiters {
+        for mut waiter in std::mem::take(&mut slot.waiters) {
             if version.history.covers_dot(waiter.dot) {
-                waiter.missing.remove(&store);
+                waiter.missing.remove(store);
             }
             if waiter.missing.is_empty() {
                 // A caller that no longer listens has had its answer as pending.
