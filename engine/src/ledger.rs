@@ -110,11 +110,12 @@ impl Entry {
     fn new(
         actors: &mut Actors,
         leaf: Leaf,
-        version: Option<Version>,
+        version: Option<&Version>,
         row_seq: u64,
         seq: Seq,
     ) -> Entry {
-        match Entry::short(actors, leaf, version.as_ref(), row_seq, seq) {
+        let whole = || Known { version: version.cloned(), row_seq, seq };
+        match Entry::short(actors, leaf, version, row_seq, seq) {
             Some(short) => short,
             None => Entry {
                 hash: ContentHash([0; 32]),
@@ -122,7 +123,7 @@ impl Entry {
                 counter: 0,
                 wall_ms: 0,
                 bytes: 0,
-                extra: Some(Box::new(Extra::Whole(Known { version, row_seq, seq }))),
+                extra: Some(Box::new(Extra::Whole(whole()))),
                 logical: 0,
                 row_seq: 0,
                 actor: 0,
@@ -319,13 +320,25 @@ impl Ledger {
     pub fn known(&self, record: &RecordId) -> Option<Known> {
         match self.noted(record) {
             Some(noted) => Some(noted.known()),
-            None if self.complete => {
-                let records = self.datasets.get(&record.dataset);
-                let row_seq = records.map_or(0, |records| records.absent_row_seq);
+            None => {
+                let row_seq = self.absent_row_seq(record)?;
                 Some(Known { version: None, row_seq, seq: Seq(0) })
             }
-            None => None,
         }
+    }
+
+    /// The row sequence of what is known of a record; `None`: it must be asked for.
+    pub fn row_seq(&self, record: &RecordId) -> Option<u64> {
+        match self.noted(record) {
+            Some(noted) => Some(noted.row_seq()),
+            None => self.absent_row_seq(record),
+        }
+    }
+
+    /// That of a record without an entry.
+    fn absent_row_seq(&self, record: &RecordId) -> Option<u64> {
+        let of = |records: &Records| records.absent_row_seq;
+        self.complete.then(|| self.datasets.get(&record.dataset).map_or(0, of))
     }
 
     /// The latest stamp of a dataset's deletes, as far as they were seen.
@@ -356,7 +369,7 @@ impl Ledger {
     pub fn learn(
         &mut self,
         record: &RecordId,
-        version: Option<Version>,
+        version: Option<&Version>,
         row_seq: u64,
         seq: Seq,
     ) -> bool {
@@ -365,16 +378,16 @@ impl Ledger {
         }
         let Records { entries, tree, tombstones, absent_row_seq, deleted_stamp } =
             self.datasets.get_mut(&record.dataset).expect("inserted above");
-        if let Some(version) = version.as_ref().filter(|version| version.current().deleted) {
+        let deleted = version.is_some_and(|version| version.current().deleted);
+        if let Some(version) = version.filter(|_| deleted) {
             *deleted_stamp = version.stamp().max(*deleted_stamp);
         }
         if version.is_none() {
             *absent_row_seq = row_seq.max(*absent_row_seq);
         }
-        let deleted = version.as_ref().is_some_and(|version| version.current().deleted);
         let actors = &mut self.actors;
-        let digest = |version: &Option<Version>| {
-            let version = version.as_ref()?;
+        let digest = || {
+            let version = version?;
             Some(Digest::of(&record.key, &version.history, version.current().hash))
         };
         match entries.get_mut(&record.key) {
@@ -387,7 +400,7 @@ impl Ledger {
                 let (leaf, before) = (entry.leaf, noted.digest(&record.key));
                 *tombstones -= usize::from(noted.is_tombstone());
                 *tombstones += usize::from(deleted);
-                tree.update(leaf, before, digest(&version));
+                tree.update(leaf, before, digest());
                 if version.is_none() && self.complete {
                     entries.remove(&record.key);
                     return true;
@@ -399,7 +412,7 @@ impl Ledger {
             None => {
                 let leaf = Leaf::of(&record.key);
                 *tombstones += usize::from(deleted);
-                tree.update(leaf, None, digest(&version));
+                tree.update(leaf, None, digest());
                 let entry = Box::new(Entry::new(actors, leaf, version, row_seq, seq));
                 entries.insert(record.key.clone(), entry);
             }
@@ -524,7 +537,7 @@ mod tests {
             Some(version("k", &[(actor(1), 1)], dot, deleted))
         };
         let mut check = |key: &str, version: Option<Version>, row_seq: u64, expected: usize| {
-            ledger.learn(&record(key), version, row_seq, Seq(row_seq));
+            ledger.learn(&record(key), version.as_ref(), row_seq, Seq(row_seq));
             assert_eq!(ledger.tombstones(), expected, "{key} {row_seq}");
             ledger.followed(Seq(row_seq), true);
         };
@@ -568,7 +581,7 @@ mod tests {
         let wide = u64::from(u32::MAX) + 7;
         for (n, row_seq) in versions.iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, wide]) {
             let known = Known { version: Some(n.clone()), row_seq, seq: Seq(row_seq + 1) };
-            assert!(ledger.learn(&record("k"), known.version.clone(), row_seq, known.seq));
+            assert!(ledger.learn(&record("k"), known.version.as_ref(), row_seq, known.seq));
             let noted = ledger.noted(&record("k")).unwrap();
             assert_eq!((noted.known(), noted.id()), (known.clone(), Some(n.id())));
             assert_eq!((noted.row_seq(), noted.seq()), (row_seq, known.seq));
@@ -601,7 +614,7 @@ mod tests {
             let key = format!("k{n:02}");
             let dot = Dot { actor: actor(1), counter: n + 1 };
             let version = version(&key, &[(dot.actor, dot.counter)], dot, false);
-            ledger.learn(&record(&key), Some(version), 1, Seq(n + 1));
+            ledger.learn(&record(&key), Some(&version), 1, Seq(n + 1));
         }
         let keys: Vec<_> =
             ledger.range("d", Some("k09"), Some("k12")).map(|(key, _)| key.to_string()).collect();

@@ -205,7 +205,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn known_row_seq(&self, record: &RecordId) -> Option<u64> {
-        self.state().ledger.known(record).map(|known| known.row_seq)
+        self.state().ledger.row_seq(record)
     }
 
     /// Something was refused, and the row changed while that was under way: over the new one it may be
@@ -518,7 +518,7 @@ impl<E: Env> Coordinator<E> {
         let target = Target::new(version.clone(), value, whole);
         let mut state = self.state();
         state.counters.installs += 1;
-        self.learn(&mut state, record, Some((*version).clone()), row_seq, seq);
+        self.learn(&mut state, record, Some(&version), row_seq, seq);
         state.refused.remove(record);
         let slot = state.slots.entry(record.clone()).or_default();
         slot.failures = 0;

@@ -614,10 +614,8 @@ impl<E: Env> Coordinator<E> {
         foreign: bool,
     ) -> bool {
         match (version, foreign) {
-            (_, false) => self.learn(state, record, version.cloned(), row_seq, seq),
-            (Some(version), true) => {
-                self.learn(state, record, Some(version.clone()), row_seq.saturating_sub(1), seq)
-            }
+            (_, false) => self.learn(state, record, version, row_seq, seq),
+            (Some(_), true) => self.learn(state, record, version, row_seq.saturating_sub(1), seq),
             (None, true) => false,
         }
     }

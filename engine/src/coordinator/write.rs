@@ -282,10 +282,9 @@ impl<E: Env> Coordinator<E> {
     ) -> Result<Option<Looked>, WriteRefusal> {
         let must_look = {
             let state = self.state();
-            let known = state.ledger.known(record);
             match condition {
                 Condition::Match(_) | Condition::Absent => true,
-                Condition::Context(context) => match &known {
+                Condition::Context(context) => match state.ledger.known(record) {
                     None => true,
                     Some(known) => {
                         let history = resolve::history_of(known.version.as_ref());
@@ -293,8 +292,8 @@ impl<E: Env> Coordinator<E> {
                     }
                 },
                 Condition::None => {
-                    let newest = state.newest_own(record, self.actor.node);
-                    known.is_none() && newest.is_none()
+                    let is_known = state.ledger.row_seq(record).is_some();
+                    !is_known && state.newest_own(record, self.actor.node).is_none()
                 }
             }
         };
