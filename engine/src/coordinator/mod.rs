@@ -112,7 +112,7 @@ struct State {
     counter: u64,
     clock: HybridClock,
     ledger: Ledger,
-    slots: BTreeMap<RecordId, Slot>,
+    slots: BTreeMap<RecordId, Box<Slot>>,
     lanes: PerStore<Lane>,
     breakers: PerStore<Breaker>,
     /// Of these, such as an operator has forced.
@@ -182,7 +182,7 @@ struct Slot {
     /// Not yet known to be in the authority, oldest first.
     intents: VecDeque<Pending>,
     /// Projections that this coordinator is bringing up to date.
-    owed: BTreeMap<StoreId, project::Owed>,
+    owed: BTreeMap<StoreId, Box<project::Owed>>,
     /// Versions of other sites that the authority here does not hold yet.
     adoptions: Vec<exchange::Adoption>,
     /// Writers that wait for stores.
