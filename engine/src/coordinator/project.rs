@@ -611,7 +611,7 @@ impl<E: Env> Coordinator<E> {
         deadline: StoreTime,
     ) -> Option<Outcome<()>> {
         let projection = dataset.projection(store).expect("checked before the turn began");
-        let key = format!("{}{}", projection.prefix, record.key);
+        let key = projection.key(record);
         let current = target.version.current();
         let form = projection::form(store, &projection.keep, current, &self.policy().limits);
         let (bytes, body) = match form {
