@@ -101,7 +101,7 @@ impl<E: Env> Coordinator<E> {
             }
             return Next::At(self.now() + crate::retry::PAUSE_MAX);
         };
-        self.state().exhume(record, self.now());
+        self.exhume(record);
         let mut plan = self.plan(record);
         for _ in 0..MOVED_MAX {
             let (candidate, suspect) = match plan {
@@ -527,18 +527,15 @@ impl<E: Env> Coordinator<E> {
             owed.granted(&grant, *store, sent_at, now);
             owed.installed(target.clone());
         }
+        let here = self.now();
         for store in owe {
-            self.push(&mut state, store, record, Priority::Foreground);
+            self.push_at(&mut state, store, record, Priority::Foreground, here);
         }
         self.settle(&mut state, record, &version);
-        let change = Change {
-            record: record.clone(),
-            version: Some((*version).clone()),
-            row_seq,
-            foreign: false,
-            seq,
-        };
-        self.announce(&mut state, change);
+        if !state.news.is_empty() {
+            let (record, version) = (record.clone(), Some((*version).clone()));
+            self.announce(&mut state, Change { record, version, row_seq, foreign: false, seq });
+        }
     }
 
     /// The authority holds `version`: what it covers is no longer owed by the journal.

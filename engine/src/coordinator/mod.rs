@@ -410,7 +410,19 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn push(&self, state: &mut State, store: StoreId, record: &RecordId, why: Priority) {
-        state.lanes[store].push(record, why, self.now());
+        self.push_at(state, store, record, why, self.now());
+    }
+
+    /// The same for whoever has just looked at the clock.
+    fn push_at(
+        &self,
+        state: &mut State,
+        store: StoreId,
+        record: &RecordId,
+        why: Priority,
+        now: Duration,
+    ) {
+        state.lanes[store].push(record, why, now);
         self.wake.lanes[store].notify_one();
     }
 
@@ -419,17 +431,17 @@ impl<E: Env> Coordinator<E> {
         self.record_call(store, began, seen, Load::Untold);
     }
 
-    /// The same of a call that says more.
-    fn record_outcome<T>(&self, store: StoreId, began: Duration, outcome: &Outcome<T>) {
+    /// The same of a call that says more. Gives the time when it ended.
+    fn record_outcome<T>(&self, store: StoreId, began: Duration, outcome: &Outcome<T>) -> Duration {
         let seen = match outcome {
             Outcome::Applied(_) => Seen::Answer,
             Outcome::Refused(refusal) => seen_in(refusal),
             Outcome::Unknown(_) => Seen::Failure,
         };
-        self.record_call(store, began, seen, Load::of(outcome));
+        self.record_call(store, began, seen, Load::of(outcome))
     }
 
-    fn record_call(&self, store: StoreId, began: Duration, seen: Seen, load: Load) {
+    fn record_call(&self, store: StoreId, began: Duration, seen: Seen, load: Load) -> Duration {
         let now = self.now();
         let mut state = self.state();
         let ended = match seen {
@@ -451,6 +463,7 @@ impl<E: Env> Coordinator<E> {
             }
             Transition::Closed => tracing::info!(%store, "the store answers again"),
         }
+        now
     }
 
     /// The lane of a store does what its breaker says.
@@ -477,31 +490,57 @@ impl<E: Env> Coordinator<E> {
     }
 
     async fn lane_loop(self: Arc<Self>, store: StoreId) {
-        while let Some(record) = self.next_record(store).await {
+        let mut taken = None;
+        loop {
+            if taken.is_none() {
+                taken = self.next_record(store).await;
+            }
+            let Some(record) = taken else { return };
             let next = match store {
                 StoreId::D1 => self.install(&record).await,
                 StoreId::Kv | StoreId::R2 => self.project(&record, store).await,
             };
-            let now = self.now();
-            let mut state = self.state();
-            state.drop_idle_slot(&record);
-            state.lanes[store].finish(&record, next);
-            state.health[store].ended(now, next == Next::Done);
-            match next {
-                Next::At(_) | Next::Retry(_) | Next::Park(_) => self.wake.timer.notify_one(),
-                // This worker takes the next one itself, and calls another if there is room for that.
-                Next::Done => {
-                    if store != StoreId::D1 {
-                        state.concurrency[store].succeeded();
-                    }
-                    state.caught_up(store, now);
-                    if state.lanes[store].has_retry_due(now) {
-                        self.wake.timer.notify_one();
-                    }
-                }
-                Next::Again => {}
-            }
+            taken = self.finish(store, &record, next);
         }
+    }
+
+    /// A worker lets go of a record, and takes the next one if it can.
+    fn finish(&self, store: StoreId, record: &RecordId, next: Next) -> Option<RecordId> {
+        let now = self.now();
+        let mut state = self.state();
+        state.drop_idle_slot(record);
+        state.lanes[store].finish(record, next);
+        state.health[store].ended(now, next == Next::Done);
+        match next {
+            Next::At(_) | Next::Retry(_) | Next::Park(_) => self.wake.timer.notify_one(),
+            Next::Done => {
+                if store != StoreId::D1 {
+                    state.concurrency[store].succeeded();
+                }
+                state.caught_up(store, now);
+                if state.lanes[store].has_retry_due(now) {
+                    self.wake.timer.notify_one();
+                }
+            }
+            Next::Again => {}
+        }
+        if self.is_stopped() {
+            return None;
+        }
+        let record = self.take(&mut state, store)?;
+        state.health[store].began(now);
+        Some(record)
+    }
+
+    /// The next record of a lane; calls another worker if there is room for that.
+    fn take(&self, state: &mut State, store: StoreId) -> Option<RecordId> {
+        let width = state.width(store, &self.pace);
+        let record = state.lanes[store].take(width)?;
+        // One permit may stand for several records.
+        if state.lanes[store].is_ready(width) {
+            self.wake.lanes[store].notify_one();
+        }
+        Some(record)
     }
 
     async fn next_record(&self, store: StoreId) -> Option<RecordId> {
@@ -512,12 +551,7 @@ impl<E: Env> Coordinator<E> {
             }
             {
                 let mut state = self.state();
-                let width = state.width(store, &self.pace);
-                if let Some(record) = state.lanes[store].take(width) {
-                    // One permit may stand for several records.
-                    if state.lanes[store].is_ready(width) {
-                        self.wake.lanes[store].notify_one();
-                    }
+                if let Some(record) = self.take(&mut state, store) {
                     state.health[store].began(self.now());
                     return Some(record);
                 }

@@ -37,7 +37,7 @@ struct Held {
 struct Waiting {
     op: RowOp,
     done: oneshot::Sender<Answer>,
-    /// When it goes, with or without company.
+    /// When it goes, with or without company; zero: at once.
     due: Duration,
 }
 
@@ -122,8 +122,8 @@ impl<E: Env> Coordinator<E> {
             return Err(Unsent::Stopped);
         }
         let (done, answer) = oneshot::channel();
-        let linger = if lingers(&op) { self.pace.linger } else { Duration::ZERO };
-        self.rows.held().waiting.push_back(Waiting { op, done, due: self.now() + linger });
+        let due = if lingers(&op) { self.now() + self.pace.linger } else { Duration::ZERO };
+        self.rows.held().waiting.push_back(Waiting { op, done, due });
         self.rows.wake.notify_one();
         if self.is_stopped() {
             // The stop came between the look above and the queue.

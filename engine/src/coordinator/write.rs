@@ -246,7 +246,7 @@ impl<E: Env> Coordinator<E> {
             Condition::Match(_) | Condition::Absent => true,
             Condition::None | Condition::Context(_) => false,
         };
-        let give_up = self.now() + self.pace.acknowledge_within;
+        let mut give_up = None;
         loop {
             let settled = self.wake.settled.notified();
             if self.is_stopped() {
@@ -260,7 +260,9 @@ impl<E: Env> Coordinator<E> {
                 return Ok(());
             }
             self.still_waited_for(deadline)?;
-            let left = give_up.saturating_sub(self.now()).min(self.left(deadline));
+            let now = self.now();
+            let give_up = give_up.get_or_insert(now + self.pace.acknowledge_within);
+            let left = give_up.saturating_sub(now).min(self.left(deadline));
             if left == Duration::ZERO {
                 return Err(WriteRefusal::Busy);
             }
