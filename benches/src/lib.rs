@@ -157,9 +157,8 @@ impl Memory {
     pub fn complete_records(&self) -> usize {
         let stores = self.inner.stores();
         let rows = stores.d1.rows().iter().filter(|(_, row)| row.owed.is_empty());
-        rows.filter(|(record, _)| stores.kv.central(&format!("bench/{}", record.key)).is_some())
-            .filter(|(record, _)| stores.r2.get(&format!("bench/{}", record.key)).is_some())
-            .count()
+        let keys = rows.map(|(record, _)| format!("bench/{}", record.key));
+        keys.filter(|key| stores.kv.central(key).is_some() && stores.r2.get(key).is_some()).count()
     }
 }
 
