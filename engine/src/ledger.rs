@@ -87,10 +87,11 @@ impl Actors {
 struct Entry {
     hash: ContentHash,
     seq: Seq,
-    counter: u64,
     wall_ms: u64,
-    bytes: u64,
     extra: Option<Box<Extra>>,
+    // As wide as they are for any value that is taken in, and for any but the longest of lives.
+    counter: u32,
+    bytes: u32,
     logical: u32,
     row_seq: u32,
     actor: u32,
@@ -149,6 +150,7 @@ impl Entry {
             return None;
         }
         let row_seq = u32::try_from(row_seq).ok()?;
+        let (counter, bytes) = (u32::try_from(dot.counter).ok()?, u32::try_from(*bytes).ok()?);
         let others = version.history.iter().filter(|(actor, _)| *actor != dot.actor);
         let others: Box<[(u32, u64)]> =
             others.map(|(actor, counter)| (actors.number(*actor), *counter)).collect();
@@ -156,9 +158,9 @@ impl Entry {
         Some(Entry {
             hash: *hash,
             seq,
-            counter: dot.counter,
+            counter,
             wall_ms: stamp.wall_ms,
-            bytes: *bytes,
+            bytes,
             extra: more.then(|| Box::new(Extra::More { others, expires_at_ms: *expires_at_ms })),
             logical: stamp.logical,
             row_seq,
@@ -186,7 +188,7 @@ impl Noted<'_> {
 
     fn dot(&self) -> Dot {
         let actor = self.actors.by_number[self.entry.actor as usize];
-        Dot { actor, counter: self.entry.counter }
+        Dot { actor, counter: u64::from(self.entry.counter) }
     }
 
     /// Its row sequence.
@@ -248,7 +250,7 @@ impl Noted<'_> {
             return known.version.clone();
         }
         let Entry { hash, wall_ms, logical, bytes, deleted, .. } = *self.entry;
-        let stamp = Stamp { wall_ms, logical };
+        let (stamp, bytes) = (Stamp { wall_ms, logical }, u64::from(bytes));
         let expires_at_ms = self.expires_at_ms();
         let sibling = Sibling { dot: self.dot(), stamp, hash, bytes, deleted, expires_at_ms };
         Some(Version::settled(self.history(), sibling))
@@ -271,10 +273,11 @@ impl Noted<'_> {
     }
 
     fn digest(&self, key: &str) -> Option<Digest> {
-        let Entry { hash, counter, extra: None, .. } = self.entry else {
+        let Entry { hash, extra: None, .. } = self.entry else {
             return self.id().map(|id| Digest::of(key, &id.history, id.hash));
         };
-        Some(Digest::over(key, [(self.dot().actor, *counter)].into_iter(), *hash))
+        let dot = self.dot();
+        Some(Digest::over(key, [(dot.actor, dot.counter)].into_iter(), *hash))
     }
 }
 
@@ -361,7 +364,7 @@ impl Ledger {
         // The write that made the value, nearly always: no history has to be put together then.
         let own = noted.whole().is_none() && noted.dot().actor == dot.actor;
         let held =
-            if own { noted.entry.counter >= dot.counter } else { noted.history().covers_dot(dot) };
+            if own { noted.dot().counter >= dot.counter } else { noted.history().covers_dot(dot) };
         held.then(|| noted.seq())
     }
 
@@ -554,10 +557,15 @@ mod tests {
         Version::settled(version.history.clone(), current)
     }
 
+    fn of_bytes(version: &Version, bytes: u64) -> Version {
+        Version::settled(version.history.clone(), Sibling { bytes, ..*version.current() })
+    }
+
     #[test]
     fn whatever_is_learned_comes_back_and_stands_in_the_tree() {
         let dot = |node, counter| Dot { actor: actor(node), counter };
         let foreign = Actor { node: NodeId::FOREIGN, incarnation: 9 };
+        let wide = u64::from(u32::MAX) + 7;
         let two = Version::write(
             &VersionVector::new(),
             *version("b", &[(actor(1), 1)], dot(1, 1), false).current(),
@@ -575,11 +583,12 @@ mod tests {
             expiring(&version("k", &[(actor(1), 10)], dot(1, 10), false)),
             expiring(&version("k", &[(actor(0), 2), (actor(1), 11)], dot(1, 11), false)),
             expiring(&version("k", &[(actor(1), 12)], dot(1, 12), false)).expired(),
+            version("k", &[(actor(1), wide)], dot(1, wide), false),
+            of_bytes(&version("k", &[(actor(1), 14)], dot(1, 14), false), wide),
             expiring(&version("k", &[(actor(1), 13)], dot(1, 12), false)),
         ];
         let mut ledger = Ledger::default();
-        let wide = u64::from(u32::MAX) + 7;
-        for (n, row_seq) in versions.iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, wide]) {
+        for (n, row_seq) in versions.iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, wide]) {
             let known = Known { version: Some(n.clone()), row_seq, seq: Seq(row_seq + 1) };
             assert!(ledger.learn(&record("k"), known.version.as_ref(), row_seq, known.seq));
             let noted = ledger.noted(&record("k")).unwrap();
