@@ -340,14 +340,21 @@ impl VersionVector {
 /// Room for a dot's text, nearly always.
 const DOT_BYTES_USUAL: usize = 32;
 
-fn push_hex<const N: usize>(text: &mut Vec<u8>, bytes: [u8; N]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let at = text.len();
-    text.resize(at + 2 * N, 0);
-    for (digits, byte) in text[at..].chunks_exact_mut(2).zip(bytes) {
-        digits[0] = HEX[usize::from(byte >> 4)];
-        digits[1] = HEX[usize::from(byte & 0xf)];
+/// Of each byte.
+const HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
     }
+    pairs
+};
+
+fn push_hex<const N: usize>(text: &mut Vec<u8>, bytes: [u8; N]) {
+    let digits = bytes.map(|byte| HEX[usize::from(byte)]);
+    text.extend_from_slice(digits.as_flattened());
 }
 
 /// Writes a number behind a text.
