@@ -11,6 +11,10 @@ use tidelock_engine::policy::{Dataset, Pace, Policy};
 use tidelock_engine::version::NodeId;
 use tidelock_sim::campaign::cpu_time;
 
+/// The binary's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const RECORDS: u64 = 1_000;
 const WRITERS: u64 = 16;
 

@@ -45,7 +45,7 @@ fn filled(records: u64) -> Ledger {
     let dataset: Arc<str> = Arc::from("bench");
     let mut ledger = Ledger::default();
     for n in 0..records {
-        ledger.learn(&record(&dataset, n), Some(version(n, n + 1)), 1, Seq(n + 1));
+        ledger.learn(&record(&dataset, n), Some(&version(n, n + 1)), 1, Seq(n + 1));
     }
     ledger
 }
@@ -63,7 +63,7 @@ fn upkeep(records: u64) -> Ledger {
         .collect();
     let begun = on_processor();
     for (record, version) in &changed {
-        ledger.learn(record, Some(version.clone()), 2, Seq(records + 1));
+        ledger.learn(record, Some(version), 2, Seq(records + 1));
     }
     let each = (on_processor() - begun) / changed.len() as u32;
     println!(
@@ -79,7 +79,7 @@ fn descend(ours: &Ledger, records: u64) {
     let dataset: Arc<str> = Arc::from("bench");
     for n in 0..100 {
         let n = n * (records / 100);
-        theirs.learn(&record(&dataset, n), Some(version(n, 2 * records + n)), 9, Seq(9));
+        theirs.learn(&record(&dataset, n), Some(&version(n, 2 * records + n)), 9, Seq(9));
     }
     let tree = |ledger: &Ledger| ledger.tree("bench").expect("it has records").clone();
     let (ours_tree, theirs_tree): (Tree, Tree) = (tree(ours), tree(&theirs));

@@ -157,9 +157,8 @@ impl Memory {
     pub fn complete_records(&self) -> usize {
         let stores = self.inner.stores();
         let rows = stores.d1.rows().iter().filter(|(_, row)| row.owed.is_empty());
-        rows.filter(|(record, _)| stores.kv.central(&format!("bench/{}", record.key)).is_some())
-            .filter(|(record, _)| stores.r2.get(&format!("bench/{}", record.key)).is_some())
-            .count()
+        let keys = rows.map(|(record, _)| format!("bench/{}", record.key));
+        keys.filter(|key| stores.kv.central(key).is_some() && stores.r2.get(key).is_some()).count()
     }
 }
 
@@ -281,7 +280,7 @@ impl KvStore for Memory {
 }
 
 impl RowStore for Memory {
-    async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+    async fn batch(&self, ops: Arc<[RowOp]>) -> Outcome<BatchAnswer> {
         self.inner.stores().d1.batch(self.inner.now(), &ops).0
     }
 

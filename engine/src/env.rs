@@ -404,7 +404,8 @@ pub trait RowStore: Send + Sync + 'static {
     /// answer; on `Refused`, none happened. An install that refers to a blob to which nothing else
     /// refers is answered with [`RowAnswer::NoBlob`](crate::row::RowAnswer::NoBlob) unless
     /// [`BlobsSeen::let_refer`](crate::blob::BlobsSeen::let_refer) lets it, in the same transaction.
-    fn batch(&self, ops: Vec<RowOp>) -> impl Future<Output = Outcome<BatchAnswer>> + Send;
+    /// Shared, since who asks may have to ask for each of them alone.
+    fn batch(&self, ops: Arc<[RowOp]>) -> impl Future<Output = Outcome<BatchAnswer>> + Send;
     /// Those of these blobs that no row and no loser refers to. A replica may answer.
     fn unreferred(
         &self,

@@ -87,10 +87,11 @@ impl Actors {
 struct Entry {
     hash: ContentHash,
     seq: Seq,
-    counter: u64,
     wall_ms: u64,
-    bytes: u64,
     extra: Option<Box<Extra>>,
+    // As wide as they are for any value that is taken in, and for any but the longest of lives.
+    counter: u32,
+    bytes: u32,
     logical: u32,
     row_seq: u32,
     actor: u32,
@@ -110,11 +111,12 @@ impl Entry {
     fn new(
         actors: &mut Actors,
         leaf: Leaf,
-        version: Option<Version>,
+        version: Option<&Version>,
         row_seq: u64,
         seq: Seq,
     ) -> Entry {
-        match Entry::short(actors, leaf, version.as_ref(), row_seq, seq) {
+        let whole = || Known { version: version.cloned(), row_seq, seq };
+        match Entry::short(actors, leaf, version, row_seq, seq) {
             Some(short) => short,
             None => Entry {
                 hash: ContentHash([0; 32]),
@@ -122,7 +124,7 @@ impl Entry {
                 counter: 0,
                 wall_ms: 0,
                 bytes: 0,
-                extra: Some(Box::new(Extra::Whole(Known { version, row_seq, seq }))),
+                extra: Some(Box::new(Extra::Whole(whole()))),
                 logical: 0,
                 row_seq: 0,
                 actor: 0,
@@ -148,6 +150,7 @@ impl Entry {
             return None;
         }
         let row_seq = u32::try_from(row_seq).ok()?;
+        let (counter, bytes) = (u32::try_from(dot.counter).ok()?, u32::try_from(*bytes).ok()?);
         let others = version.history.iter().filter(|(actor, _)| *actor != dot.actor);
         let others: Box<[(u32, u64)]> =
             others.map(|(actor, counter)| (actors.number(*actor), *counter)).collect();
@@ -155,9 +158,9 @@ impl Entry {
         Some(Entry {
             hash: *hash,
             seq,
-            counter: dot.counter,
+            counter,
             wall_ms: stamp.wall_ms,
-            bytes: *bytes,
+            bytes,
             extra: more.then(|| Box::new(Extra::More { others, expires_at_ms: *expires_at_ms })),
             logical: stamp.logical,
             row_seq,
@@ -185,7 +188,7 @@ impl Noted<'_> {
 
     fn dot(&self) -> Dot {
         let actor = self.actors.by_number[self.entry.actor as usize];
-        Dot { actor, counter: self.entry.counter }
+        Dot { actor, counter: u64::from(self.entry.counter) }
     }
 
     /// Its row sequence.
@@ -247,7 +250,7 @@ impl Noted<'_> {
             return known.version.clone();
         }
         let Entry { hash, wall_ms, logical, bytes, deleted, .. } = *self.entry;
-        let stamp = Stamp { wall_ms, logical };
+        let (stamp, bytes) = (Stamp { wall_ms, logical }, u64::from(bytes));
         let expires_at_ms = self.expires_at_ms();
         let sibling = Sibling { dot: self.dot(), stamp, hash, bytes, deleted, expires_at_ms };
         Some(Version::settled(self.history(), sibling))
@@ -270,10 +273,11 @@ impl Noted<'_> {
     }
 
     fn digest(&self, key: &str) -> Option<Digest> {
-        let Entry { hash, counter, extra: None, .. } = self.entry else {
+        let Entry { hash, extra: None, .. } = self.entry else {
             return self.id().map(|id| Digest::of(key, &id.history, id.hash));
         };
-        Some(Digest::over(key, [(self.dot().actor, *counter)].into_iter(), *hash))
+        let dot = self.dot();
+        Some(Digest::over(key, [(dot.actor, dot.counter)].into_iter(), *hash))
     }
 }
 
@@ -319,13 +323,25 @@ impl Ledger {
     pub fn known(&self, record: &RecordId) -> Option<Known> {
         match self.noted(record) {
             Some(noted) => Some(noted.known()),
-            None if self.complete => {
-                let records = self.datasets.get(&record.dataset);
-                let row_seq = records.map_or(0, |records| records.absent_row_seq);
+            None => {
+                let row_seq = self.absent_row_seq(record)?;
                 Some(Known { version: None, row_seq, seq: Seq(0) })
             }
-            None => None,
         }
+    }
+
+    /// The row sequence of what is known of a record; `None`: it must be asked for.
+    pub fn row_seq(&self, record: &RecordId) -> Option<u64> {
+        match self.noted(record) {
+            Some(noted) => Some(noted.row_seq()),
+            None => self.absent_row_seq(record),
+        }
+    }
+
+    /// That of a record without an entry.
+    fn absent_row_seq(&self, record: &RecordId) -> Option<u64> {
+        let of = |records: &Records| records.absent_row_seq;
+        self.complete.then(|| self.datasets.get(&record.dataset).map_or(0, of))
     }
 
     /// The latest stamp of a dataset's deletes, as far as they were seen.
@@ -348,7 +364,7 @@ impl Ledger {
         // The write that made the value, nearly always: no history has to be put together then.
         let own = noted.whole().is_none() && noted.dot().actor == dot.actor;
         let held =
-            if own { noted.entry.counter >= dot.counter } else { noted.history().covers_dot(dot) };
+            if own { noted.dot().counter >= dot.counter } else { noted.history().covers_dot(dot) };
         held.then(|| noted.seq())
     }
 
@@ -356,7 +372,7 @@ impl Ledger {
     pub fn learn(
         &mut self,
         record: &RecordId,
-        version: Option<Version>,
+        version: Option<&Version>,
         row_seq: u64,
         seq: Seq,
     ) -> bool {
@@ -365,16 +381,16 @@ impl Ledger {
         }
         let Records { entries, tree, tombstones, absent_row_seq, deleted_stamp } =
             self.datasets.get_mut(&record.dataset).expect("inserted above");
-        if let Some(version) = version.as_ref().filter(|version| version.current().deleted) {
+        let deleted = version.is_some_and(|version| version.current().deleted);
+        if let Some(version) = version.filter(|_| deleted) {
             *deleted_stamp = version.stamp().max(*deleted_stamp);
         }
         if version.is_none() {
             *absent_row_seq = row_seq.max(*absent_row_seq);
         }
-        let deleted = version.as_ref().is_some_and(|version| version.current().deleted);
         let actors = &mut self.actors;
-        let digest = |version: &Option<Version>| {
-            let version = version.as_ref()?;
+        let digest = || {
+            let version = version?;
             Some(Digest::of(&record.key, &version.history, version.current().hash))
         };
         match entries.get_mut(&record.key) {
@@ -387,7 +403,7 @@ impl Ledger {
                 let (leaf, before) = (entry.leaf, noted.digest(&record.key));
                 *tombstones -= usize::from(noted.is_tombstone());
                 *tombstones += usize::from(deleted);
-                tree.update(leaf, before, digest(&version));
+                tree.update(leaf, before, digest());
                 if version.is_none() && self.complete {
                     entries.remove(&record.key);
                     return true;
@@ -399,7 +415,7 @@ impl Ledger {
             None => {
                 let leaf = Leaf::of(&record.key);
                 *tombstones += usize::from(deleted);
-                tree.update(leaf, None, digest(&version));
+                tree.update(leaf, None, digest());
                 let entry = Box::new(Entry::new(actors, leaf, version, row_seq, seq));
                 entries.insert(record.key.clone(), entry);
             }
@@ -524,7 +540,7 @@ mod tests {
             Some(version("k", &[(actor(1), 1)], dot, deleted))
         };
         let mut check = |key: &str, version: Option<Version>, row_seq: u64, expected: usize| {
-            ledger.learn(&record(key), version, row_seq, Seq(row_seq));
+            ledger.learn(&record(key), version.as_ref(), row_seq, Seq(row_seq));
             assert_eq!(ledger.tombstones(), expected, "{key} {row_seq}");
             ledger.followed(Seq(row_seq), true);
         };
@@ -541,10 +557,15 @@ mod tests {
         Version::settled(version.history.clone(), current)
     }
 
+    fn of_bytes(version: &Version, bytes: u64) -> Version {
+        Version::settled(version.history.clone(), Sibling { bytes, ..*version.current() })
+    }
+
     #[test]
     fn whatever_is_learned_comes_back_and_stands_in_the_tree() {
         let dot = |node, counter| Dot { actor: actor(node), counter };
         let foreign = Actor { node: NodeId::FOREIGN, incarnation: 9 };
+        let wide = u64::from(u32::MAX) + 7;
         let two = Version::write(
             &VersionVector::new(),
             *version("b", &[(actor(1), 1)], dot(1, 1), false).current(),
@@ -562,13 +583,14 @@ mod tests {
             expiring(&version("k", &[(actor(1), 10)], dot(1, 10), false)),
             expiring(&version("k", &[(actor(0), 2), (actor(1), 11)], dot(1, 11), false)),
             expiring(&version("k", &[(actor(1), 12)], dot(1, 12), false)).expired(),
+            version("k", &[(actor(1), wide)], dot(1, wide), false),
+            of_bytes(&version("k", &[(actor(1), 14)], dot(1, 14), false), wide),
             expiring(&version("k", &[(actor(1), 13)], dot(1, 12), false)),
         ];
         let mut ledger = Ledger::default();
-        let wide = u64::from(u32::MAX) + 7;
-        for (n, row_seq) in versions.iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, wide]) {
+        for (n, row_seq) in versions.iter().zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, wide]) {
             let known = Known { version: Some(n.clone()), row_seq, seq: Seq(row_seq + 1) };
-            assert!(ledger.learn(&record("k"), known.version.clone(), row_seq, known.seq));
+            assert!(ledger.learn(&record("k"), known.version.as_ref(), row_seq, known.seq));
             let noted = ledger.noted(&record("k")).unwrap();
             assert_eq!((noted.known(), noted.id()), (known.clone(), Some(n.id())));
             assert_eq!((noted.row_seq(), noted.seq()), (row_seq, known.seq));
@@ -601,7 +623,7 @@ mod tests {
             let key = format!("k{n:02}");
             let dot = Dot { actor: actor(1), counter: n + 1 };
             let version = version(&key, &[(dot.actor, dot.counter)], dot, false);
-            ledger.learn(&record(&key), Some(version), 1, Seq(n + 1));
+            ledger.learn(&record(&key), Some(&version), 1, Seq(n + 1));
         }
         let keys: Vec<_> =
             ledger.range("d", Some("k09"), Some("k12")).map(|(key, _)| key.to_string()).collect();

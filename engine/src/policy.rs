@@ -65,6 +65,14 @@ pub struct Projection {
     pub keep: Keep,
 }
 
+impl Projection {
+    /// What a record's copy stands under.
+    pub fn key(&self, record: &RecordId) -> String {
+        // Every put and every read of a copy makes one: the formatting machinery costs more than they do.
+        [self.prefix.as_str(), &record.key].concat()
+    }
+}
+
 /// Whether an acknowledgement waits for a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {

@@ -108,6 +108,52 @@ impl<T> std::ops::IndexMut<StoreId> for PerStore<T> {
     }
 }
 
+/// Some of the stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreSet(u8);
+
+impl StoreSet {
+    /// All of them.
+    pub const ALL: StoreSet = StoreSet((1 << StoreId::ALL.len()) - 1);
+
+    const fn bit(store: StoreId) -> u8 {
+        1 << store as u8
+    }
+
+    /// A store is one of these from now on.
+    pub fn insert(&mut self, store: StoreId) {
+        self.0 |= StoreSet::bit(store);
+    }
+
+    /// It is none of these any more.
+    pub fn remove(&mut self, store: StoreId) {
+        self.0 &= !StoreSet::bit(store);
+    }
+
+    /// True when a store is one of these.
+    pub fn contains(self, store: StoreId) -> bool {
+        self.0 & StoreSet::bit(store) != 0
+    }
+
+    /// True when there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Each, in the stores' order.
+    pub fn iter(self) -> impl Iterator<Item = StoreId> {
+        StoreId::ALL.into_iter().filter(move |store| self.contains(*store))
+    }
+}
+
+impl FromIterator<StoreId> for StoreSet {
+    fn from_iter<I: IntoIterator<Item = StoreId>>(stores: I) -> Self {
+        let mut set = StoreSet::default();
+        stores.into_iter().for_each(|store| set.insert(store));
+        set
+    }
+}
+
 /// Why a key is no key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyError {
@@ -165,17 +211,27 @@ impl From<Arc<str>> for Key {
     }
 }
 
+impl Key {
+    /// Where the heads are equal.
+    fn cmp_texts(&self, other: &Self) -> Ordering {
+        let lengths = (self.text.len(), other.text.len());
+        if lengths.0 <= HEAD_BYTES && lengths.1 <= HEAD_BYTES {
+            // Padded: a key that is the beginning of another, but for zeros, is the lesser one.
+            lengths.0.cmp(&lengths.1)
+        } else {
+            self.text.cmp(&other.text)
+        }
+    }
+}
+
 impl Ord for Key {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        self.head.cmp(&other.head).then_with(|| {
-            let lengths = (self.text.len(), other.text.len());
-            if lengths.0 <= HEAD_BYTES && lengths.1 <= HEAD_BYTES {
-                // Padded: a key that is the beginning of another, but for zeros, is the lesser one.
-                lengths.0.cmp(&lengths.1)
-            } else {
-                self.text.cmp(&other.text)
-            }
-        })
+        // Two numbers where they differ, which the searches of every map do in place.
+        if self.head != other.head {
+            return if self.head < other.head { Ordering::Less } else { Ordering::Greater };
+        }
+        self.cmp_texts(other)
     }
 }
 
@@ -247,14 +303,13 @@ pub struct RecordId {
 }
 
 impl Ord for RecordId {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         // Records of one coordinator share their dataset's name, and every map is keyed by them.
-        let datasets = if Arc::ptr_eq(&self.dataset, &other.dataset) {
-            Ordering::Equal
-        } else {
-            self.dataset.cmp(&other.dataset)
-        };
-        datasets.then_with(|| self.key.cmp(&other.key))
+        if Arc::ptr_eq(&self.dataset, &other.dataset) {
+            return self.key.cmp(&other.key);
+        }
+        self.dataset.cmp(&other.dataset).then_with(|| self.key.cmp(&other.key))
     }
 }
 
@@ -359,6 +414,18 @@ mod tests {
                 assert_eq!(Key::from(*a).cmp(&Key::from(*b)), i.cmp(&j), "{a:?} and {b:?}");
             }
         }
+    }
+
+    #[test]
+    fn sets_of_stores() {
+        let mut set: StoreSet = [StoreId::R2, StoreId::D1, StoreId::R2].into_iter().collect();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [StoreId::D1, StoreId::R2]);
+        set.insert(StoreId::Kv);
+        assert_eq!(set, StoreSet::ALL);
+        set.remove(StoreId::D1);
+        assert!(set.contains(StoreId::Kv) && !set.contains(StoreId::D1));
+        [StoreId::Kv, StoreId::R2].into_iter().for_each(|store| set.remove(store));
+        assert!(set.is_empty());
     }
 
     #[test]

@@ -160,8 +160,11 @@ impl FromStr for Dot {
 
 /// For each actor, the number of its last write that is included. Sorted by actor, and shared
 /// between copies: a write's history goes into its intent, its row, the ledger and its peers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionVector(Arc<Vec<(Actor, u64)>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VersionVector(
+    /// Never empty: what includes nothing, as all that a new record is written over, takes no memory.
+    Option<Arc<[(Actor, u64)]>>,
+);
 
 impl VersionVector {
     /// Includes nothing.
@@ -169,20 +172,29 @@ impl VersionVector {
         VersionVector::default()
     }
 
+    fn of(entries: Vec<(Actor, u64)>) -> Self {
+        VersionVector((!entries.is_empty()).then(|| entries.into()))
+    }
+
+    fn entries(&self) -> &[(Actor, u64)] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
     /// True when no write is included.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// The entries in actor order.
     pub fn iter(&self) -> impl Iterator<Item = &(Actor, u64)> {
-        self.0.iter()
+        self.entries().iter()
     }
 
     /// The number of `actor`'s last included write, 0 for none.
     pub fn counter(&self, actor: Actor) -> u64 {
-        match self.0.binary_search_by_key(&actor, |entry| entry.0) {
-            Ok(at) => self.0[at].1,
+        let entries = self.entries();
+        match entries.binary_search_by_key(&actor, |entry| entry.0) {
+            Ok(at) => entries[at].1,
             Err(_) => 0,
         }
     }
@@ -194,10 +206,19 @@ impl VersionVector {
 
     /// Includes the write, and by the chain rule all earlier ones of its actor to the record.
     pub fn include(&mut self, dot: Dot) {
-        match self.0.binary_search_by_key(&dot.actor, |entry| entry.0) {
-            Ok(at) if self.0[at].1 >= dot.counter => {}
-            Ok(at) => Arc::make_mut(&mut self.0)[at].1 = dot.counter,
-            Err(at) => Arc::make_mut(&mut self.0).insert(at, (dot.actor, dot.counter)),
+        let entries = self.entries();
+        match entries.binary_search_by_key(&dot.actor, |entry| entry.0) {
+            Ok(at) if entries[at].1 >= dot.counter => {}
+            Ok(at) => {
+                let entries = self.0.as_mut().expect("it has the entry that was found");
+                Arc::make_mut(entries)[at].1 = dot.counter;
+            }
+            Err(at) => {
+                let (before, after) = entries.split_at(at);
+                let new = [(dot.actor, dot.counter)];
+                let all = before.iter().copied().chain(new).chain(after.iter().copied());
+                self.0 = Some(all.collect());
+            }
         }
     }
 
@@ -205,7 +226,7 @@ impl VersionVector {
     pub fn compare(&self, other: &Self) -> Option<Ordering> {
         // One pass over two sorted lists: each entry can only rule a direction out.
         let (mut may_cover, mut may_be_covered) = (true, true);
-        let (mut left, mut right) = (self.0.as_slice(), other.0.as_slice());
+        let (mut left, mut right) = (self.entries(), other.entries());
         while may_cover || may_be_covered {
             match (left.split_first(), right.split_first()) {
                 (None, None) => break,
@@ -249,21 +270,21 @@ impl VersionVector {
 
     /// A write that `other` includes and this does not.
     pub fn first_missing(&self, other: &Self) -> Option<Dot> {
-        let dots = other.0.iter().map(|&(actor, counter)| Dot { actor, counter });
+        let dots = other.iter().map(|&(actor, counter)| Dot { actor, counter });
         dots.into_iter().find(|dot| !self.covers_dot(*dot))
     }
 
     /// The form that copies carry: `NODE.INCARNATION.COUNTER,..`. Written by hand, since every put
     /// makes one and the formatting machinery costs several times the put's other work.
     pub fn to_text(&self) -> String {
-        let mut text = Vec::with_capacity(self.0.len() * DOT_BYTES_USUAL);
+        let mut text = Vec::with_capacity(self.entries().len() * DOT_BYTES_USUAL);
         self.push_text(&mut text);
         String::from_utf8(text).expect("digits and points")
     }
 
     /// Writes the same behind a text.
     pub fn push_text(&self, text: &mut Vec<u8>) {
-        for (at, &(actor, counter)) in self.0.iter().enumerate() {
+        for (at, &(actor, counter)) in self.iter().enumerate() {
             if at > 0 {
                 text.push(b',');
             }
@@ -273,23 +294,29 @@ impl VersionVector {
 
     /// The greatest history that both include.
     pub fn meet(&self, other: &Self) -> Self {
-        let common = self.0.iter().map(|&(actor, n)| (actor, n.min(other.counter(actor))));
+        let common = self.iter().map(|&(actor, n)| (actor, n.min(other.counter(actor))));
         common.filter(|(_, n)| *n > 0).collect()
     }
 
     /// The least history that includes both.
     pub fn join(&self, other: &Self) -> Self {
-        let mut joined = Vec::with_capacity(self.0.len().max(other.0.len()));
-        let (mut left, mut right) = (self.0.as_slice(), other.0.as_slice());
+        // Nearly always one includes the other, and both are shared.
+        match self.compare(other) {
+            Some(Ordering::Equal | Ordering::Greater) => return self.clone(),
+            Some(Ordering::Less) => return other.clone(),
+            None => {}
+        }
+        let (mut left, mut right) = (self.entries(), other.entries());
+        let mut joined = Vec::with_capacity(left.len().max(right.len()));
         loop {
             match (left.split_first(), right.split_first()) {
                 (None, _) => {
                     joined.extend_from_slice(right);
-                    return VersionVector(Arc::new(joined));
+                    return VersionVector::of(joined);
                 }
                 (_, None) => {
                     joined.extend_from_slice(left);
-                    return VersionVector(Arc::new(joined));
+                    return VersionVector::of(joined);
                 }
                 (Some((a, rest_a)), Some((b, rest_b))) => match a.0.cmp(&b.0) {
                     Ordering::Less => {
@@ -313,14 +340,21 @@ impl VersionVector {
 /// Room for a dot's text, nearly always.
 const DOT_BYTES_USUAL: usize = 32;
 
-fn push_hex<const N: usize>(text: &mut Vec<u8>, bytes: [u8; N]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let at = text.len();
-    text.resize(at + 2 * N, 0);
-    for (digits, byte) in text[at..].chunks_exact_mut(2).zip(bytes) {
-        digits[0] = HEX[usize::from(byte >> 4)];
-        digits[1] = HEX[usize::from(byte & 0xf)];
+/// Of each byte.
+const HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
     }
+    pairs
+};
+
+fn push_hex<const N: usize>(text: &mut Vec<u8>, bytes: [u8; N]) {
+    let digits = bytes.map(|byte| HEX[usize::from(byte)]);
+    text.extend_from_slice(digits.as_flattened());
 }
 
 /// Writes a number behind a text.
@@ -331,6 +365,18 @@ pub(crate) fn push_decimal(text: &mut Vec<u8>, number: u64) {
 impl fmt::Display for VersionVector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_text())
+    }
+}
+
+impl Serialize for VersionVector {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.entries().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for VersionVector {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(VersionVector::of)
     }
 }
 
@@ -359,7 +405,7 @@ impl FromIterator<(Actor, u64)> for VersionVector {
                 same
             });
         }
-        VersionVector(Arc::new(entries))
+        VersionVector::of(entries)
     }
 }
 
@@ -513,7 +559,7 @@ impl Version {
 
     /// A short name of [`Version::id`], for `ETag` and for people: 32 hexadecimal digits.
     pub fn etag(&self) -> String {
-        let mut bytes = Vec::with_capacity(32 + self.history.0.len() * 18);
+        let mut bytes = Vec::with_capacity(32 + self.history.entries().len() * 18);
         for (actor, counter) in self.history.iter() {
             bytes.extend_from_slice(&actor.node.0.to_le_bytes());
             bytes.extend_from_slice(&actor.incarnation.to_le_bytes());

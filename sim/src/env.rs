@@ -3,6 +3,7 @@
 use crate::double::Double;
 use crate::misread;
 use crate::network::Lost;
+use crate::stores::Touched;
 use crate::streams::Purpose;
 use crate::workload::poison_of;
 use crate::world::{EPOCH_MS, State, World};
@@ -22,7 +23,7 @@ use tidelock_engine::env::{
 };
 use tidelock_engine::journal::{Intent, JournalBatch, JournalError, Replay};
 use tidelock_engine::record::{KV_CACHED, RecordId, StoreId, Stored};
-use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, Row, RowAnswer, RowOp, StoreTime};
+use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowAnswer, RowOp, StoreTime};
 use tidelock_engine::tree::{Leaf, Sums};
 use tidelock_engine::version::{ContentHash, NodeId, SiteId, Version, VersionVector};
 use tidelock_faults::{Call, Kind, Moment};
@@ -344,7 +345,7 @@ impl KvStore for SimEnv {
 }
 
 impl RowStore for SimEnv {
-    async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+    async fn batch(&self, ops: Arc<[RowOp]>) -> Outcome<BatchAnswer> {
         self.note_leaving(&ops);
         let site = self.site;
         let outcome = self.d1_write(move |world, state| land_batch(world, state, site, ops)).await;
@@ -456,10 +457,10 @@ fn land_batch(
     world: &World,
     state: &mut State,
     site: SiteId,
-    mut ops: Vec<RowOp>,
+    mut ops: Arc<[RowOp]>,
 ) -> Outcome<BatchAnswer> {
     if world.double.is_some() {
-        spoil_ops(world, state, site, &mut ops);
+        spoil_ops(world, state, site, Arc::make_mut(&mut ops));
     }
     if let Err(refusal) = refuse_install(world, state, site, &ops) {
         return Outcome::Refused(refusal);
@@ -574,7 +575,7 @@ fn spoil_rows(
     world: &World,
     state: &mut State,
     site: SiteId,
-    changed: &[(RecordId, Option<Row>)],
+    changed: &[Touched],
     outcome: &mut Outcome<BatchAnswer>,
 ) {
     for (record, _) in changed {

@@ -22,7 +22,7 @@ use tidelock_sim::scenario::{Name, Profile, Scenario};
 use tidelock_sim::{campaign, failure, run, shrink};
 
 /// A run makes and drops some hundred thousand small things; this allocator is the faster one at
-/// that, and the simulator alone has it.
+/// that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -289,6 +289,9 @@ fn change(record: &RecordId, row: &Row) -> Change {
     }
 }
 
+/// A record whose row changed, with the row that was removed, if it was.
+pub type Touched = (RecordId, Option<Box<Row>>);
+
 /// D1's primary, holding rows.
 #[derive(Clone, Debug, Default)]
 pub struct D1 {
@@ -319,19 +322,14 @@ impl D1 {
         self.replaced = Some(Vec::new());
     }
 
-    /// Applies a batch, all of it in one transaction. Gives the records whose rows changed, each with
-    /// the row that was removed, if it was.
-    pub fn batch(
-        &mut self,
-        now: StoreTime,
-        ops: &[RowOp],
-    ) -> (Outcome<BatchAnswer>, Vec<(RecordId, Option<Row>)>) {
+    /// Applies a batch, all of it in one transaction. Gives the records whose rows changed.
+    pub fn batch(&mut self, now: StoreTime, ops: &[RowOp]) -> (Outcome<BatchAnswer>, Vec<Touched>) {
         // One statement over the limit fails, and the transaction with it.
         let largest = ops.iter().map(largest_value).max().unwrap_or(0);
         if let Err(refusal) = check_size("row", largest, D1_ROW_BYTES_MAX) {
             return (Outcome::Refused(refusal), Vec::new());
         }
-        let mut changed = Vec::new();
+        let mut changed = Vec::with_capacity(ops.len());
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             if let RowOp::Install(install) = op
@@ -354,7 +352,7 @@ impl D1 {
                 }
                 Changed::Gone(floor) => {
                     self.floors.insert(record.dataset.clone(), floor);
-                    changed.push((record.clone(), Some(self.remove(now, record))));
+                    changed.push((record.clone(), Some(Box::new(self.remove(now, record)))));
                     answers.push(answer);
                     continue;
                 }
@@ -375,7 +373,10 @@ impl D1 {
                 }
                 if let RowOp::Install(_) = op {
                     let before = row.as_ref().and_then(|row| row.digest(&record.key));
-                    let tree = self.trees.entry(record.dataset.clone()).or_default();
+                    let tree = match self.trees.get_mut(&record.dataset) {
+                        Some(tree) => tree,
+                        None => self.trees.entry(record.dataset.clone()).or_default(),
+                    };
                     tree.update(Leaf::of(&record.key), before, after.digest(&record.key));
                 }
                 if let Some(replaced) = &mut self.replaced {

@@ -219,6 +219,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn durable<T>(&self, committed: &[(Arc<Intent>, T)]) {
+        let now = self.now();
         let mut state = self.state();
         state.counters.commits += 1;
         state.journal_full = false;
@@ -229,7 +230,7 @@ impl<E: Env> Coordinator<E> {
                     pending.durable |= pending.intent.dot() == intent.dot();
                 }
             }
-            self.push(&mut state, StoreId::D1, &intent.record, Priority::Foreground);
+            self.push_at(&mut state, StoreId::D1, &intent.record, Priority::Foreground, now);
         }
     }
 

@@ -325,7 +325,8 @@ impl<E: Env> Coordinator<E> {
             let current = known.as_ref().map(|known| known.current().dot);
             let covered = known.as_ref().is_some_and(|known| known.includes(&theirs));
             let known = resolve::history_of(known.as_ref());
-            let lacking = !covered && !reaped && !state.slots.get(record).is_some_and(waits);
+            let waits = state.slots.get(record).is_some_and(|slot| waits(slot));
+            let lacking = !covered && !reaped && !waits;
             lacking.then_some(Wanted { record: change.record, known, current })
         };
         Ok(changes.filter_map(lacking).collect())

@@ -155,6 +155,26 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
+    /// Dead writes whose time has come are tried again.
+    pub(super) fn exhume(&self, record: &RecordId) {
+        let mut state = self.state();
+        if state.letters.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let State { slots, letters, .. } = &mut *state;
+        let Some(slot) = slots.get_mut(record) else { return };
+        for pending in &mut slot.intents {
+            let until = letters.dead_until(record, StoreId::D1, pending.intent.dot());
+            pending.dead = until.is_some_and(|until| until > now);
+        }
+        for adoption in &mut slot.adoptions {
+            let dot = adoption.held.version.current().dot;
+            let until = letters.dead_until(record, StoreId::D1, dot);
+            adoption.dead = until.is_some_and(|until| until > now);
+        }
+    }
+
     /// A record has no work at the authority that can be done now.
     pub(super) fn rest(&self, record: &RecordId) -> Next {
         let state = self.state();
@@ -398,26 +418,8 @@ impl State {
             slot.failures = 0;
             slot.look = true;
         }
-        for waiter in slot.waiters.extract_if(.., |w| w.dot == dot && w.missing.contains(&store)) {
+        for waiter in slot.waiters.extract_if(.., |w| w.dot == dot && w.missing.contains(store)) {
             let _ = waiter.done.send(Settled::Pending(waiter.missing));
-        }
-    }
-
-    /// Dead writes whose time has come are tried again.
-    pub(super) fn exhume(&mut self, record: &RecordId, now: Duration) {
-        if self.letters.is_empty() {
-            return;
-        }
-        let State { slots, letters, .. } = self;
-        let Some(slot) = slots.get_mut(record) else { return };
-        for pending in &mut slot.intents {
-            let until = letters.dead_until(record, StoreId::D1, pending.intent.dot());
-            pending.dead = until.is_some_and(|until| until > now);
-        }
-        for adoption in &mut slot.adoptions {
-            let dot = adoption.held.version.current().dot;
-            let until = letters.dead_until(record, StoreId::D1, dot);
-            adoption.dead = until.is_some_and(|until| until > now);
         }
     }
 

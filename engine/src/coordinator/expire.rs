@@ -164,11 +164,11 @@ impl<E: Env> Coordinator<E> {
         &self,
         state: &mut State,
         record: &RecordId,
-        version: Option<Version>,
+        version: Option<&Version>,
         row_seq: u64,
         seq: Seq,
     ) -> bool {
-        let stands = version.as_ref().and_then(|version| version.current().stands_until_ms());
+        let stands = version.and_then(|version| version.current().stands_until_ms());
         // Nearly no record has had a time, or gets one.
         let before = (!state.expiries.by_dataset.is_empty())
             .then(|| state.ledger.noted(record)?.stands_until_ms())

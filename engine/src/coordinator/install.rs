@@ -71,7 +71,7 @@ enum Plan {
     Gather,
     /// The floor must be looked at first: this version is from a journal that may be old, and
     /// the row has not seen it.
-    AskFloor { ours: Version, over: Row, candidate: Candidate, suspect: Sibling },
+    AskFloor { ours: Version, over: Box<Row>, candidate: Candidate, suspect: Sibling },
     Install {
         candidate: Candidate,
         /// What is refused if it is: what was to be brought in, be it as a loser.
@@ -91,7 +91,7 @@ impl<E: Env> Coordinator<E> {
             let (unkept, expire) = asked.unwrap_or_default();
             (state.policy.clone(), unkept, expire)
         };
-        for store in unkept {
+        for store in unkept.iter() {
             self.forgo(record, store).await;
         }
         let Some(dataset) = policy.datasets.get(&record.dataset) else {
@@ -101,7 +101,7 @@ impl<E: Env> Coordinator<E> {
             }
             return Next::At(self.now() + crate::retry::PAUSE_MAX);
         };
-        self.state().exhume(record, self.now());
+        self.exhume(record);
         let mut plan = self.plan(record);
         for _ in 0..MOVED_MAX {
             let (candidate, suspect) = match plan {
@@ -129,7 +129,7 @@ impl<E: Env> Coordinator<E> {
                 },
                 Plan::AskFloor { ours, over, candidate, suspect } => {
                     match self.floor(record).await {
-                        Some(floor) if floor.buries(&ours, Some(&over)) => {
+                        Some(floor) if floor.buries(&ours, Some(&*over)) => {
                             let mut state = self.state();
                             self.settle(&mut state, record, &ours);
                             drop(state);
@@ -205,7 +205,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn known_row_seq(&self, record: &RecordId) -> Option<u64> {
-        self.state().ledger.known(record).map(|known| known.row_seq)
+        self.state().ledger.row_seq(record)
     }
 
     /// Something was refused, and the row changed while that was under way: over the new one it may be
@@ -394,7 +394,7 @@ impl<E: Env> Coordinator<E> {
                 writes.extend(written(&theirs).filter(|_| foreign && merges));
                 let candidate = Candidate { expect, held, losers, by, writes, conditional: None };
                 if is_old && !foreign {
-                    Plan::AskFloor { ours: version, over: row, candidate, suspect }
+                    Plan::AskFloor { ours: version, over: Box::new(row), candidate, suspect }
                 } else {
                     Plan::Install { candidate, suspect }
                 }
@@ -418,7 +418,7 @@ impl<E: Env> Coordinator<E> {
                     let (held, writes) = (merged, Vec::new());
                     let candidate =
                         Candidate { expect, held, losers, by, writes, conditional: None };
-                    Plan::AskFloor { ours: version, over: row, candidate, suspect }
+                    Plan::AskFloor { ours: version, over: Box::new(row), candidate, suspect }
                 } else {
                     take_in(merged, losers, suspect)
                 }
@@ -518,7 +518,7 @@ impl<E: Env> Coordinator<E> {
         let target = Target::new(version.clone(), value, whole);
         let mut state = self.state();
         state.counters.installs += 1;
-        self.learn(&mut state, record, Some((*version).clone()), row_seq, seq);
+        self.learn(&mut state, record, Some(&version), row_seq, seq);
         state.refused.remove(record);
         let slot = state.slots.entry(record.clone()).or_default();
         slot.failures = 0;
@@ -527,18 +527,15 @@ impl<E: Env> Coordinator<E> {
             owed.granted(&grant, *store, sent_at, now);
             owed.installed(target.clone());
         }
+        let here = self.now();
         for store in owe {
-            self.push(&mut state, store, record, Priority::Foreground);
+            self.push_at(&mut state, store, record, Priority::Foreground, here);
         }
         self.settle(&mut state, record, &version);
-        let change = Change {
-            record: record.clone(),
-            version: Some((*version).clone()),
-            row_seq,
-            foreign: false,
-            seq,
-        };
-        self.announce(&mut state, change);
+        if !state.news.is_empty() {
+            let (record, version) = (record.clone(), Some((*version).clone()));
+            self.announce(&mut state, Change { record, version, row_seq, foreign: false, seq });
+        }
     }
 
     /// The authority holds `version`: what it covers is no longer owed by the journal.

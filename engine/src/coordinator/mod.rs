@@ -83,7 +83,7 @@ use crate::lane::{Lane, Next, Priority};
 use crate::last_puts::LastPuts;
 use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
-use crate::record::{PerStore, RecordId, StoreId};
+use crate::record::{PerStore, RecordId, StoreId, StoreSet};
 use crate::recovery::Recovery;
 use crate::row::{Change, Row, Seq};
 use crate::version::{Actor, Dot, NodeId, SiteId, Version, VersionVector};
@@ -114,7 +114,7 @@ struct State {
     counter: u64,
     clock: HybridClock,
     ledger: Ledger,
-    slots: BTreeMap<RecordId, Slot>,
+    slots: BTreeMap<RecordId, Box<Slot>>,
     lanes: PerStore<Lane>,
     breakers: PerStore<Breaker>,
     /// Of these, such as an operator has forced.
@@ -184,7 +184,7 @@ struct Slot {
     /// Not yet known to be in the authority, oldest first.
     intents: VecDeque<Pending>,
     /// Projections that this coordinator is bringing up to date.
-    owed: BTreeMap<StoreId, project::Owed>,
+    owed: BTreeMap<StoreId, Box<project::Owed>>,
     /// Versions of other sites that the authority here does not hold yet.
     adoptions: Vec<exchange::Adoption>,
     /// Writers that wait for stores.
@@ -192,7 +192,7 @@ struct Slot {
     /// The row must be looked at: foreign bytes, or an install without an answer.
     look: bool,
     /// Projections with a mark, and the dataset is not kept there.
-    unkept: BTreeSet<StoreId>,
+    unkept: StoreSet,
     /// The value's time has passed.
     expire: bool,
     /// Installs in a row without success.
@@ -217,7 +217,7 @@ impl Pending {
 
 struct Waiter {
     dot: Dot,
-    missing: BTreeSet<StoreId>,
+    missing: StoreSet,
     done: oneshot::Sender<Settled>,
 }
 
@@ -229,7 +229,7 @@ enum Settled {
     /// Its condition did not hold.
     Cancelled,
     /// The wait is over, and these have not said that they have it.
-    Pending(BTreeSet<StoreId>),
+    Pending(StoreSet),
 }
 
 #[derive(Default)]
@@ -412,7 +412,19 @@ impl<E: Env> Coordinator<E> {
     }
 
     fn push(&self, state: &mut State, store: StoreId, record: &RecordId, why: Priority) {
-        state.lanes[store].push(record, why, self.now());
+        self.push_at(state, store, record, why, self.now());
+    }
+
+    /// The same for whoever has just looked at the clock.
+    fn push_at(
+        &self,
+        state: &mut State,
+        store: StoreId,
+        record: &RecordId,
+        why: Priority,
+        now: Duration,
+    ) {
+        state.lanes[store].push(record, why, now);
         self.wake.lanes[store].notify_one();
     }
 
@@ -421,17 +433,17 @@ impl<E: Env> Coordinator<E> {
         self.record_call(store, began, seen, Load::Untold);
     }
 
-    /// The same of a call that says more.
-    fn record_outcome<T>(&self, store: StoreId, began: Duration, outcome: &Outcome<T>) {
+    /// The same of a call that says more. Gives the time when it ended.
+    fn record_outcome<T>(&self, store: StoreId, began: Duration, outcome: &Outcome<T>) -> Duration {
         let seen = match outcome {
             Outcome::Applied(_) => Seen::Answer,
             Outcome::Refused(refusal) => seen_in(refusal),
             Outcome::Unknown(_) => Seen::Failure,
         };
-        self.record_call(store, began, seen, Load::of(outcome));
+        self.record_call(store, began, seen, Load::of(outcome))
     }
 
-    fn record_call(&self, store: StoreId, began: Duration, seen: Seen, load: Load) {
+    fn record_call(&self, store: StoreId, began: Duration, seen: Seen, load: Load) -> Duration {
         let now = self.now();
         let mut state = self.state();
         let ended = match seen {
@@ -453,6 +465,7 @@ impl<E: Env> Coordinator<E> {
             }
             Transition::Closed => tracing::info!(%store, "the store answers again"),
         }
+        now
     }
 
     /// The lane of a store does what its breaker says.
@@ -479,31 +492,57 @@ impl<E: Env> Coordinator<E> {
     }
 
     async fn lane_loop(self: Arc<Self>, store: StoreId) {
-        while let Some(record) = self.next_record(store).await {
+        let mut taken = None;
+        loop {
+            if taken.is_none() {
+                taken = self.next_record(store).await;
+            }
+            let Some(record) = taken else { return };
             let next = match store {
                 StoreId::D1 => self.install(&record).await,
                 StoreId::Kv | StoreId::R2 => self.project(&record, store).await,
             };
-            let now = self.now();
-            let mut state = self.state();
-            state.drop_idle_slot(&record);
-            state.lanes[store].finish(&record, next);
-            state.health[store].ended(now, next == Next::Done);
-            match next {
-                Next::At(_) | Next::Retry(_) | Next::Park(_) => self.wake.timer.notify_one(),
-                // This worker takes the next one itself, and calls another if there is room for that.
-                Next::Done => {
-                    if store != StoreId::D1 {
-                        state.concurrency[store].succeeded();
-                    }
-                    state.caught_up(store, now);
-                    if state.lanes[store].has_retry_due(now) {
-                        self.wake.timer.notify_one();
-                    }
-                }
-                Next::Again => {}
-            }
+            taken = self.finish(store, &record, next);
         }
+    }
+
+    /// A worker lets go of a record, and takes the next one if it can.
+    fn finish(&self, store: StoreId, record: &RecordId, next: Next) -> Option<RecordId> {
+        let now = self.now();
+        let mut state = self.state();
+        state.drop_idle_slot(record);
+        state.lanes[store].finish(record, next);
+        state.health[store].ended(now, next == Next::Done);
+        match next {
+            Next::At(_) | Next::Retry(_) | Next::Park(_) => self.wake.timer.notify_one(),
+            Next::Done => {
+                if store != StoreId::D1 {
+                    state.concurrency[store].succeeded();
+                }
+                state.caught_up(store, now);
+                if state.lanes[store].has_retry_due(now) {
+                    self.wake.timer.notify_one();
+                }
+            }
+            Next::Again => {}
+        }
+        if self.is_stopped() {
+            return None;
+        }
+        let record = self.take(&mut state, store)?;
+        state.health[store].began(now);
+        Some(record)
+    }
+
+    /// The next record of a lane; calls another worker if there is room for that.
+    fn take(&self, state: &mut State, store: StoreId) -> Option<RecordId> {
+        let width = state.width(store, &self.pace);
+        let record = state.lanes[store].take(width)?;
+        // One permit may stand for several records.
+        if state.lanes[store].is_ready(width) {
+            self.wake.lanes[store].notify_one();
+        }
+        Some(record)
     }
 
     async fn next_record(&self, store: StoreId) -> Option<RecordId> {
@@ -514,12 +553,7 @@ impl<E: Env> Coordinator<E> {
             }
             {
                 let mut state = self.state();
-                let width = state.width(store, &self.pace);
-                if let Some(record) = state.lanes[store].take(width) {
-                    // One permit may stand for several records.
-                    if state.lanes[store].is_ready(width) {
-                        self.wake.lanes[store].notify_one();
-                    }
+                if let Some(record) = self.take(&mut state, store) {
                     state.health[store].began(self.now());
                     return Some(record);
                 }
@@ -616,10 +650,8 @@ impl<E: Env> Coordinator<E> {
         foreign: bool,
     ) -> bool {
         match (version, foreign) {
-            (_, false) => self.learn(state, record, version.cloned(), row_seq, seq),
-            (Some(version), true) => {
-                self.learn(state, record, Some(version.clone()), row_seq.saturating_sub(1), seq)
-            }
+            (_, false) => self.learn(state, record, version, row_seq, seq),
+            (Some(_), true) => self.learn(state, record, version, row_seq.saturating_sub(1), seq),
             (None, true) => false,
         }
     }
@@ -696,10 +728,9 @@ impl State {
     /// A store holds a version that covers `history`: writers that waited for it there go on.
     fn confirm(&mut self, record: &RecordId, store: StoreId, version: &Version) {
         let Some(slot) = self.slots.get_mut(record) else { return };
-        let waiters = std::mem::take(&mut slot.waiters);
-        for mut waiter in waiters {
+        for mut waiter in std::mem::take(&mut slot.waiters) {
             if version.history.covers_dot(waiter.dot) {
-                waiter.missing.remove(&store);
+                waiter.missing.remove(store);
             }
             if waiter.missing.is_empty() {
                 // A caller that no longer listens has had its answer as pending.

@@ -187,7 +187,7 @@ enum Step {
     Owe(VersionId),
     Claim { renew: Option<Epoch>, quiet: Vec<Epoch> },
     Look,
-    Put { target: Target, lease: Held },
+    Put { target: Target, lease: Held, began: Duration },
 }
 
 /// What a put's outcome asks for.
@@ -226,8 +226,8 @@ impl<E: Env> Coordinator<E> {
                         return next;
                     }
                 }
-                Step::Put { target, lease } => {
-                    return self.put_and_clear(dataset, record, store, target, lease).await;
+                Step::Put { target, lease, began } => {
+                    return self.put_and_clear(dataset, record, store, target, lease, began).await;
                 }
             }
         }
@@ -272,7 +272,7 @@ impl<E: Env> Coordinator<E> {
         }
         match (&owed.target, &owed.lease) {
             (Some(target), Some(lease)) => {
-                Step::Put { target: target.clone(), lease: lease.clone() }
+                Step::Put { target: target.clone(), lease: lease.clone(), began: now }
             }
             _ => Step::Claim { renew: None, quiet: owed.quiet() },
         }
@@ -418,12 +418,12 @@ impl<E: Env> Coordinator<E> {
         store: StoreId,
         target: Target,
         lease: Held,
+        began: Duration,
     ) -> Next {
-        let began = self.now();
         let sent = self.put(dataset, record, store, &target, lease.ends).await;
         let Some(outcome) = sent else { return self.projection_failed(record, store) };
-        self.record_outcome(store, began, &outcome);
-        match self.after_put(record, store, &target, &lease, outcome) {
+        let now = self.record_outcome(store, began, &outcome);
+        match self.after_put(record, store, &target, &lease, outcome, now) {
             AfterPut::Turn(next) => next,
             AfterPut::Failed => self.projection_failed(record, store),
             AfterPut::Clear { quiet } => self.clear(record, store, &target, &lease, quiet).await,
@@ -437,8 +437,8 @@ impl<E: Env> Coordinator<E> {
         target: &Target,
         lease: &Held,
         outcome: Outcome<()>,
+        now: Duration,
     ) -> AfterPut {
-        let now = self.now();
         let mut state = self.state();
         state.counters.puts += 1;
         state.last_puts[store].note(record, now, self.pace.same_key);
@@ -611,7 +611,7 @@ impl<E: Env> Coordinator<E> {
         deadline: StoreTime,
     ) -> Option<Outcome<()>> {
         let projection = dataset.projection(store).expect("checked before the turn began");
-        let key = format!("{}{}", projection.prefix, record.key);
+        let key = projection.key(record);
         let current = target.version.current();
         let form = projection::form(store, &projection.keep, current, &self.policy().limits);
         let (bytes, body) = match form {

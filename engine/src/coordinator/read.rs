@@ -359,7 +359,7 @@ impl<E: Env> Coordinator<E> {
         store: StoreId,
     ) -> Result<Option<(Bytes, Option<String>)>, Unavailable> {
         let Some(projection) = policy.projection(store) else { return Ok(None) };
-        let key = format!("{}{}", projection.prefix, record.key);
+        let key = projection.key(record);
         self.not_held(store)?;
         let storage = self.env.storage();
         let began = self.now();

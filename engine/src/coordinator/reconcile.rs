@@ -187,7 +187,7 @@ impl Copied {
 struct Beside<'s> {
     now: StoreTime,
     limits: Limits,
-    slots: &'s BTreeMap<RecordId, Slot>,
+    slots: &'s BTreeMap<RecordId, Box<Slot>>,
     echoes: &'s mut BTreeMap<RecordId, (Found, Duration)>,
 }
 
@@ -764,7 +764,7 @@ impl<E: Env> Coordinator<E> {
         }
         let slot = state.slots.entry(record.clone()).or_default();
         if let Entry::Vacant(vacant) = slot.owed.entry(store) {
-            vacant.insert(Owed::differs_from(version.id()));
+            vacant.insert(Box::new(Owed::differs_from(version.id())));
             state.counters.copies_put_again += 1;
             self.push(&mut state, store, record, why);
         }

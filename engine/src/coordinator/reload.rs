@@ -54,9 +54,8 @@ impl<E: Env> Coordinator<E> {
                 .retain(|store, _| !changes.dropped.contains(&(record.dataset.clone(), *store)));
             // Nobody waits for a store that is no longer kept.
             for mut waiter in std::mem::take(&mut slot.waiters) {
-                let kept =
-                    |store: &StoreId| !changes.dropped.contains(&(record.dataset.clone(), *store));
-                waiter.missing.retain(kept);
+                let dropped = changes.dropped.iter().filter(|(name, _)| *name == record.dataset);
+                dropped.for_each(|(_, store)| waiter.missing.remove(*store));
                 if waiter.missing.is_empty() {
                     let _ = waiter.done.send(Settled::Held);
                 } else {

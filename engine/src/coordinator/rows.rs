@@ -37,7 +37,7 @@ struct Held {
 struct Waiting {
     op: RowOp,
     done: oneshot::Sender<Answer>,
-    /// When it goes, with or without company.
+    /// When it goes, with or without company; zero: at once.
     due: Duration,
 }
 
@@ -122,8 +122,8 @@ impl<E: Env> Coordinator<E> {
             return Err(Unsent::Stopped);
         }
         let (done, answer) = oneshot::channel();
-        let linger = if lingers(&op) { self.pace.linger } else { Duration::ZERO };
-        self.rows.held().waiting.push_back(Waiting { op, done, due: self.now() + linger });
+        let due = if lingers(&op) { self.now() + self.pace.linger } else { Duration::ZERO };
+        self.rows.held().waiting.push_back(Waiting { op, done, due });
         self.rows.wake.notify_one();
         if self.is_stopped() {
             // The stop came between the look above and the queue.
@@ -186,25 +186,27 @@ impl<E: Env> Coordinator<E> {
             return if another_does { Turn::Idle } else { Turn::Linger(wait) };
         }
         let mut bytes = 0;
-        let mut taken = Vec::new();
-        while let Some(next) = waiting.front() {
+        let fitting = waiting.iter().take(self.pace.batch_ops_max).take_while(|next| {
             bytes += next.op.held_bytes();
-            let full = taken.len() >= self.pace.batch_ops_max || bytes > self.pace.batch_bytes_max;
-            if full && !taken.is_empty() {
-                self.rows.wake.notify_one();
-                break;
-            }
-            taken.push(waiting.pop_front().expect("looked at above"));
+            bytes <= self.pace.batch_bytes_max
+        });
+        // One always goes, however large: values are bounded where they are accepted.
+        let count = fitting.count().max(1);
+        if count < waiting.len() {
+            self.rows.wake.notify_one();
         }
         *under_way += 1;
-        Turn::Send(taken)
+        Turn::Send(waiting.drain(..count).collect())
     }
 
     async fn send_batch(&self, taken: Vec<Waiting>) {
-        let (ops, waiters): (Vec<RowOp>, Vec<_>) =
-            taken.into_iter().map(|waiting| (waiting.op, waiting.done)).unzip();
-        let again = if ops.len() > 1 { ops.clone() } else { Vec::new() };
-        match self.call_batch(ops).await {
+        let mut waiters = Vec::with_capacity(taken.len());
+        let op = |Waiting { op, done, .. }| {
+            waiters.push(done);
+            op
+        };
+        let ops: Arc<[RowOp]> = taken.into_iter().map(op).collect();
+        match self.call_batch(ops.clone()).await {
             Outcome::Applied(BatchAnswer { now, answers }) => {
                 for (answer, done) in answers.into_iter().zip(waiters) {
                     let _ = done.send(Outcome::Applied((now, answer)));
@@ -213,9 +215,9 @@ impl<E: Env> Coordinator<E> {
             Outcome::Refused(Refusal {
                 kind: RefusalKind::TooLarge | RefusalKind::Constraint,
                 ..
-            }) if !again.is_empty() => {
-                for (op, done) in again.into_iter().zip(waiters) {
-                    let outcome = self.call_batch(vec![op]).await;
+            }) if ops.len() > 1 => {
+                for (op, done) in ops.iter().zip(waiters) {
+                    let outcome = self.call_batch([op.clone()].into()).await;
                     let _ = done.send(outcome.map(|mut answer| {
                         let first = answer.answers.pop().expect("an answer for each operation");
                         (answer.now, first)
@@ -235,7 +237,7 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    async fn call_batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+    async fn call_batch(&self, ops: Arc<[RowOp]>) -> Outcome<BatchAnswer> {
         if let Some(refusal) = self.breaker_refuses() {
             // The breaker opened while these waited.
             return Outcome::Refused(refusal);

@@ -154,7 +154,7 @@ impl<E: Env> Coordinator<E> {
         copy: &Listing,
     ) -> bool {
         let Some(projection) = dataset.projection(store) else { return false };
-        let key = format!("{}{}", projection.prefix, record.key);
+        let key = projection.key(record);
         if self.not_held(store).is_err() {
             return false;
         }

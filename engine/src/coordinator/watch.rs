@@ -4,7 +4,7 @@
 //! its lease's end; a store whose breaker is not closed is probed on a timer, whether or not
 //! there is traffic.
 
-use super::{Coordinator, project::Owed};
+use super::Coordinator;
 use crate::breaker::{COOL_DOWN, Seen};
 use crate::env::{Clock, Env, KvStore, Network, ObjectStore, Peer, PeerMessage, RowStore, Storage};
 use crate::lane::Priority;
@@ -120,7 +120,7 @@ impl<E: Env> Coordinator<E> {
             }
             let slot = state.slots.entry(record.clone()).or_default();
             if let Entry::Vacant(vacant) = slot.owed.entry(store) {
-                vacant.insert(Owed::default());
+                vacant.insert(Box::default());
                 state.counters.taken_over += 1;
             }
             self.push(&mut state, store, &record, Priority::Repair);

@@ -15,13 +15,12 @@ use crate::backlog::{self, Behind, Mode, Queue};
 use crate::env::{Clock, Env, Outcome};
 use crate::journal::{Intent, JournalError};
 use crate::policy::{Dataset, Durability, Kind, Oversize, Pace, Policy, Ruling, Table};
-use crate::record::{Loser, RecordId, StoreId, Stored};
+use crate::record::{Loser, RecordId, StoreId, StoreSet, Stored};
 use crate::resolve;
 use crate::row::{Expect, Row, RowAnswer, RowOp, Seq, StoreTime};
 use crate::structured::Schema;
 use crate::version::{Dot, NodeId, Sibling, SiteId, Version, VersionVector};
 use bytes::Bytes;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -247,7 +246,7 @@ impl<E: Env> Coordinator<E> {
             Condition::Match(_) | Condition::Absent => true,
             Condition::None | Condition::Context(_) => false,
         };
-        let give_up = self.now() + self.pace.acknowledge_within;
+        let mut give_up = None;
         loop {
             let settled = self.wake.settled.notified();
             if self.is_stopped() {
@@ -261,7 +260,9 @@ impl<E: Env> Coordinator<E> {
                 return Ok(());
             }
             self.still_waited_for(deadline)?;
-            let left = give_up.saturating_sub(self.now()).min(self.left(deadline));
+            let now = self.now();
+            let give_up = give_up.get_or_insert(now + self.pace.acknowledge_within);
+            let left = give_up.saturating_sub(now).min(self.left(deadline));
             if left == Duration::ZERO {
                 return Err(WriteRefusal::Busy);
             }
@@ -283,10 +284,9 @@ impl<E: Env> Coordinator<E> {
     ) -> Result<Option<Looked>, WriteRefusal> {
         let must_look = {
             let state = self.state();
-            let known = state.ledger.known(record);
             match condition {
                 Condition::Match(_) | Condition::Absent => true,
-                Condition::Context(context) => match &known {
+                Condition::Context(context) => match state.ledger.known(record) {
                     None => true,
                     Some(known) => {
                         let history = resolve::history_of(known.version.as_ref());
@@ -294,8 +294,8 @@ impl<E: Env> Coordinator<E> {
                     }
                 },
                 Condition::None => {
-                    let newest = state.newest_own(record, self.actor.node);
-                    known.is_none() && newest.is_none()
+                    let is_known = state.ledger.row_seq(record).is_some();
+                    !is_known && state.newest_own(record, self.actor.node).is_none()
                 }
             }
         };
@@ -431,16 +431,15 @@ impl<E: Env> Coordinator<E> {
         };
         state.counters.conflicts += losers.len() as u64;
         let intent = Arc::new(Intent { record: record.clone(), version, value, losers, only_over });
-        state.hold(intent.clone(), false, self.now());
+        state.hold(intent.clone(), false, now);
         state.remember_operation(dot, record);
         let (done, settled) = oneshot::channel();
-        let missing: BTreeSet<StoreId> = dataset.write_through().collect();
-        if intent.only_over.is_some() || !missing.is_empty() {
+        let mut missing: StoreSet = dataset.write_through().collect();
+        if intent.only_over.is_some() {
             // A conditional write is answered when its condition is decided, whatever the strategy.
-            let mut missing = missing;
-            if intent.only_over.is_some() {
-                missing.insert(StoreId::D1);
-            }
+            missing.insert(StoreId::D1);
+        }
+        if !missing.is_empty() {
             let slot = state.slots.get_mut(record).expect("the intent is held in it");
             slot.waiters.push(Waiter { dot, missing, done });
         }
@@ -488,7 +487,7 @@ impl<E: Env> Coordinator<E> {
             },
         };
         // A waiter that was dropped without a word has been told nothing of any store.
-        match settled.unwrap_or_else(|_| Settled::Pending(StoreId::ALL.into())) {
+        match settled.unwrap_or(Settled::Pending(StoreSet::ALL)) {
             Settled::Held => receipt(Vec::new()),
             Settled::Cancelled => {
                 let known = self.state().ledger.known(&intent.record);
@@ -496,12 +495,12 @@ impl<E: Env> Coordinator<E> {
                 WriteOutcome::Refused(WriteRefusal::ConditionFailed { current })
             }
             Settled::Pending(missing) => {
-                let decided = !missing.contains(&StoreId::D1);
+                let decided = !missing.contains(StoreId::D1);
                 if intent.only_over.is_some() && !decided {
                     return WriteOutcome::Unknown(WriteDoubt::Undecided { dot: intent.dot() });
                 }
                 let through = dataset.write_through();
-                receipt(through.filter(|store| missing.contains(store)).collect())
+                receipt(through.filter(|store| missing.contains(*store)).collect())
             }
         }
     }
@@ -519,7 +518,7 @@ impl<E: Env> Coordinator<E> {
 
     /// The caller waits no longer. Gives the stores that it waited for; `None`: it has been
     /// answered.
-    fn wait_no_longer(&self, record: &RecordId, dot: Dot) -> Option<BTreeSet<StoreId>> {
+    fn wait_no_longer(&self, record: &RecordId, dot: Dot) -> Option<StoreSet> {
         let mut state = self.state();
         let slot = state.slots.get_mut(record)?;
         let at = slot.waiters.iter().position(|waiter| waiter.dot == dot)?;

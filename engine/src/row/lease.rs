@@ -5,7 +5,7 @@
 
 use super::{Row, RowAnswer, StoreTime};
 use crate::record::StoreId;
-use crate::version::{Actor, Version, VersionId};
+use crate::version::{Actor, VersionId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -87,10 +87,21 @@ pub(super) fn lease(epoch: Epoch, holder: Actor, now: StoreTime) -> Lease {
     Lease { epoch, holder, ends, until: StoreTime(ends.0 + LAND_MS_MAX + CLOCK_ERROR_MS) }
 }
 
-fn owed(row: Option<&Row>, store: StoreId) -> Option<(Row, Vec<Lease>)> {
+fn owed(row: Option<&Row>, store: StoreId) -> Option<(&Row, &Vec<Lease>)> {
     let row = row?;
-    let leases = row.owed.get(&store)?;
-    Some((row.clone(), leases.clone()))
+    Some((row, row.owed.get(&store)?))
+}
+
+fn cleared(row: &Row, store: StoreId) -> Row {
+    let mut row = row.clone();
+    row.owed.remove(&store);
+    row
+}
+
+fn is_of(row: &Row, version: &VersionId) -> bool {
+    row.version
+        .as_ref()
+        .is_some_and(|held| held.history == version.history && held.current().hash == version.hash)
 }
 
 pub(super) fn apply_claim(
@@ -101,9 +112,10 @@ pub(super) fn apply_claim(
     quiet: &[Epoch],
     now: StoreTime,
 ) -> (Option<Row>, RowAnswer) {
-    let Some((mut row, mut leases)) = owed(row, store) else {
+    let Some((row, leases)) = owed(row, store) else {
         return (None, RowAnswer::NotOwed);
     };
+    let (mut row, mut leases) = (row.clone(), leases.clone());
     // The newest lease says who holds the mark; older ones only bound what may still land. A
     // coordinator may take over from its own former life at once.
     let holding = newest(&leases).copied();
@@ -144,8 +156,7 @@ pub(super) fn apply_owe(
     holder: Actor,
     now: StoreTime,
 ) -> (Option<Row>, RowAnswer) {
-    let current = row.and_then(|row| row.version.as_ref()).map(Version::id);
-    let (Some(row), true) = (row, current.as_ref() == Some(version)) else {
+    let Some(row) = row.filter(|row| is_of(row, version)) else {
         return (None, RowAnswer::Moved(row.cloned()));
     };
     if row.has_foreign_write() {
@@ -173,20 +184,19 @@ pub(super) fn apply_clear(
     quiet: &[Epoch],
     now: StoreTime,
 ) -> (Option<Row>, RowAnswer) {
-    let Some((mut row, mut leases)) = owed(row, store) else {
+    let Some((row, leases)) = owed(row, store) else {
         return (None, RowAnswer::NotOwed);
     };
-    let current = row.version.as_ref().map(Version::id);
-    if current.as_ref() != Some(version) || !leases.iter().any(|lease| lease.epoch == epoch) {
-        return (None, RowAnswer::Moved(Some(row)));
+    if !is_of(row, version) || !leases.iter().any(|lease| lease.epoch == epoch) {
+        return (None, RowAnswer::Moved(Some(row.clone())));
     }
-    leases.retain(|lease| lease.until > now && !quiet.contains(&lease.epoch));
-    let others = leases.iter().filter(|lease| lease.epoch != epoch).map(|lease| lease.until).max();
-    if let Some(until) = others {
+    let others = leases
+        .iter()
+        .filter(|lease| lease.epoch != epoch && lease.until > now && !quiet.contains(&lease.epoch));
+    if let Some(until) = others.map(|lease| lease.until).max() {
         return (None, RowAnswer::NotAlone { until });
     }
-    row.owed.remove(&store);
-    (Some(row), RowAnswer::Cleared)
+    (Some(cleared(row, store)), RowAnswer::Cleared)
 }
 
 pub(super) fn apply_release(
@@ -194,11 +204,12 @@ pub(super) fn apply_release(
     store: StoreId,
     quiet: &[Epoch],
 ) -> (Option<Row>, RowAnswer) {
-    let Some((mut row, mut leases)) = owed(row, store) else {
+    let Some((row, _)) = owed(row, store) else {
         return (None, RowAnswer::NotOwed);
     };
+    let mut row = row.clone();
+    let leases = row.owed.get_mut(&store).expect("it has the mark");
     leases.retain(|lease| !quiet.contains(&lease.epoch));
-    row.owed.insert(store, leases);
     (Some(row), RowAnswer::Released)
 }
 
@@ -208,15 +219,14 @@ pub(super) fn apply_forgo(
     version: &VersionId,
     now: StoreTime,
 ) -> (Option<Row>, RowAnswer) {
-    let Some((mut row, leases)) = owed(row, store) else {
+    let Some((row, leases)) = owed(row, store) else {
         return (None, RowAnswer::NotOwed);
     };
-    if row.version.as_ref().map(Version::id).as_ref() != Some(version) {
-        return (None, RowAnswer::Moved(Some(row)));
+    if !is_of(row, version) {
+        return (None, RowAnswer::Moved(Some(row.clone())));
     }
     if let Some(until) = leases.iter().map(|lease| lease.until).max().filter(|until| *until > now) {
         return (None, RowAnswer::NotAlone { until });
     }
-    row.owed.remove(&store);
-    (Some(row), RowAnswer::Cleared)
+    (Some(cleared(row, store)), RowAnswer::Cleared)
 }

@@ -72,7 +72,7 @@ fn install(key: &str, over: Option<&Row>, node: u16, counter: u64, value: Stored
 
 async fn batch<W: World>(world: &W, ops: Vec<RowOp>) -> Vec<RowAnswer> {
     let count = ops.len();
-    let answer = applied(world.d1().batch(ops).await);
+    let answer = applied(world.d1().batch(ops.into()).await);
     assert_eq!(answer.answers.len(), count, "one answer for each operation");
     answer.answers
 }
@@ -235,7 +235,7 @@ async fn d1_applies_all_of_a_batch_or_nothing<W: World>(world: &W) {
         RowOp::Install(Box::new(install("whole/a", None, 1, 1, inline("v")))),
         RowOp::Install(Box::new(install("whole/b", None, 1, 1, over))),
     ];
-    refused(world.d1().batch(ops).await, RefusalKind::TooLarge);
+    refused(world.d1().batch(ops.into()).await, RefusalKind::TooLarge);
     assert_eq!(read(world, "whole/a").await, None);
     assert_eq!(read(world, "whole/b").await, None);
 }

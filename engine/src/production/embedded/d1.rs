@@ -171,7 +171,7 @@ impl EmbeddedD1 {
 }
 
 impl RowStore for EmbeddedD1 {
-    async fn batch(&self, ops: Vec<RowOp>) -> Outcome<BatchAnswer> {
+    async fn batch(&self, ops: Arc<[RowOp]>) -> Outcome<BatchAnswer> {
         if let Err(refusal) = ops.iter().try_for_each(check) {
             return Outcome::Refused(refusal);
         }

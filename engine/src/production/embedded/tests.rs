@@ -31,7 +31,8 @@ fn named(key: &str) -> RecordId {
 }
 
 async fn row(d1: &EmbeddedD1, key: &str) -> Option<Row> {
-    let Outcome::Applied(batch) = d1.batch(vec![RowOp::Read { record: named(key) }]).await else {
+    let Outcome::Applied(batch) = d1.batch([RowOp::Read { record: named(key) }].into()).await
+    else {
         panic!("a read is applied")
     };
     let [RowAnswer::Read(row)] = &batch.answers[..] else { panic!("{batch:?}") };
@@ -63,7 +64,8 @@ fn install(key: &str, over: Option<&Row>, counter: u64, value: Stored) -> RowOp 
 
 async fn installed(d1: &EmbeddedD1, key: &str, over: Option<&Row>, value: Stored) -> Row {
     let counter = over.map_or(1, |row| row.row_seq + 10);
-    let Outcome::Applied(batch) = d1.batch(vec![install(key, over, counter, value)]).await else {
+    let Outcome::Applied(batch) = d1.batch([install(key, over, counter, value)].into()).await
+    else {
         panic!("applied")
     };
     assert!(matches!(batch.answers[..], [RowAnswer::Installed { .. }]), "{batch:?}");
@@ -90,7 +92,7 @@ async fn sixty_four_puts_share_a_few_commits() {
             let (kv, r2, d1) = tokio::join!(
                 stores.kv.put(&key, entry, NEVER),
                 stores.r2.put(&key, body, None, PutIf::Always, None),
-                stores.d1.batch(vec![install(&key, None, 1, inline("v"))]),
+                stores.d1.batch([install(&key, None, 1, inline("v"))].into()),
             );
             assert!(matches!(kv, Outcome::Applied(())), "{kv:?}");
             assert!(matches!(r2, Outcome::Applied(_)), "{r2:?}");
@@ -164,7 +166,7 @@ async fn foreign_writes_are_seen_and_acknowledged() {
         by: Default::default(),
         writes: vec![],
     }));
-    assert!(matches!(stores.d1.batch(vec![op]).await, Outcome::Applied(_)));
+    assert!(matches!(stores.d1.batch([op].into()).await, Outcome::Applied(_)));
     let taken = row(&stores.d1, "k").await.unwrap();
     assert!(!taken.has_foreign_write() && taken.row_seq == last.row_seq + 1);
 }
@@ -201,7 +203,7 @@ async fn an_unreadable_companion_row_is_named_and_harms_no_other() {
     let tool = Connection::open(folder.path().join("d1.sqlite")).unwrap();
     for version in ["{", r#"{"history":[],"siblings":[]}"#] {
         tool.execute("UPDATE tidelock_rows SET version = ?1", [version]).unwrap();
-        let read = stores.d1.batch(vec![RowOp::Read { record: named("bad") }]).await;
+        let read = stores.d1.batch([RowOp::Read { record: named("bad") }].into()).await;
         let Outcome::Refused(refusal) = read else { panic!("{read:?}") };
         assert!(refusal.detail.contains("files/bad"), "{refusal}");
     }
@@ -268,7 +270,7 @@ async fn what_lost_before_conflicts_had_places_comes_first() {
             unreachable!("it is one")
         };
         op.losers = vec![lost(counter)];
-        let answer = embedded.d1.batch(vec![RowOp::Install(op)]).await;
+        let answer = embedded.d1.batch([RowOp::Install(op)].into()).await;
         assert!(matches!(answer, Outcome::Applied(_)), "{answer:?}");
     };
     keep(&embedded, 1).await;

@@ -66,7 +66,8 @@ fn named(key: &str) -> RecordId {
 }
 
 async fn row(d1: &EmbeddedD1, key: &str) -> Option<Row> {
-    let Outcome::Applied(batch) = d1.batch(vec![RowOp::Read { record: named(key) }]).await else {
+    let Outcome::Applied(batch) = d1.batch([RowOp::Read { record: named(key) }].into()).await
+    else {
         panic!("a read is applied")
     };
     let [RowAnswer::Read(row)] = &batch.answers[..] else { panic!("{batch:?}") };
@@ -109,7 +110,7 @@ fn accepted(d1: &EmbeddedD1, key: &str, json: &str) -> Stored {
 async fn put(d1: &EmbeddedD1, key: &str, json: &str) -> Row {
     let value = accepted(d1, key, json);
     let over = row(d1, key).await;
-    let done = d1.batch(vec![install(key, over.as_ref(), value)]).await;
+    let done = d1.batch([install(key, over.as_ref(), value)].into()).await;
     let Outcome::Applied(batch) = done else { panic!("{done:?}") };
     assert!(matches!(batch.answers[..], [RowAnswer::Installed { .. }]), "{batch:?}");
     row(d1, key).await.unwrap()
@@ -142,7 +143,7 @@ async fn a_row_stands_in_its_own_table_and_comes_back_to_the_byte() {
     assert_eq!(of_tool, ("ü \"1\"".to_owned(), 0.1, 9_007_199_254_740_993, vec![0, 255]));
     let records = "SELECT count(*) FROM tidelock_records";
     assert_eq!(world.tool.query_row(records, [], |row| row.get::<_, i64>(0)), Ok(0));
-    let over = d1.batch(vec![install("a/1", Some(&row), Stored::Tombstone)]).await;
+    let over = d1.batch([install("a/1", Some(&row), Stored::Tombstone)].into()).await;
     assert!(matches!(over, Outcome::Applied(_)));
     let count = world.tool.query_row("SELECT count(*) FROM products", [], |r| r.get::<_, i64>(0));
     assert_eq!(count, Ok(0));
@@ -198,7 +199,7 @@ async fn foreign_writes_are_counted_by_triggers() {
     let taken = held(SiteId(0), &named("a"), &found).unwrap();
     let RowOp::Install(mut op) = install("a", Some(&found), taken.value.clone()) else { panic!() };
     op.version = taken.version;
-    assert!(matches!(d1.batch(vec![RowOp::Install(op)]).await, Outcome::Applied(_)));
+    assert!(matches!(d1.batch([RowOp::Install(op)].into()).await, Outcome::Applied(_)));
     assert!(!row(&d1, "a").await.unwrap().has_foreign_write());
     let touched = "SELECT count(*) FROM touched";
     assert_eq!(world.tool.query_row(touched, [], |row| row.get::<_, i64>(0)), Ok(0));
@@ -246,7 +247,7 @@ async fn what_only_d1_knows_is_a_constraint_of_that_record_alone() {
     put(&d1, "a", r#"{"name":"n","ean":1}"#).await;
     for json in [r#"{"name":"n","ean":1}"#, r#"{"name":"n","stock":-1}"#] {
         let op = install("b", None, accepted(&d1, "b", json));
-        let Outcome::Refused(refusal) = d1.batch(vec![op]).await else { panic!("refused") };
+        let Outcome::Refused(refusal) = d1.batch([op].into()).await else { panic!("refused") };
         assert_eq!(refusal.kind, RefusalKind::Constraint, "{json}");
         assert_eq!(row(&d1, "b").await, None, "{json}");
     }
@@ -352,7 +353,7 @@ async fn a_changed_table_is_noticed() {
     let old =
         value(Some(&before)).unwrap().replace(",\"brand\":\"b\"", "").replace("\"m\"", "\"o\"");
     let op = install("a", Some(&before), Stored::Inline(Bytes::from(old)));
-    assert!(matches!(d1.batch(vec![op]).await, Outcome::Applied(_)));
+    assert!(matches!(d1.batch([op].into()).await, Outcome::Applied(_)));
     let after = row(&d1, "a").await.unwrap();
     assert!(after.has_foreign_write());
     let after = value(Some(&after)).unwrap();
@@ -360,13 +361,13 @@ async fn a_changed_table_is_noticed() {
     // Fewer: nothing can be read or written until somebody puts it right.
     world.tool.execute("ALTER TABLE products RENAME TO gone", []).unwrap();
     let op = RowOp::Read { record: named("a") };
-    let Outcome::Refused(refusal) = d1.batch(vec![op.clone()]).await else { panic!("refused") };
+    let Outcome::Refused(refusal) = d1.batch([op.clone()].into()).await else { panic!("refused") };
     assert_eq!(refusal.kind, RefusalKind::Constraint);
     assert!(refusal.detail.contains("no table \"products\""), "{refusal}");
     world.tool.execute("ALTER TABLE gone RENAME TO products", []).unwrap();
-    assert!(matches!(d1.batch(vec![op.clone()]).await, Outcome::Applied(_)));
+    assert!(matches!(d1.batch([op.clone()].into()).await, Outcome::Applied(_)));
     world.tool.execute("ALTER TABLE products DROP COLUMN seen", []).unwrap();
-    let Outcome::Refused(refusal) = d1.batch(vec![op]).await else { panic!("refused") };
+    let Outcome::Refused(refusal) = d1.batch([op].into()).await else { panic!("refused") };
     assert!(refusal.detail.contains("column \"seen\""), "{refusal}");
 }
 
