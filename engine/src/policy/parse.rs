@@ -18,10 +18,12 @@ mod reconcile;
 #[cfg(test)]
 mod tests;
 mod units;
+mod webhook;
 
 pub use error::PolicyError;
 pub use units::{LIFETIMES, lifetime};
 
+use super::webhook::Webhook;
 use super::{Dataset, Policy};
 use crate::env::Peer;
 use crate::version::{NodeId, SiteId};
@@ -48,6 +50,8 @@ pub struct Config {
     pub site: SiteId,
     /// The other coordinators.
     pub peers: Vec<ConfiguredPeer>,
+    /// Who is told over HTTP.
+    pub webhooks: Vec<Webhook>,
     /// The datasets.
     pub policy: Policy,
 }
@@ -114,12 +118,13 @@ impl Reader<'_> {
         self.check_prefixes(raw, &datasets);
         self.check_tables(raw, &datasets);
         self.of = None;
+        let webhooks = self.webhooks(raw);
         let site = SiteId(raw.site.unwrap_or(0));
         let peers = self.peers(raw, Peer { node, site });
         if !peers.iter().any(|known| known.peer.site == site) {
             self.check_kept(raw, &datasets);
         }
-        Config { listen, node, site, peers, policy: Policy::new(datasets) }
+        Config { listen, node, site, peers, webhooks, policy: Policy::new(datasets) }
     }
 
     fn peers(&mut self, raw: &RawConfig, own: Peer) -> Vec<ConfiguredPeer> {
