@@ -124,7 +124,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let audit = Audit::start(log, data, wall_ms(&node)).map_err(start)?;
     tokio::spawn(follow(node.clone(), audit.clone(), own.site));
     webhooks.start(&audit);
-    let app = App::new(node.clone(), door, about, peers, reload.clone(), audit.clone());
+    let app = App::new(node.clone(), door, about, peers, reload.clone(), audit.clone(), webhooks);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let goodbye = async {
         // A sender that is gone means the same as one that spoke.
