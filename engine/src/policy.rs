@@ -6,6 +6,7 @@
 pub mod change;
 mod conflict;
 pub mod parse;
+pub mod webhook;
 
 pub use conflict::{Conflicts, PREFIXES_MAX, Ruling, UserRule};
 

@@ -19,11 +19,13 @@ mod rule;
 #[cfg(test)]
 mod tests;
 mod units;
+mod webhook;
 
 pub use error::PolicyError;
 pub use rule::{ConfiguredRule, EXAMPLES_MAX, ROUNDS, RULES_MAX};
 pub use units::{LIFETIMES, lifetime};
 
+use super::webhook::Webhook;
 use super::{Dataset, Policy};
 use crate::env::Peer;
 use crate::version::{NodeId, SiteId};
@@ -53,6 +55,8 @@ pub struct Config {
     pub peers: Vec<ConfiguredPeer>,
     /// Rules for conflicts, by name.
     pub rules: BTreeMap<String, ConfiguredRule>,
+    /// Who is told over HTTP.
+    pub webhooks: Vec<Webhook>,
     /// The datasets.
     pub policy: Policy,
 }
@@ -130,13 +134,14 @@ impl Reader<'_> {
         self.check_prefixes(raw, &datasets);
         self.check_tables(raw, &datasets);
         self.of = None;
+        let webhooks = self.webhooks(raw);
         let site = SiteId(raw.site.unwrap_or(0));
         let peers = self.peers(raw, Peer { node, site });
         if !peers.iter().any(|known| known.peer.site == site) {
             self.check_kept(raw, &datasets);
         }
         let rules = std::mem::take(&mut self.rules);
-        Config { listen, node, site, peers, rules, policy: Policy::new(datasets) }
+        Config { listen, node, site, peers, webhooks, rules, policy: Policy::new(datasets) }
     }
 
     fn peers(&mut self, raw: &RawConfig, own: Peer) -> Vec<ConfiguredPeer> {

@@ -97,12 +97,7 @@ pub fn token(
     if write_new(&path, &format!("{fresh}\n"), 0o600)? {
         return Ok(fresh);
     }
-    let metadata = std::fs::metadata(&path).map_err(|error| FileError::new(&path, error))?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        tracing::warn!(file = %path.display(), "other users could read the token; closing it to them");
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600))
-            .map_err(|error| FileError::new(&path, error))?;
-    }
+    close_to_others(&path)?;
     let token = read_text(&path)?.trim().to_owned();
     if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(FileError::new(
@@ -114,6 +109,17 @@ pub fn token(
         ));
     }
     Ok(token)
+}
+
+/// Has nobody but this user read a secret.
+pub fn close_to_others(path: &Path) -> Result<(), FileError> {
+    let failed = |error| FileError::new(path, error);
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        tracing::warn!(file = %path.display(), "other users could read the secret; closing it to them");
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// A text file's contents; `None`: it is not there.
@@ -133,6 +139,22 @@ pub fn replace(path: &Path, text: &str) -> Result<(), FileError> {
     written
         .and_then(|()| std::fs::rename(&beside, path))
         .map_err(|error| FileError::new(path, error))
+}
+
+/// The same, durable when it returns and closed to other users.
+pub fn replace_durably(path: &Path, text: &str) -> Result<(), FileError> {
+    let beside = path.with_extension("new");
+    let written = || {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        // The new name is durable only once its folder is.
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::File::open(folder)?.sync_all()
+    };
+    written().map_err(|error| FileError::new(path, error))
 }
 
 /// Tells the command line where the server answers.

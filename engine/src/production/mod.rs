@@ -14,4 +14,5 @@ pub mod peers;
 pub mod reload;
 pub mod rest;
 pub mod serve;
+pub mod webhook;
 pub mod wire;

@@ -7,6 +7,7 @@ use super::node::{Away, Node, ReloadRefusal};
 use crate::env::Env;
 use crate::policy::change::{ChangeError, Changes};
 use crate::policy::parse::{self, Config, ConfiguredPeer, PolicyError};
+use crate::policy::webhook::Webhook;
 use crate::version::{NodeId, SiteId};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub struct Reload {
     node: NodeId,
     site: SiteId,
     peers: Vec<ConfiguredPeer>,
+    webhooks: Vec<Webhook>,
     /// One at a time: the last file that was read is the one in force.
     turn: Mutex<()>,
 }
@@ -62,6 +64,7 @@ impl Reload {
             node: started.node,
             site: started.site,
             peers: started.peers.clone(),
+            webhooks: started.webhooks.clone(),
             turn: Mutex::new(()),
         }
     }
@@ -134,6 +137,13 @@ impl Reload {
                 problem: "the file names other peers than at the start".to_owned(),
                 way_out: "use `tidelock peer add` and `tidelock peer retire`, or restart"
                     .to_owned(),
+            });
+        }
+        if self.webhooks != config.webhooks {
+            errors.push(ChangeError {
+                field: "webhook".to_owned(),
+                problem: "the file declares other webhooks than at the start".to_owned(),
+                way_out: "restart the server; each goes on from where it was".to_owned(),
             });
         }
         errors

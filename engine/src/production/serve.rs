@@ -17,6 +17,7 @@ use super::node::{Drained, Node};
 use super::peers::HttpPeers;
 use super::reload::Reload;
 use super::rest::{About, App, Door};
+use super::webhook::Webhooks;
 use crate::env::Peer;
 use crate::policy::parse::{self, Config};
 use crate::policy::{Pace, Policy};
@@ -97,6 +98,8 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let secret = folder::token(data, folder::PEER_TOKEN_FILE, rand::random).map_err(start)?;
     let own = Peer { node: config.node, site: config.site };
     let peers = Arc::new(HttpPeers::open(data, own, config.peers, secret).map_err(start)?);
+    let webhooks = Webhooks::open(data, own, config.webhooks);
+    let webhooks = Arc::new(webhooks.map_err(|error| ServeError::Config(error.to_string()))?);
     let listener = bind(args.listen.unwrap_or(config.listen)).await?;
     let address = listener.local_addr().map_err(start)?;
     let mut signals = Signals::new().map_err(start)?;
@@ -120,7 +123,8 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let log = Log::open(data, lock).map_err(start)?;
     let audit = Audit::start(log, data, wall_ms(&node)).map_err(start)?;
     tokio::spawn(follow(node.clone(), audit.clone(), own.site));
-    let app = App::new(node.clone(), door, about, peers, reload.clone(), audit.clone());
+    webhooks.start(&audit);
+    let app = App::new(node.clone(), door, about, peers, reload.clone(), audit.clone(), webhooks);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let goodbye = async {
         // A sender that is gone means the same as one that spoke.

@@ -17,6 +17,14 @@ use std::time::Duration;
 use toml::Spanned;
 
 const NAME_BYTES_MAX: usize = 64;
+/// What [`is_name`] takes.
+pub(super) const NAMES: &str = "1 to 64 of a-z, 0-9, \"_\" and \"-\"";
+
+/// True for a name of a dataset, or of what is declared beside them.
+pub(super) fn is_name(name: &str) -> bool {
+    let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.chars().all(allowed)
+}
 
 /// What a coordinator as a whole may hold: a dataset's bounds beyond it would mean nothing.
 const QUEUE_RECORDS_MAX: usize = INTENTS_MAX;
@@ -27,11 +35,9 @@ impl Reader<'_> {
         let raw = spanned.get_ref();
         let name = raw.name.get_ref();
         self.of = Some(name.clone());
-        let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
+        if !is_name(name) {
             let problem = format!("{name:?} is no name for a dataset");
-            let accepted = "1 to 64 of a-z, 0-9, \"_\" and \"-\"";
-            self.refuse(raw.name.span(), "dataset.name", problem, accepted);
+            self.refuse(raw.name.span(), "dataset.name", problem, NAMES);
         }
         let kinds = [
             ("json", Kind::Json),

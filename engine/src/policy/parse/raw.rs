@@ -17,6 +17,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) rule: Vec<Spanned<RawRule>>,
     #[serde(default)]
+    pub(super) webhook: Vec<Spanned<RawWebhook>>,
+    #[serde(default)]
     pub(super) dataset: Vec<Spanned<RawDataset>>,
 }
 
@@ -43,6 +45,19 @@ pub(super) struct RawPeer {
     pub(super) node: Spanned<u16>,
     pub(super) site: Option<u16>,
     pub(super) url: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWebhook {
+    pub(super) name: Spanned<String>,
+    pub(super) url: Spanned<String>,
+    pub(super) kinds: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) datasets: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) secret_file: Option<Spanned<String>>,
+    pub(super) secret_env: Option<Spanned<String>>,
+    pub(super) storms: Option<Spanned<String>>,
+    pub(super) attempts: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]

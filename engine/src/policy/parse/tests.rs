@@ -1,10 +1,12 @@
+use super::super::webhook::{SecretPlace, StormsTold};
 use super::*;
+use crate::audit;
 use crate::backlog::Mode;
 use crate::policy::{
     Durability, Keep, Kind, Oversize, RECONCILE_EVERY, ReadLevel, Ruling, Strategy,
 };
 use crate::record::StoreId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const GOOD: &str = "[[dataset]]\nname = \"a\"\nkind = \"json\"\nd1 = {}\n";
@@ -478,4 +480,78 @@ fn read_levels() {
     };
     let levels = [ReadLevel::Any, ReadLevel::Session, ReadLevel::Latest];
     assert_eq!(["any", "session", "latest"].map(read), levels);
+}
+
+#[test]
+fn who_is_told_over_http() {
+    let told = |lines: &str| {
+        let text = format!("{GOOD}[[webhook]]\nname = \"ops\"\n{lines}\n");
+        parse("t.toml", &text).unwrap().webhooks.remove(0)
+    };
+    for url in [
+        "http://127.0.0.1:8080/x",
+        "https://hooks.example.com/tidelock?team=1",
+        "http://[::1]:9/",
+        "http://[::1]",
+        "https://h",
+    ] {
+        assert_eq!(told(&format!("url = {url:?}")).url, url);
+    }
+    let plain = told("url = \"http://h/\"");
+    assert_eq!((plain.kinds, plain.datasets, plain.attempts), (None, None, 12));
+    assert_eq!((plain.secret, plain.storms), (SecretPlace::DataFolder, StormsTold::Summarised));
+    let chosen = told(
+        "url = \"http://h/\"\nkinds = [\"conflict\", \"operator\"]\ndatasets = [\"a\"]\n\
+         secret_file = \"/run/secrets/ops\"\nstorms = \"every\"\nattempts = 3",
+    );
+    assert_eq!(chosen.kinds, Some(BTreeSet::from([audit::Kind::Conflict, audit::Kind::Operator])));
+    assert_eq!(chosen.datasets, Some(BTreeSet::from(["a".to_owned()])));
+    assert_eq!(chosen.secret, SecretPlace::File("/run/secrets/ops".into()));
+    assert_eq!((chosen.storms, chosen.attempts), (StormsTold::Every, 3));
+    let variable = told("url = \"http://h/\"\nsecret_env = \"OPS_SECRET\"");
+    assert_eq!(variable.secret, SecretPlace::Variable("OPS_SECRET".to_owned()));
+}
+
+#[test]
+fn mistakes_of_a_webhook() {
+    let hook = |lines: &str| format!("{GOOD}[[webhook]]\nname = \"ops\"\n{lines}\n");
+    let long = format!("http://h/{}", "x".repeat(2_048));
+    for url in [
+        "hooks.example.com/x",
+        "ftp://h/",
+        "http://",
+        "http:///x",
+        "http://h:port/",
+        "http://h:99999/",
+        "http://h/a b",
+        "http://h/#x",
+        "http://h/ü",
+        &long,
+    ] {
+        check(&hook(&format!("url = {url:?}")), &[(7, "webhook.url", "https://hooks")]);
+    }
+    let with_password = hook("url = \"https://ops:hunter2@h/\"");
+    check(&with_password, &[(7, "webhook.url", "https://hooks")]);
+    let problem = parse("t.toml", &with_password).unwrap_err().remove(0).problem;
+    assert!(problem.contains("password") && !problem.contains("hunter2"), "{problem}");
+    let with = |line: &str| hook(&format!("url = \"http://h/\"\n{line}"));
+    check(&with("kinds = [\"conflict\", \"eclipse\"]"), &[(8, "webhook.kinds", "\"operator\"")]);
+    check(&with("kinds = []"), &[(8, "webhook.kinds", "\"conflict\"")]);
+    check(&with("datasets = [\"a\", \"b\"]"), &[(8, "webhook.datasets", "\"a\"")]);
+    check(&with("datasets = []"), &[(8, "webhook.datasets", "\"a\"")]);
+    check(&with("secret_file = \"\""), &[(8, "webhook.secret_file", "path")]);
+    check(&with("secret_env = \"whsec_MfKQ==\""), &[(8, "webhook.secret_env", "HOOK_SECRET")]);
+    let both = with("secret_file = \"x\"\nsecret_env = \"X\"");
+    check(&both, &[(9, "webhook.secret_env", "either")]);
+    check(&with("storms = \"never\""), &[(8, "webhook.storms", "\"summarised\"")]);
+    check(&with("attempts = 0"), &[(8, "webhook.attempts", "from 1 to 50")]);
+    check(&with("retries = 3"), &[(8, "retries", "`attempts`")]);
+    check(&hook(""), &[(5, "url", "the field")]);
+    let named = with("").replace("\"ops\"", "\"Ops!\"");
+    check(&named, &[(6, "webhook.name", "a-z")]);
+    let twice = format!("{}[[webhook]]\nname = \"ops\"\nurl = \"http://h/\"\n", with(""));
+    check(&twice, &[(10, "webhook.name", "of its own")]);
+    let one = "[[webhook]]\nname = \"N\"\nurl = \"http://h/\"\n";
+    let many: String = (0..33).map(|n| one.replace('N', &format!("n{n}"))).collect();
+    check(&format!("{GOOD}{many}"), &[(101, "webhook", "at most 32")]);
 }

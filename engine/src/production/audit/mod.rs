@@ -20,6 +20,7 @@
 
 mod archive;
 mod backwards;
+mod counting;
 mod follow;
 mod forward;
 mod log;
@@ -28,6 +29,7 @@ mod segment;
 mod tail;
 
 pub use archive::{Archived, Retention};
+pub use counting::Counting;
 pub use follow::{Audit, Told, follow, wall_ms};
 pub use forward::{Forward, Gone};
 pub use log::Log;

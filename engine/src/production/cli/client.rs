@@ -85,7 +85,7 @@ impl From<NoAnswer> for CliError {
             NoAnswer::Connection(detail) => CliError::Unreachable(detail),
             NoAnswer::Problem { status: 401, detail, .. } => CliError::Unreachable(detail),
             NoAnswer::Problem { kind, detail, .. }
-                if ["not-found", "unknown-dead-letter", "unknown-conflict"]
+                if ["not-found", "unknown-dead-letter", "unknown-conflict", "unknown-webhook"]
                     .contains(&kind.as_str()) =>
             {
                 CliError::NotFound(detail)

@@ -18,6 +18,7 @@ mod policy;
 mod store;
 mod sync;
 mod verbs;
+mod webhook;
 
 use super::audit::Cursor;
 use super::serve::serve;
@@ -85,6 +86,9 @@ enum Verb {
     Dlq(DlqArgs),
     /// See what lost against another write of the same record, and bring it back
     Conflicts(ConflictsArgs),
+    /// See to those who are told over HTTP of what the audit log tells
+    #[command(subcommand)]
+    Webhook(WebhookVerb),
     /// Hold a store, or let work through to it whatever it answers
     #[command(subcommand)]
     Store(StoreVerb),
@@ -528,6 +532,54 @@ impl StoreVerb {
     }
 }
 
+#[derive(Debug, Subcommand)]
+enum WebhookVerb {
+    /// Show how each does, and its dead letters
+    List {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Send a signed ping, and show the answer; one that is taken has a disabled webhook told again
+    Test {
+        /// The webhook
+        name: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Send a dead letter once more
+    Retry {
+        /// The webhook
+        name: String,
+        /// The dead letter
+        id: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Give a dead letter up; the audit log keeps what it tells of
+    Discard {
+        /// The webhook
+        name: String,
+        /// The dead letter
+        id: String,
+        /// Why; it is logged
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+impl WebhookVerb {
+    fn json(&self) -> bool {
+        match self {
+            WebhookVerb::List { client }
+            | WebhookVerb::Test { client, .. }
+            | WebhookVerb::Retry { client, .. }
+            | WebhookVerb::Discard { client, .. } => client.json,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct AuditArgs {
     #[command(subcommand)]
@@ -680,6 +732,7 @@ pub fn main() -> ExitCode {
         Verb::Policy(PolicyVerb::Simulate(args)) => (policy::simulate(&args), args.client.json),
         Verb::Dlq(args) => (dlq::dlq(&args), args.json()),
         Verb::Conflicts(args) => (conflicts::conflicts(&args), args.json()),
+        Verb::Webhook(verb) => (webhook::webhook(&verb), verb.json()),
         Verb::Store(verb) => (store::store(&verb), verb.json()),
         Verb::Audit(args) => (audit::audit(&args), args.json()),
     };

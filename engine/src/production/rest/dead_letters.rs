@@ -95,6 +95,11 @@ pub(super) async fn discard<E: Env>(
     Ok(axum::Json(shown).into_response())
 }
 
+/// What an operator gave as reason, if anything.
+pub(super) fn reason_or_none(given: Option<&str>, what: &str) -> Result<String, Problem> {
+    given.map_or(Ok(String::new()), |given| reason(Some(given), what))
+}
+
 /// What an operator gave as reason, which must be something.
 pub(super) fn reason(given: Option<&str>, what: &str) -> Result<String, Problem> {
     let reason = given.unwrap_or_default().trim();

@@ -4,13 +4,18 @@
 //! Invariant: whoever follows gets each entry once and in its order, and only such as are durable. An
 //! event's id is its entry's number, so that one who was cut off goes on with `Last-Event-ID`, through a
 //! restart of the server too. Nothing is queued for a slow reader: the log is read as fast as they read.
+//!
+//! One who asks for storms of conflicts in summaries (`storms=summarised`) gets each entry alone or counted.
+//! While something is counted that was not told, an event's id is that of the entry before all of it, so
+//! that one who was cut off gets some twice rather than miss one.
 
 use super::App;
 use super::problem::{Kind, Problem};
 use super::records::bad;
-use crate::audit;
+use crate::audit::{self, Storm, Taken};
 use crate::env::Env;
-use crate::production::audit::{AuditError, Filter, Forward, Gone, Told};
+use crate::production::audit::{AuditError, Counting, Filter, Forward, Gone, Told};
+use crate::production::webhook::{STORM, storm_json};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
@@ -24,6 +29,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::timeout_at;
 
 /// How many may follow at once.
 pub(super) const FOLLOWERS_MAX: usize = 64;
@@ -37,6 +43,7 @@ pub(super) struct EventsQuery {
     dataset: Option<String>,
     kind: Option<String>,
     after: Option<String>,
+    storms: Option<String>,
 }
 
 /// `GET /v1/events`: behind `Last-Event-ID` or else `after`; without either, from now on.
@@ -47,6 +54,13 @@ pub(super) async fn events<E: Env>(
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| bad(error.body_text()))?;
     let kind = query.kind.as_deref().map(str::parse::<audit::Kind>).transpose().map_err(bad)?;
+    let counting = match query.storms.as_deref() {
+        None | Some("every") => None,
+        Some("summarised") => Some(Counting::resume(Vec::new())),
+        Some(other) => {
+            return Err(bad(format!("`storms` is {other:?}; it is \"every\" or \"summarised\"")));
+        }
+    };
     let filter = Filter { dataset: query.dataset, kind, since_ms: None };
     let told = app.audit.told();
     let head_seq = told.borrow().head_seq;
@@ -83,8 +97,15 @@ pub(super) async fn events<E: Env>(
         }
         Err(error) => return Err(Problem::new(Kind::AuditUnreadable, error.to_string())),
     };
-    let follower =
-        Follower { forward: Some(forward), read: VecDeque::new(), filter, told, _seat: seat };
+    let follower = Follower {
+        forward: Some(forward),
+        read: VecDeque::new(),
+        filter,
+        counting,
+        through_seq: after,
+        told,
+        _seat: seat,
+    };
     let stream = unfold(follower, |mut follower| async {
         let event = follower.next().await?;
         Some((Ok::<_, Infallible>(event), follower))
@@ -105,6 +126,10 @@ struct Follower {
     forward: Option<Forward>,
     read: VecDeque<audit::Entry>,
     filter: Filter,
+    /// `None`: every conflict is told.
+    counting: Option<Counting>,
+    /// The last entry that was seen to.
+    through_seq: u64,
     told: watch::Receiver<Told>,
     _seat: OwnedSemaphorePermit,
 }
@@ -118,16 +143,32 @@ impl Follower {
                 return None;
             }
             if let Some(entry) = self.read.pop_front() {
-                if self.filter.takes(&entry) {
-                    return Some(event(&entry));
+                if let Some(storm) = self.counting.as_mut().and_then(|it| it.due_before(&entry)) {
+                    self.read.push_front(entry);
+                    return Some(self.storm(&storm));
+                }
+                self.through_seq = entry.seq();
+                if self.filter.takes(&entry)
+                    && self.counting.as_mut().is_none_or(|it| it.take(&entry) == Taken::Alone)
+                {
+                    return Some(self.event(&entry));
                 }
                 continue;
             }
             let mut forward = self.forward.take()?;
             if forward.after() >= told.head_seq {
                 self.forward = Some(forward);
+                if let Some(storm) = self.counting.as_mut().and_then(Counting::due) {
+                    return Some(self.storm(&storm));
+                }
+                let changed = self.told.changed();
+                let changed = match self.counting.as_ref().and_then(Counting::due_at) {
+                    None => changed.await,
+                    // That it is due shows when it is looked at.
+                    Some(due) => timeout_at(due.into(), changed).await.unwrap_or(Ok(())),
+                };
                 // Gone with the server, if with anything.
-                self.told.changed().await.ok()?;
+                changed.ok()?;
                 continue;
             }
             let read = tokio::task::spawn_blocking(move || {
@@ -148,10 +189,20 @@ impl Follower {
             return Some(Event::default().event("error").data(detail));
         }
     }
-}
 
-fn event(entry: &audit::Entry) -> Event {
-    // A later build's kinds are passed on as they are.
-    let kind = entry.kind().map_or("other", audit::Kind::name);
-    Event::default().id(entry.seq().to_string()).event(kind).data(entry.to_line())
+    fn event(&self, entry: &audit::Entry) -> Event {
+        // A later build's kinds are passed on as they are.
+        let kind = entry.kind().map_or("other", audit::Kind::name);
+        Event::default().id(self.id()).event(kind).data(entry.to_line())
+    }
+
+    fn storm(&self, storm: &Storm) -> Event {
+        Event::default().id(self.id()).event(STORM).data(storm_json(storm))
+    }
+
+    /// The last entry before everything that was not told.
+    fn id(&self) -> String {
+        let told_seq = |counting: &Counting| counting.told_seq(self.through_seq);
+        self.counting.as_ref().map_or(self.through_seq, told_seq).to_string()
+    }
 }

@@ -4,6 +4,7 @@
 use super::App;
 use crate::coordinator::{Billed, Counters, DatasetBacklog, Over, Pass, Status, StoreStatus};
 use crate::env::Env;
+use crate::production::webhook::{Hook, Standing, Webhooks};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -11,6 +12,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 const BREAKER_STATES: [&str; 5] = ["closed", "open", "half-open", "forced-open", "forced-closed"];
+const WEBHOOK_STATES: [&str; 4] = ["following", "retrying", "disabled", "stalled"];
 
 pub(super) async fn metrics<E: Env>(State(app): State<Arc<App<E>>>) -> Response {
     let status = app.node.reader().ok().map(|coordinator| coordinator.status());
@@ -24,6 +26,7 @@ pub(super) async fn metrics<E: Env>(State(app): State<Arc<App<E>>>) -> Response 
     );
     let draining = u64::from(app.node.is_draining());
     text.gauge("draining", "1 while the server stops and takes no new writes.", draining);
+    text.webhooks(&app.webhooks, app.audit.told().borrow().head_seq);
     if let Some(status) = &status {
         text.status(status);
     }
@@ -128,6 +131,68 @@ impl Text {
         let help = "Writes and copies that a store refuses for good.";
         self.gauge("dead_letters", help, status.dead_letters as u64);
         self.counters(&status.counters);
+    }
+
+    /// How each webhook does.
+    fn webhooks(&mut self, webhooks: &Webhooks, head_seq: u64) {
+        let standings: Vec<(&Hook, Standing)> =
+            webhooks.iter().map(|hook| (&**hook, hook.standing())).collect();
+        if standings.is_empty() {
+            return;
+        }
+        let help = "Notifications that a webhook took, tries that failed, and dead letters that came of it.";
+        self.head("webhook_deliveries_total", "counter", help);
+        for (hook, standing) in &standings {
+            let Standing { delivered, failed, dead, .. } = standing;
+            for (outcome, count) in [("delivered", delivered), ("failed", failed), ("dead", dead)] {
+                let labels = format!("{{webhook=\"{}\",outcome=\"{outcome}\"}}", hook.webhook.name);
+                self.line("webhook_deliveries_total", &labels, *count);
+            }
+        }
+        type Figure = fn(&Hook, &Standing, u64) -> u64;
+        let figures: [(&str, &str, &str, Figure); 5] = [
+            ("webhook_dead_letters", "gauge", "Dead letters of a webhook.", |hook, _, _| {
+                hook.letters().len() as u64
+            }),
+            (
+                "webhook_dead_letters_dropped_total",
+                "counter",
+                "Dead letters that were dropped, since there were too many.",
+                |_, standing, _| standing.dropped,
+            ),
+            (
+                "webhook_behind",
+                "gauge",
+                "Entries of the audit log that a webhook was not told of yet.",
+                |_, standing, head_seq| head_seq.saturating_sub(standing.told_seq),
+            ),
+            (
+                "webhook_missed_total",
+                "counter",
+                "Entries that had left the audit log before a webhook was told of them.",
+                |_, standing, _| standing.missed,
+            ),
+            (
+                "webhook_consecutive_failures",
+                "gauge",
+                "Tries that failed since the last one that did not.",
+                |_, standing, _| u64::from(standing.failures),
+            ),
+        ];
+        for (name, kind, help, figure) in figures {
+            self.head(name, kind, help);
+            for (hook, standing) in &standings {
+                let labels = format!("{{webhook=\"{}\"}}", hook.webhook.name);
+                self.line(name, &labels, figure(hook, standing, head_seq));
+            }
+        }
+        self.head("webhook_state", "gauge", "1 for what a webhook does.");
+        for (hook, standing) in &standings {
+            for state in WEBHOOK_STATES {
+                let labels = format!("{{webhook=\"{}\",state=\"{state}\"}}", hook.webhook.name);
+                self.line("webhook_state", &labels, u64::from(standing.stage.name() == state));
+            }
+        }
     }
 
     /// How each store does. What is not known is left out.

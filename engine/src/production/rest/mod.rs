@@ -24,6 +24,7 @@ mod records;
 mod status;
 mod stores;
 mod syncs;
+mod webhooks;
 
 pub use door::Door;
 pub use problem::{Kind, Problem};
@@ -32,6 +33,7 @@ use super::audit::{Audit, wall_ms};
 use super::node::{Away, Node};
 use super::peers::HttpPeers;
 use super::reload::Reload;
+use super::webhook::Webhooks;
 use crate::coordinator::Coordinator;
 use crate::env::{Clock, Env};
 use crate::record::VALUE_BYTES_MAX;
@@ -64,6 +66,7 @@ pub struct App<E: Env> {
     peers: Arc<HttpPeers>,
     reload: Arc<Reload>,
     audit: Audit,
+    webhooks: Arc<Webhooks>,
     bodies: Semaphore,
     followers: Arc<Semaphore>,
 }
@@ -88,10 +91,11 @@ impl<E: Env> App<E> {
         peers: Arc<HttpPeers>,
         reload: Arc<Reload>,
         audit: Audit,
+        webhooks: Arc<Webhooks>,
     ) -> Arc<Self> {
         let bodies = Semaphore::new(BODIES_KIB_MAX as usize);
         let followers = Arc::new(Semaphore::new(events::FOLLOWERS_MAX));
-        Arc::new(App { node, door, about, peers, reload, audit, bodies, followers })
+        Arc::new(App { node, door, about, peers, reload, audit, webhooks, bodies, followers })
     }
 
     /// The routes.
@@ -134,6 +138,11 @@ impl<E: Env> App<E> {
             .route("/v1/conflicts/{id}", get(conflicts::get::<E>).post(conflicts::act::<E>))
             .route("/v1/conflicts/{id}/lost", get(conflicts::lost::<E>))
             .route("/v1/events", get(events::events::<E>))
+            .route("/v1/webhooks", get(webhooks::list::<E>))
+            .route("/v1/webhooks/{name}", get(webhooks::get::<E>))
+            .route("/v1/webhooks/{name}/test", post(webhooks::test::<E>))
+            .route("/v1/webhooks/{name}/dead-letters/{id}/retry", post(webhooks::retry::<E>))
+            .route("/v1/webhooks/{name}/dead-letters/{id}/discard", post(webhooks::discard::<E>))
             .route("/v1/stores", get(stores::list::<E>))
             .route("/v1/stores/{store}/breaker", breaker)
             .route("/v1/status", get(status::status::<E>))

@@ -27,6 +27,8 @@ pub enum Kind {
     NotInStore,
     /// No such dead letter.
     UnknownDeadLetter,
+    /// No such webhook.
+    UnknownWebhook,
     /// No such conflict.
     UnknownConflict,
     /// The copy is owed, and cannot be given up alone.
@@ -122,6 +124,7 @@ impl Kind {
             Kind::UnknownDeadLetter => {
                 ("unknown-dead-letter", "No such dead letter", S::NOT_FOUND, false)
             }
+            Kind::UnknownWebhook => ("unknown-webhook", "No such webhook", S::NOT_FOUND, false),
             Kind::UnknownConflict => ("unknown-conflict", "No such conflict", S::NOT_FOUND, false),
             Kind::StillOwed => ("still-owed", "The copy is owed", S::CONFLICT, false),
             Kind::NoSuchAddress => ("no-such-address", "No such address", S::NOT_FOUND, false),
