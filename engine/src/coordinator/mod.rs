@@ -48,6 +48,7 @@ mod reload;
 mod rows;
 mod scrub;
 mod session;
+mod siblings;
 mod status;
 mod take_in;
 mod watch;
@@ -63,6 +64,7 @@ pub use pass::{Billed, Brake, Leave, Over, Pass, PassError};
 pub use patch::{Patching, Unpatched};
 pub use read::{Read, ReadError};
 pub use session::{Session, SessionError};
+pub use siblings::{OpenConflict, Resolution, Resolve, ResolveError, Resolved};
 pub use status::{
     Counters, DatasetBacklog, OperationState, Pulse, SiteStatus, Status, StoreStatus,
 };

@@ -13,6 +13,7 @@
 use super::{Archived, AuditError, Filter, Log, Reader, Retention};
 use crate::audit::{Conflict, ConflictFacts, ConflictId, Event, Kind, Original};
 use crate::conflict::{self, ConflictQuery, Place, Which};
+use crate::coordinator::Resolved;
 use crate::env::{Clock, Env};
 use crate::production::node::Node;
 use crate::version::{Dot, SiteId};
@@ -123,6 +124,22 @@ impl Audit {
         let event = Event::Restored { conflict, record, lost, dot, by, reason };
         if let Err(error) = self.append(vec![(now_ms, event)]).await {
             tracing::error!(%error, %lost, "that a value was restored is not in the audit log");
+        }
+    }
+
+    /// Logs that one value was put in the place of several.
+    pub async fn resolved(&self, now_ms: u64, resolved: &Resolved, reason: &str) {
+        let Resolved { superseded, receipt } = resolved;
+        let event = Event::Resolved {
+            record: receipt.record.clone(),
+            superseded: superseded.iter().map(Original::from).collect(),
+            wrote: Original::from(receipt.version.current()),
+            by: "operator".into(),
+            reason: reason.into(),
+        };
+        if let Err(error) = self.append(vec![(now_ms, event)]).await {
+            let record = &receipt.record;
+            tracing::error!(%error, %record, "that a conflict was resolved is not in the audit log");
         }
     }
 }
