@@ -22,12 +22,14 @@ mod chain;
 mod conflict;
 mod entry;
 mod event;
+mod retention;
 mod verify;
 
 pub use chain::{Chain, Head};
 pub use conflict::{Conflict, ConflictFacts, ConflictId, Original};
 pub use entry::{Entry, Unreadable};
 pub use event::{Event, Kind, Words};
+pub use retention::Retention;
 pub use verify::{Broken, Verified, Verifier, Wrong, verify};
 
 /// The spelling of what has a short text of its own: dots, histories and ids are written as they

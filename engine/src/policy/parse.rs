@@ -23,16 +23,23 @@ pub use error::PolicyError;
 pub use units::{LIFETIMES, lifetime};
 
 use super::{Dataset, Policy};
+use crate::audit::Retention;
 use crate::env::Peer;
 use crate::version::{NodeId, SiteId};
-use raw::RawConfig;
+use raw::{RawAudit, RawConfig};
 use std::net::SocketAddr;
+use std::time::Duration;
 use toml::Spanned;
 
 /// The longest prefix, so that half of KV's key is left to the record's own.
 pub const PREFIX_BYTES_MAX: usize = 256;
 /// What Tidelock keeps for itself in every store begins so.
 pub const RESERVED_PREFIX: &str = "_tidelock/";
+
+/// The log is looked at once a day.
+const AUDIT_KEEP_MIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most segments of the audit log that may be asked for.
+const SEGMENTS_MAX: usize = 100_000;
 
 /// The `tidelock.toml` that is written at the first start.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -48,6 +55,8 @@ pub struct Config {
     pub site: SiteId,
     /// The other coordinators.
     pub peers: Vec<ConfiguredPeer>,
+    /// What stays in the audit log.
+    pub audit: Retention,
     /// The datasets.
     pub policy: Policy,
 }
@@ -119,7 +128,35 @@ impl Reader<'_> {
         if !peers.iter().any(|known| known.peer.site == site) {
             self.check_kept(raw, &datasets);
         }
-        Config { listen, node, site, peers, policy: Policy::new(datasets) }
+        let audit = raw.audit.as_ref().map(|raw| self.audit(raw)).unwrap_or_default();
+        Config { listen, node, site, peers, audit, policy: Policy::new(datasets) }
+    }
+
+    fn audit(&mut self, raw: &RawAudit) -> Retention {
+        let mut retention = Retention::default();
+        if let Some(keep) = &raw.keep {
+            let text = keep.get_ref().as_str();
+            match units::lifetime(text).filter(|keep| *keep >= AUDIT_KEEP_MIN) {
+                _ if text == "forever" => retention.keep = Duration::MAX,
+                Some(keep) => retention.keep = keep,
+                None => {
+                    let problem = format!("{text:?} is no time for which entries stay in the log");
+                    let accepted = "a number of days, from \"1d\" to \"3650d\", or \"forever\"";
+                    self.refuse(keep.span(), "audit.keep", problem, accepted);
+                }
+            }
+        }
+        if let Some(most) = &raw.segments_max {
+            match usize::try_from(*most.get_ref()).unwrap_or(usize::MAX) {
+                number if (1..=SEGMENTS_MAX).contains(&number) => retention.segments_max = number,
+                number => {
+                    let problem = format!("{number} segments of 8 MiB are no bound for the log");
+                    let accepted = "a number from 1 to 100000";
+                    self.refuse(most.span(), "audit.segments_max", problem, accepted);
+                }
+            }
+        }
+        retention
     }
 
     fn peers(&mut self, raw: &RawConfig, own: Peer) -> Vec<ConfiguredPeer> {

@@ -118,7 +118,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let about = About { folder: shown.clone(), address: url.clone(), stores: STORES };
     let door = Door::new(&token, address, args.allow_host);
     let log = Log::open(data, lock).map_err(start)?;
-    let audit = Audit::start(log, data, wall_ms(&node)).map_err(start)?;
+    let audit = Audit::start(log, data, wall_ms(&node), config.audit).map_err(start)?;
     tokio::spawn(follow(node.clone(), audit.clone(), own.site));
     let app = App::new(node.clone(), door, about, peers, reload.clone(), audit.clone());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -135,7 +135,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let named = loop {
         tokio::select! {
             named = signals.next() => break named,
-            _ = hangup.recv() => match reload.now(&node) {
+            _ = hangup.recv() => match reload.now(&node, &audit) {
                 Ok(changes) => {
                     let said = changes.said.join("; ");
                     tracing::info!(changed = said, "reloaded");
