@@ -56,6 +56,8 @@ struct Records {
     tree: Tree,
     /// Entries that are tombstones.
     tombstones: usize,
+    /// Entries of which several values stand beside each other: there are few, and they are listed.
+    apart: BTreeSet<Key>,
     /// The sequence of what is not there: it rises when tombstones are reaped.
     absent_row_seq: u64,
     /// The latest stamp of a delete, reaped or not: what begins anew exceeds it (rule V3).
@@ -379,7 +381,7 @@ impl Ledger {
         if !self.datasets.contains_key(&record.dataset) {
             self.datasets.insert(record.dataset.clone(), Records::default());
         }
-        let Records { entries, tree, tombstones, absent_row_seq, deleted_stamp } =
+        let Records { entries, tree, tombstones, apart, absent_row_seq, deleted_stamp } =
             self.datasets.get_mut(&record.dataset).expect("inserted above");
         let deleted = version.is_some_and(|version| version.current().deleted);
         if let Some(version) = version.filter(|_| deleted) {
@@ -388,6 +390,7 @@ impl Ledger {
         if version.is_none() {
             *absent_row_seq = row_seq.max(*absent_row_seq);
         }
+        let is_apart = version.is_some_and(Version::is_apart);
         let actors = &mut self.actors;
         let digest = || {
             let version = version?;
@@ -403,6 +406,9 @@ impl Ledger {
                 let (leaf, before) = (entry.leaf, noted.digest(&record.key));
                 *tombstones -= usize::from(noted.is_tombstone());
                 *tombstones += usize::from(deleted);
+                if !is_apart {
+                    apart.remove(&record.key);
+                }
                 tree.update(leaf, before, digest());
                 if version.is_none() && self.complete {
                     entries.remove(&record.key);
@@ -419,6 +425,9 @@ impl Ledger {
                 let entry = Box::new(Entry::new(actors, leaf, version, row_seq, seq));
                 entries.insert(record.key.clone(), entry);
             }
+        }
+        if is_apart {
+            apart.insert(record.key.clone());
         }
         true
     }
@@ -437,6 +446,25 @@ impl Ledger {
             .flat_map(move |records| records.entries.range((from.clone(), Bound::Unbounded)))
             .take_while(move |(key, _)| through.is_none_or(|through| ***key <= *through))
             .map(move |(key, entry)| (key, Noted { entry, actors }))
+    }
+
+    /// A dataset's records of which several values stand beside each other, with keys after `after`, in
+    /// their order.
+    pub fn apart<'l>(
+        &'l self,
+        dataset: &str,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'l Key, Version)> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(Key::from(after)));
+        let actors = &self.actors;
+        let records = self.datasets.get(dataset).into_iter();
+        records.flat_map(move |records| {
+            let keys = records.apart.range((from.clone(), Bound::Unbounded));
+            keys.filter_map(move |key| {
+                let entry = records.entries.get(key)?;
+                Some((key, Noted { entry, actors }.version()?))
+            })
+        })
     }
 
     /// A dataset's tree.
@@ -517,6 +545,39 @@ mod tests {
 
     fn record(key: &str) -> RecordId {
         RecordId { dataset: Arc::from("d"), key: key.into() }
+    }
+
+    #[test]
+    fn records_of_several_values_are_listed_until_one_is_left() {
+        let mut ledger = Ledger::default();
+        let write = |over: &VersionVector, node: u16| {
+            let value = crate::record::Stored::Inline(bytes::Bytes::from(format!("{node}")));
+            let dot = Dot { actor: actor(node), counter: 1 };
+            Version::write(over, crate::resolve::sibling(dot, Stamp::default(), &value))
+        };
+        let (one, two) = (write(&VersionVector::new(), 1), write(&VersionVector::new(), 2));
+        let set = one.join(&two);
+        for key in ["a", "b", "c"] {
+            ledger.learn(&record(key), Some(&one), 1, Seq(1));
+        }
+        let apart = |ledger: &Ledger, after: Option<&str>| -> Vec<String> {
+            let all = ledger.apart("d", after);
+            all.inspect(|(_, version)| assert_eq!(*version, set))
+                .map(|(key, _)| key.to_string())
+                .collect()
+        };
+        assert!(apart(&ledger, None).is_empty());
+        for key in ["c", "a"] {
+            ledger.learn(&record(key), Some(&set), 2, Seq(2));
+        }
+        assert_eq!(apart(&ledger, None), ["a", "c"]);
+        assert_eq!(apart(&ledger, Some("a")), ["c"]);
+        ledger.learn(&record("c"), Some(&write(&set.history, 3)), 3, Seq(3));
+        ledger.learn(&record("c"), Some(&set), 2, Seq(2));
+        assert_eq!(apart(&ledger, None), ["a"]);
+        ledger.followed(Seq(3), true);
+        ledger.learn(&record("a"), None, 4, Seq(4));
+        assert!(apart(&ledger, None).is_empty());
     }
 
     fn actor(node: u16) -> Actor {

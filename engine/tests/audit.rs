@@ -242,3 +242,60 @@ fn what_was_archived_verifies_with_the_log_and_the_log_without_it() {
     ended(&output, 1);
     assert!(stderr(&output).contains("archived entry"), "{}", stderr(&output));
 }
+
+/// Two segments and the beginning of a third, all of them a hundred days old.
+fn an_old_log(data: &Path) {
+    std::fs::create_dir_all(data).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let old_ms = u64::try_from(now.as_millis()).unwrap() - 100 * 24 * 60 * 60 * 1_000;
+    let mut log = Log::open(data, &lock(data)).unwrap();
+    let event = Event::Operator {
+        who: "ops".into(),
+        action: "store open".into(),
+        target: "kv".into(),
+        reason: "why ".repeat(250).into(),
+    };
+    let batch = vec![(old_ms, event); 1_000];
+    for _ in 0..15 {
+        log.append(&batch).unwrap();
+    }
+}
+
+#[test]
+fn what_stays_in_the_log_is_configured_and_a_reload_applies_it() {
+    let (_folder, data) = folder();
+    an_old_log(&data);
+    let file = data.join("tidelock.toml");
+    let configure = |audit: &str| {
+        let dataset = "[[dataset]]\nname = \"files\"\nkind = \"binary\"\nd1 = {}\n";
+        std::fs::write(&file, format!("listen = \"127.0.0.1:0\"\n{audit}\n{dataset}")).unwrap();
+    };
+    let archived = || match std::fs::read_dir(data.join("audit/archive")) {
+        Ok(archive) => archive.count(),
+        Err(_) => 0,
+    };
+    configure("[audit]\nkeep = \"1h\"");
+    let (code, error) = server::refused_start(&data, &[]);
+    assert_eq!(code, 2, "{error}");
+    assert!(error.contains("audit.keep") && error.contains("\"1d\" to \"3650d\""), "{error}");
+
+    configure("[audit]\nkeep = \"400d\"");
+    let server = server::Server::start(&data);
+    let shown = server.send("GET", "/v1/policies", b"").json();
+    assert_eq!(shown["audit"]["keep_s"], 400 * 86_400);
+    server.cli(&["store", "open", "kv", "--reason", "an entry"]);
+    assert_eq!(archived(), 0, "younger than 400 days");
+    configure("[audit]\nkeep = \"30d\"");
+    let check = |args: &[&str]| stdout(&server.cli(args));
+    assert!(check(&["policy", "reload", "--dry-run"]).contains("keeps entries of 30 days"));
+    assert_eq!(archived(), 0);
+    assert!(check(&["policy", "reload"]).contains("it kept entries of 400 days"));
+    // It is applied with the entry that tells of the reload.
+    server.until("the old segments have left", || archived() > 0);
+    let verified = server.cli(&["audit", "verify"]);
+    assert!(verified.status.success(), "{}", stderr(&verified));
+    std::fs::remove_dir_all(data.join("audit/archive")).unwrap();
+    let verified = server.cli(&["audit", "verify"]);
+    assert!(stdout(&verified).contains("a checkpoint says"), "{verified:?}");
+    server.stop();
+}

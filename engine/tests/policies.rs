@@ -176,6 +176,169 @@ fn what_several_values_rule_out_is_refused_in_words() {
     assert_eq!(get(&server, "a").status, 404);
 }
 
+/// The page of open conflicts behind a place.
+fn open(server: &Server, query: &str) -> Value {
+    let answer = server.send("GET", &format!("/v1/conflicts?open=true{query}"), b"");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+fn keys(page: &Value) -> Vec<&str> {
+    page["open"].as_array().unwrap().iter().map(|open| open["key"].as_str().unwrap()).collect()
+}
+
+fn dot(answer: &Reply) -> String {
+    answer.header("x-operation").expect("a write has one").to_owned()
+}
+
+/// The log's entries of this kind.
+fn logged(server: &Server, kind: &str) -> Vec<Value> {
+    let export = stdout(&server.cli(&["audit", "export", "-o", "-"]));
+    let entries = export.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    entries.map(|entry| entry["event"].clone()).filter(|event| event["kind"] == kind).collect()
+}
+
+#[test]
+fn what_stands_open_is_listed_page_by_page_and_until_it_is_resolved() {
+    let (_folder, data, server) = started();
+    assert!(stdout(&server.cli(&["conflicts", "list", "--open"])).contains("No record"));
+    for key in ["a", "b", "c", "settled"] {
+        put(&server, key, "", &json!("one"));
+    }
+    let second = ["c", "a", "b"].map(|key| dot(&put(&server, key, "", &json!("second"))));
+    // Deletes that win are open too: what is shown is none of the values.
+    let read = context(&put(&server, "carts/a", "", &json!(1)));
+    server.send_with("DELETE", &path("carts/a"), &[("x-context", &read)], b"");
+    put(&server, "carts/a", &read, &json!(2));
+    server.until_idle();
+    let page = open(&server, "&dataset=docs&limit=2");
+    assert_eq!(keys(&page), ["a", "b"]);
+    let next = page["next"].as_str().unwrap();
+    let rest = open(&server, &format!("&limit=3&after={next}"));
+    assert_eq!((keys(&rest), &rest["next"]), (vec!["c", "carts/a"], &Value::Null));
+    assert_eq!(rest["open"][1]["strategy"], "delete_wins");
+    server.kill();
+    // The ledger is filled anew from D1.
+    let server = Server::start(&data);
+    let list = stdout(&server.cli(&["conflicts", "list", "--open"]));
+    assert!(list.contains("docs/a: 2 values, keep_siblings\n"), "{list}");
+    assert!(list.contains(&format!("  {}  8 bytes\n", second[1])), "{list}");
+
+    let all = open(&server, "");
+    let context = |at: usize| all["open"][at]["context"].as_str().unwrap();
+    let taken = server.cli(&[
+        "conflicts",
+        "resolve",
+        "docs",
+        "a",
+        "--take",
+        &second[1],
+        "--context",
+        context(0),
+        "--reason",
+        "the newer one",
+    ]);
+    assert!(taken.status.success(), "{}", stderr(&taken));
+    let value = data.with_extension("value");
+    std::fs::write(&value, "\"both\"").unwrap();
+    let file = value.display().to_string();
+    let resolve = ["conflicts", "resolve", "docs", "b", "--value-file", &file, "--context"];
+    let other = server.cli(&[&resolve[..], &[context(1)]].concat());
+    assert!(other.status.success(), "{}", stderr(&other));
+    for (key, at) in [("c", 2), ("carts/a", 3)] {
+        let gone = server.cli(&[
+            "conflicts",
+            "resolve",
+            "docs",
+            key,
+            "--delete",
+            "--context",
+            context(at),
+        ]);
+        assert!(gone.status.success(), "{}", stderr(&gone));
+    }
+    server.until_idle();
+    for store in ["d1", "kv", "r2"] {
+        let copy = |key: &str| server.send("GET", &format!("{}?store={store}", path(key)), b"");
+        assert_eq!((copy("a").text(), copy("b").text()), ("\"second\"".into(), "\"both\"".into()));
+        assert_eq!((copy("c").status, copy("carts/a").status), (404, 404), "{store}");
+    }
+    assert!(keys(&open(&server, "")).is_empty());
+
+    let resolved = logged(&server, "resolved");
+    assert_eq!(resolved.len(), 4);
+    assert_eq!(
+        (&resolved[0]["record"]["key"], &resolved[0]["reason"]),
+        (&json!("a"), &json!("the newer one"))
+    );
+    let superseded = resolved[0]["superseded"].as_array().unwrap();
+    assert_eq!(superseded.len(), 2);
+    assert_eq!(superseded[1]["dot"], second[1].as_str());
+    assert_eq!(resolved[0]["wrote"]["hash"], superseded[1]["hash"], "it was taken");
+    assert_eq!(resolved[3]["wrote"]["deleted"], true);
+    assert!(stdout(&server.cli(&["audit", "list", "--kind", "resolved"])).contains(&second[1]));
+}
+
+#[test]
+fn a_conflict_that_has_moved_on_is_not_resolved_and_what_it_is_now_is_given() {
+    let (_folder, _data, server) = started();
+    let first = put(&server, "a", "", &json!("one"));
+    put(&server, "a", "", &json!("two"));
+    let seen = context(&get(&server, "a"));
+    let resolve = |context: &str, body: Value| {
+        let body = body.to_string();
+        let context = [("x-context", context)];
+        server.send_with("POST", "/v1/conflicts:resolve", &context, body.as_bytes())
+    };
+    let take = json!({"dataset": "docs", "key": "a", "take": dot(&first)});
+    let third = put(&server, "a", "", &json!("three"));
+    let moved = resolve(&seen, take.clone());
+    assert_eq!((moved.status, moved.problem()), (412, "condition-failed".to_owned()));
+    let now = moved.json()["now"].clone();
+    let dots: Vec<&Value> =
+        now["siblings"].as_array().unwrap().iter().map(|s| &s["operation"]).collect();
+    assert_eq!((dots.len(), dots[2]), (3, &json!(dot(&third))));
+    assert_eq!(
+        get(&server, "a").json()["siblings"].as_array().map(Vec::len),
+        Some(3),
+        "left alone"
+    );
+
+    let now = now["context"].as_str().unwrap();
+    for (body, status, kind) in [
+        (
+            json!({"dataset": "docs", "key": "a", "take": "1.00000000000000ff.9"}),
+            404,
+            "unknown-conflict",
+        ),
+        (json!({"dataset": "docs", "key": "a", "take": "1"}), 400, "bad-request"),
+        (json!({"dataset": "docs", "key": "a"}), 400, "bad-request"),
+        (json!({"dataset": "docs", "key": "a", "delete": true, "text": "1"}), 400, "bad-request"),
+        (json!({"dataset": "docs", "key": "a", "text": "no JSON"}), 422, "wrong-kind"),
+        (json!({"dataset": "none", "key": "a", "delete": true}), 404, "unknown-dataset"),
+    ] {
+        let answer = resolve(now, body.clone());
+        assert_eq!((answer.status, answer.problem()), (status, kind.to_owned()), "{body}");
+    }
+    let blind = server.send("POST", "/v1/conflicts:resolve", take.to_string().as_bytes());
+    assert_eq!((blind.status, blind.problem()), (400, "bad-request".to_owned()));
+
+    // One of two who decide at once is told what the other made of it.
+    assert_eq!(resolve(now, take.clone()).status, 200);
+    let late = resolve(now, json!({"dataset": "docs", "key": "a", "text": "\"mine\""}));
+    assert_eq!(late.json()["now"]["siblings"].as_array().map(Vec::len), Some(1), "{late:?}");
+    assert_eq!(get(&server, "a").json(), json!("one"));
+    let alone = context(&get(&server, "a"));
+    let settled = resolve(&alone, json!({"dataset": "docs", "key": "a", "delete": true}));
+    assert_eq!((settled.status, settled.problem()), (409, "not-apart".to_owned()));
+    assert_eq!(logged(&server, "resolved").len(), 1, "what was refused is not logged as done");
+    for query in ["?open=true&before=1-x", "?after=eA", "?open=true&after=!", "?open=true&limit=0"]
+    {
+        let answer = server.send("GET", &format!("/v1/conflicts{query}"), b"");
+        assert_eq!((answer.status, answer.problem()), (400, "bad-request".to_owned()), "{query}");
+    }
+}
+
 /// Starts a coordinator with stores of its own at `listen`.
 fn start_site(data: &std::path::Path, node: u16, listen: &str) -> Server {
     std::fs::create_dir_all(data).unwrap();

@@ -580,7 +580,7 @@ pub(crate) async fn write(
 fn survives_crashes_alone(through: &[StoreId], condition: &Condition, receipt: &Receipt) -> bool {
     let decided = match condition {
         // The authority has answered.
-        Condition::Match(_) | Condition::Absent => true,
+        Condition::Match(_) | Condition::Absent | Condition::Over(_) => true,
         Condition::None | Condition::Context(_) => false,
     };
     !decided && through.iter().all(|store| receipt.pending.contains(store))

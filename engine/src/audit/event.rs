@@ -3,7 +3,7 @@
 //! Invariant: an event's JSON begins with its kind, names the record that it is about as `record`, and
 //! has its members in one order. Members may be added; none changes its meaning.
 
-use super::conflict::{Conflict, ConflictId};
+use super::conflict::{Conflict, ConflictId, Original};
 use super::text;
 use crate::record::RecordId;
 use crate::version::{ContentHash, Dot};
@@ -82,6 +82,19 @@ pub enum Event {
         /// Why.
         reason: Words,
     },
+    /// One value was put in the place of several, by somebody who had seen them.
+    Resolved {
+        /// The record.
+        record: RecordId,
+        /// The values that stood beside each other.
+        superseded: Vec<Original>,
+        /// The write that stands in their place; where it has the bytes of one of them, that was taken.
+        wrote: Original,
+        /// Who.
+        by: Words,
+        /// Why.
+        reason: Words,
+    },
     /// A checkpoint: everything up to an entry may have left the log. A log that begins behind that
     /// entry and holds this checkpoint is whole.
     Archived {
@@ -103,13 +116,16 @@ pub enum Kind {
     Operator,
     /// See [`Event::Restored`].
     Restored,
+    /// See [`Event::Resolved`].
+    Resolved,
     /// See [`Event::Archived`].
     Archived,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 4] = [Kind::Conflict, Kind::Operator, Kind::Restored, Kind::Archived];
+    pub const ALL: [Kind; 5] =
+        [Kind::Conflict, Kind::Operator, Kind::Restored, Kind::Resolved, Kind::Archived];
 
     /// The name in entries and on the command line.
     pub const fn name(self) -> &'static str {
@@ -117,6 +133,7 @@ impl Kind {
             Kind::Conflict => "conflict",
             Kind::Operator => "operator",
             Kind::Restored => "restored",
+            Kind::Resolved => "resolved",
             Kind::Archived => "archived",
         }
     }
@@ -145,6 +162,7 @@ impl Event {
             Event::Conflict(_) => Kind::Conflict,
             Event::Operator { .. } => Kind::Operator,
             Event::Restored { .. } => Kind::Restored,
+            Event::Resolved { .. } => Kind::Resolved,
             Event::Archived { .. } => Kind::Archived,
         }
     }
@@ -180,11 +198,18 @@ pub(super) mod tests {
             },
             Event::Restored {
                 conflict: id,
-                record,
+                record: record.clone(),
                 lost: dot(1, 3),
                 dot: dot(2, 10),
                 by: words("ops"),
                 reason: words("wrong one won"),
+            },
+            Event::Resolved {
+                record,
+                superseded: conflict(3).facts().losers.clone(),
+                wrote: conflict(3).facts().won.expect("it is noted"),
+                by: words("ops"),
+                reason: words("the newer price list"),
             },
             Event::Archived { through_seq: 4, through_hash: hash, entries: 4 },
         ]

@@ -22,6 +22,7 @@ mod chain;
 mod conflict;
 mod entry;
 mod event;
+mod retention;
 mod storm;
 mod verify;
 
@@ -29,6 +30,7 @@ pub use chain::{Chain, Head};
 pub use conflict::{Conflict, ConflictFacts, ConflictId, Original};
 pub use entry::{Entry, Unreadable};
 pub use event::{Event, Kind, Words};
+pub use retention::Retention;
 pub use storm::{Storm, Storms, Taken};
 pub use verify::{Broken, Verified, Verifier, Wrong, verify};
 

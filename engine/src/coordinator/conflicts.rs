@@ -8,7 +8,7 @@
 use super::Coordinator;
 use super::write::{Condition, Lifetime, Write, WriteOutcome};
 use crate::conflict::{Conflict, ConflictQuery, Which};
-use crate::env::{Env, RowStore, Storage, Unavailable};
+use crate::env::{Env, RowHistory, RowStore, Storage, Unavailable};
 use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::resolve;
 use crate::settle::{self, Rules};
@@ -99,12 +99,7 @@ impl<E: Env> Coordinator<E> {
     pub async fn conflict(&self, lost: Dot) -> Result<Disputed, RestoreError> {
         let query = ConflictQuery { dataset: None, which: Which::Lost(lost), limit: 1 };
         let conflict = self.conflicts(query).await?.pop().ok_or(RestoreError::Unknown)?;
-        let asked = vec![conflict.record.clone()];
-        let histories = self.env.storage().d1().histories(asked);
-        let found = self.read_from(StoreId::D1, histories).await.and_then(|mut all| all.pop());
-        let Some(history) = found else {
-            return Err(RestoreError::Unavailable("D1 does not answer; try again".to_owned()));
-        };
+        let history = self.history(&conflict.record).await?;
         let base = self.started(&conflict, &history.losers, &history.writes);
         let loser = history.losers.into_iter().find(|loser| loser.sibling.dot == lost);
         let loser = loser.ok_or(RestoreError::Unknown)?;
@@ -119,6 +114,14 @@ impl<E: Env> Coordinator<E> {
             }
         };
         Ok(Disputed { conflict, lost: self.value_of(loser.value).await?, base, now })
+    }
+
+    /// All that the authority keeps of a record.
+    pub(super) async fn history(&self, record: &RecordId) -> Result<RowHistory, Unavailable> {
+        self.not_held(StoreId::D1)?;
+        let histories = self.env.storage().d1().histories(vec![record.clone()]);
+        let found = self.read_from(StoreId::D1, histories).await.and_then(|mut all| all.pop());
+        found.ok_or(Unavailable("D1 does not answer; try again".into()))
     }
 
     /// What those that met in a conflict were written over.
@@ -161,7 +164,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// The bytes of a value, wherever they stand; `None`: it is a delete.
-    async fn value_of(&self, value: Stored) -> Result<Option<Bytes>, RestoreError> {
+    pub(super) async fn value_of(&self, value: Stored) -> Result<Option<Bytes>, RestoreError> {
         match value {
             Stored::Tombstone => Ok(None),
             Stored::Inline(bytes) => Ok(Some(bytes)),

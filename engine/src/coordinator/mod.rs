@@ -49,6 +49,7 @@ mod replay;
 mod rows;
 mod scrub;
 mod session;
+mod siblings;
 mod status;
 mod take_in;
 mod watch;
@@ -65,6 +66,7 @@ pub use patch::{Patching, Unpatched};
 pub use read::{Read, ReadError};
 pub use replay::{Again, Replayed};
 pub use session::{Session, SessionError};
+pub use siblings::{OpenConflict, Resolution, Resolve, ResolveError, Resolved};
 pub use status::{
     Counters, DatasetBacklog, OperationState, Pulse, SiteStatus, Status, StoreStatus,
 };

@@ -70,6 +70,9 @@ pub enum Condition {
     Match(String),
     /// No record, else nothing is written (`If-None-Match: *`).
     Absent,
+    /// Exactly the version of this history, whatever is shown of it, else nothing is written: a tag names
+    /// what is shown, and of several values that may be a delete.
+    Over(VersionVector),
 }
 
 /// An acknowledged write.
@@ -243,7 +246,7 @@ impl<E: Env> Coordinator<E> {
     ) -> Result<(), WriteRefusal> {
         self.still_waited_for(deadline)?;
         let alone = match condition {
-            Condition::Match(_) | Condition::Absent => true,
+            Condition::Match(_) | Condition::Absent | Condition::Over(_) => true,
             Condition::None | Condition::Context(_) => false,
         };
         let mut give_up = None;
@@ -285,7 +288,7 @@ impl<E: Env> Coordinator<E> {
         let must_look = {
             let state = self.state();
             match condition {
-                Condition::Match(_) | Condition::Absent => true,
+                Condition::Match(_) | Condition::Absent | Condition::Over(_) => true,
                 Condition::Context(context) => match state.ledger.known(record) {
                     None => true,
                     Some(known) => {
@@ -371,8 +374,9 @@ impl<E: Env> Coordinator<E> {
         let store_time = state.store_time_least(now);
         let only_over = match &write.condition {
             Condition::None | Condition::Context(_) => None,
-            Condition::Match(etag) => Some(check_match(looked.as_ref(), Some(etag), store_time)?),
-            Condition::Absent => Some(check_match(looked.as_ref(), None, store_time)?),
+            condition @ (Condition::Match(_) | Condition::Absent | Condition::Over(_)) => {
+                Some(check_condition(looked.as_ref(), condition, store_time)?)
+            }
         };
         let Some(base) = state.base(record, self.actor.node, looked.as_ref(), store_time) else {
             // The slot that stood for the record's entry was settled between the look and here.
@@ -419,14 +423,16 @@ impl<E: Env> Coordinator<E> {
         let version = match &write.condition {
             // What its caller had not read stays beside it, and is settled at the authority.
             Condition::Context(context) if *ruling != Ruling::Lww => base.beside(context, sibling),
-            Condition::Context(_) | Condition::None | Condition::Match(_) | Condition::Absent => {
-                Version::write(&base.history, sibling)
-            }
+            Condition::Context(_)
+            | Condition::None
+            | Condition::Match(_)
+            | Condition::Absent
+            | Condition::Over(_) => Version::write(&base.history, sibling),
         };
         let losers = match &write.condition {
             Condition::Context(context) => base.unseen_in(context, looked.as_ref(), dot),
             // It is made over what the authority holds, and whatever still waits here is dead.
-            Condition::Match(_) | Condition::Absent => base.dead(dot),
+            Condition::Match(_) | Condition::Absent | Condition::Over(_) => base.dead(dot),
             Condition::None => Vec::new(),
         };
         state.counters.conflicts += losers.len() as u64;
@@ -696,22 +702,25 @@ fn check<'p>(
 }
 
 /// Checks a condition against what the authority holds; gives what the install must replace.
-fn check_match(
+fn check_condition(
     looked: Option<&Looked>,
-    etag: Option<&str>,
+    condition: &Condition,
     now: StoreTime,
 ) -> Result<Expect, WriteRefusal> {
     let looked = looked.expect("a conditional write always looks first: see `know`");
-    let live = looked.held.as_ref().filter(|held| {
+    let held = looked.held.as_ref();
+    let live = held.filter(|held| {
         let current = held.version.current();
         !current.deleted && !current.has_expired(now)
     });
     let current = live.map(|held| held.version.etag());
-    if current.as_deref() == etag {
-        Ok(looked.expect.clone())
-    } else {
-        Err(WriteRefusal::ConditionFailed { current })
-    }
+    let holds = match condition {
+        Condition::None | Condition::Context(_) => true,
+        Condition::Match(etag) => current.as_ref() == Some(etag),
+        Condition::Absent => current.is_none(),
+        Condition::Over(history) => resolve::history_of(held.map(|h| &h.version)) == *history,
+    };
+    if holds { Ok(looked.expect.clone()) } else { Err(WriteRefusal::ConditionFailed { current }) }
 }
 
 /// The value as the dataset keeps it, if it is of the dataset's kind.

@@ -27,17 +27,24 @@ pub use units::{LIFETIMES, lifetime};
 
 use super::webhook::Webhook;
 use super::{Dataset, Policy};
+use crate::audit::Retention;
 use crate::env::Peer;
 use crate::version::{NodeId, SiteId};
-use raw::RawConfig;
+use raw::{RawAudit, RawConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 use toml::Spanned;
 
 /// The longest prefix, so that half of KV's key is left to the record's own.
 pub const PREFIX_BYTES_MAX: usize = 256;
 /// What Tidelock keeps for itself in every store begins so.
 pub const RESERVED_PREFIX: &str = "_tidelock/";
+
+/// The log is looked at once a day.
+const AUDIT_KEEP_MIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most segments of the audit log that may be asked for.
+const SEGMENTS_MAX: usize = 100_000;
 
 /// The `tidelock.toml` that is written at the first start.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -57,6 +64,8 @@ pub struct Config {
     pub rules: BTreeMap<String, ConfiguredRule>,
     /// Who is told over HTTP.
     pub webhooks: Vec<Webhook>,
+    /// What stays in the audit log.
+    pub audit: Retention,
     /// The datasets.
     pub policy: Policy,
 }
@@ -141,7 +150,36 @@ impl Reader<'_> {
             self.check_kept(raw, &datasets);
         }
         let rules = std::mem::take(&mut self.rules);
-        Config { listen, node, site, peers, webhooks, rules, policy: Policy::new(datasets) }
+        let audit = raw.audit.as_ref().map(|raw| self.audit(raw)).unwrap_or_default();
+        let policy = Policy::new(datasets);
+        Config { listen, node, site, peers, webhooks, rules, audit, policy }
+    }
+
+    fn audit(&mut self, raw: &RawAudit) -> Retention {
+        let mut retention = Retention::default();
+        if let Some(keep) = &raw.keep {
+            let text = keep.get_ref().as_str();
+            match units::lifetime(text).filter(|keep| *keep >= AUDIT_KEEP_MIN) {
+                _ if text == "forever" => retention.keep = Duration::MAX,
+                Some(keep) => retention.keep = keep,
+                None => {
+                    let problem = format!("{text:?} is no time for which entries stay in the log");
+                    let accepted = "a number of days, from \"1d\" to \"3650d\", or \"forever\"";
+                    self.refuse(keep.span(), "audit.keep", problem, accepted);
+                }
+            }
+        }
+        if let Some(most) = &raw.segments_max {
+            match usize::try_from(*most.get_ref()).unwrap_or(usize::MAX) {
+                number if (1..=SEGMENTS_MAX).contains(&number) => retention.segments_max = number,
+                number => {
+                    let problem = format!("{number} segments of 8 MiB are no bound for the log");
+                    let accepted = "a number from 1 to 100000";
+                    self.refuse(most.span(), "audit.segments_max", problem, accepted);
+                }
+            }
+        }
+        retention
     }
 
     fn peers(&mut self, raw: &RawConfig, own: Peer) -> Vec<ConfiguredPeer> {

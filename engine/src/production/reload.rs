@@ -2,8 +2,10 @@
 //!
 //! Invariant: a configuration is put in force whole, or nothing changes and every reason is given.
 
+use super::audit::Audit;
 use super::folder;
 use super::node::{Away, Node, ReloadRefusal};
+use crate::audit::Retention;
 use crate::env::Env;
 use crate::policy::change::{ChangeError, Changes};
 use crate::policy::parse::{self, Config, ConfiguredPeer, PolicyError};
@@ -70,7 +72,7 @@ impl Reload {
     }
 
     /// Reads the file again and puts it in force.
-    pub fn now<E: Env>(&self, node: &Arc<Node<E>>) -> Result<Changes, Refused> {
+    pub fn now<E: Env>(&self, node: &Arc<Node<E>>, audit: &Audit) -> Result<Changes, Refused> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let config = self.read()?;
         match self.fixed(&config) {
@@ -82,16 +84,20 @@ impl Reload {
                 return Err(Refused::Change(errors));
             }
         }
-        node.reload(config.policy).map_err(|refusal| match refusal {
+        let changes = node.reload(config.policy).map_err(|refusal| match refusal {
             ReloadRefusal::Away(away) => Refused::Away(away),
             ReloadRefusal::Change(errors) => Refused::Change(errors),
-        })
+        })?;
+        let changes = with_retention(changes, audit, config.audit);
+        audit.retain(config.audit);
+        Ok(changes)
     }
 
     /// What putting this text in force would change; `None`: the text of the file.
     pub fn preview<E: Env>(
         &self,
         node: &Arc<Node<E>>,
+        audit: &Audit,
         text: Option<&str>,
     ) -> Result<Changes, Refused> {
         let config = match text {
@@ -101,7 +107,7 @@ impl Reload {
         let mut errors = self.fixed(&config);
         let coordinator = node.reader().map_err(Refused::Away)?;
         match coordinator.compare_policy(&config.policy) {
-            Ok(changes) if errors.is_empty() => Ok(changes),
+            Ok(changes) if errors.is_empty() => Ok(with_retention(changes, audit, config.audit)),
             Ok(_) => Err(Refused::Change(errors)),
             Err(more) => {
                 errors.extend(more);
@@ -148,4 +154,11 @@ impl Reload {
         }
         errors
     }
+}
+
+fn with_retention(mut changes: Changes, audit: &Audit, asked: Retention) -> Changes {
+    if audit.retention() != asked {
+        changes.said.push(format!("the audit log keeps {asked}; it kept {}", audit.retention()));
+    }
+    changes
 }

@@ -121,7 +121,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let about = About { folder: shown.clone(), address: url.clone(), stores: STORES };
     let door = Door::new(&token, address, args.allow_host);
     let log = Log::open(data, lock).map_err(start)?;
-    let audit = Audit::start(log, data, wall_ms(&node)).map_err(start)?;
+    let audit = Audit::start(log, data, wall_ms(&node), config.audit).map_err(start)?;
     tokio::spawn(follow(node.clone(), audit.clone(), own.site));
     webhooks.start(&audit);
     let app = App::new(node.clone(), door, about, peers, reload.clone(), audit.clone(), webhooks);
@@ -139,7 +139,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let named = loop {
         tokio::select! {
             named = signals.next() => break named,
-            _ = hangup.recv() => match reload.now(&node) {
+            _ = hangup.recv() => match reload.now(&node, &audit) {
                 Ok(changes) => {
                     let said = changes.said.join("; ");
                     tracing::info!(changed = said, "reloaded");

@@ -12,6 +12,7 @@ pub(super) struct RawConfig {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) node: Option<Spanned<u16>>,
     pub(super) site: Option<u16>,
+    pub(super) audit: Option<RawAudit>,
     #[serde(default)]
     pub(super) peer: Vec<Spanned<RawPeer>>,
     #[serde(default)]
@@ -37,6 +38,13 @@ pub(super) struct RawExample {
     pub(super) base: Option<String>,
     pub(super) sides: Vec<String>,
     pub(super) expect: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAudit {
+    pub(super) keep: Option<Spanned<String>>,
+    pub(super) segments_max: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]

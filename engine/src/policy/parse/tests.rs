@@ -59,6 +59,32 @@ fn mistakes_of_the_file() {
 }
 
 #[test]
+fn what_stays_in_the_audit_log() {
+    let with = |lines: &str| format!("{GOOD}[audit]\n{lines}\n");
+    let audit = |text: &str| parse("t.toml", text).unwrap().audit;
+    let day = Duration::from_secs(86_400);
+    assert_eq!(audit(GOOD), Retention { keep: 90 * day, segments_max: 128 });
+    assert_eq!(
+        audit(&with("keep = \"400d\"\nsegments_max = 7")),
+        Retention { keep: 400 * day, segments_max: 7 }
+    );
+    assert_eq!(audit(&with("keep = \"forever\"")).keep, Duration::MAX);
+    assert_eq!(
+        audit(&with("keep = \"48h\"")).to_string(),
+        "entries of 2 days, in 128 segments at most"
+    );
+    for keep in ["", "1h", "never", "4000d", "-1d", "400"] {
+        check(&with(&format!("keep = {keep:?}")), &[(6, "audit.keep", "from \"1d\" to \"3650d\"")]);
+    }
+    for most in ["0", "100001"] {
+        let text = with(&format!("keep = \"1d\"\nsegments_max = {most}"));
+        check(&text, &[(7, "audit.segments_max", "1 to 100000")]);
+    }
+    check(&with("segments_max = \"many\""), &[(6, "segments_max", "u32")]);
+    check(&with("kept = \"1d\""), &[(6, "kept", "`keep`")]);
+}
+
+#[test]
 fn mistakes_of_a_dataset() {
     let long = "n".repeat(65);
     for name in ["", "Upper", "with space", "ü", &long] {

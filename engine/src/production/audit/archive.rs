@@ -11,19 +11,8 @@ use super::AuditError;
 use super::backwards::Backwards;
 use super::log::Log;
 use super::segment::{self, Line, Lines, Segment};
-use crate::audit::{Entry, Event, Head};
+use crate::audit::{Entry, Event, Head, Retention};
 use std::fs::File;
-use std::time::Duration;
-
-/// What stays in the log. What leaves it goes to the folder `audit/archive`, for somebody to carry
-/// elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// Segments whose last entry is older than this leave.
-    pub keep: Duration,
-    /// No more segments than this stay, however young; at least one does.
-    pub segments_max: usize,
-}
 
 /// What has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +91,7 @@ mod tests {
     use super::super::Outcome;
     use super::super::log::tests::{Place, fill};
     use super::*;
+    use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -13,12 +13,13 @@
 use super::{Archived, AuditError, Filter, Log, Reader, Retention};
 use crate::audit::{Conflict, ConflictFacts, ConflictId, Event, Kind, Original};
 use crate::conflict::{self, ConflictQuery, Place, Which};
+use crate::coordinator::Resolved;
 use crate::env::{Clock, Env};
 use crate::production::node::Node;
 use crate::version::{Dot, SiteId};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
@@ -30,9 +31,6 @@ const BATCH: usize = 256;
 const EVERY: Duration = Duration::from_secs(1);
 /// The same after the log has refused what it was given: that is an operator's to mend.
 const EVERY_REFUSED: Duration = Duration::from_secs(30);
-/// What stays in the log; the rest goes to its archive. A gigabyte is some million entries.
-const RETENTION: Retention =
-    Retention { keep: Duration::from_secs(90 * 24 * 60 * 60), segments_max: 128 };
 /// Between two looks at what is to leave, in milliseconds.
 const RETENTION_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -46,6 +44,7 @@ pub struct Audit {
     last: Option<Place>,
     reader: Reader,
     told: Arc<watch::Sender<Told>>,
+    retention: Arc<Mutex<Retention>>,
 }
 
 /// What those who follow the log are told.
@@ -59,19 +58,35 @@ pub struct Told {
 
 impl Audit {
     /// Starts the thread that appends. It ends with the last of the ways to it.
-    pub fn start(mut log: Log, data: &Path, now_ms: u64) -> Result<Self, AuditError> {
+    pub fn start(
+        mut log: Log,
+        data: &Path,
+        now_ms: u64,
+        retention: Retention,
+    ) -> Result<Self, AuditError> {
         let last = last_conflict(data)?;
-        let mut retained_ms = 0;
-        retain(&mut log, now_ms, &mut retained_ms);
+        let mut retained = None;
+        retain(&mut log, retention, now_ms, &mut retained);
+        let retention = Arc::new(Mutex::new(retention));
         let (batches, taken) = sync_channel(WAITING_MAX);
         let told = watch::Sender::new(Told { head_seq: log.head().seq, ending: false });
         let told = Arc::new(told);
-        let tells = told.clone();
+        let (tells, retains) = (told.clone(), retention.clone());
         std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || write(log, retained_ms, &taken, &tells))
+            .spawn(move || write(log, retained, &retains, &taken, &tells))
             .map_err(|error| AuditError::Io(format!("no thread for the audit log: {error}")))?;
-        Ok(Audit { batches, last, reader: Reader::of(data), told })
+        Ok(Audit { batches, last, reader: Reader::of(data), told, retention })
+    }
+
+    /// What stays in the log.
+    pub fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps so much from the next entry on.
+    pub fn retain(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
     }
 
     /// Reads the log.
@@ -125,11 +140,28 @@ impl Audit {
             tracing::error!(%error, %lost, "that a value was restored is not in the audit log");
         }
     }
+
+    /// Logs that one value was put in the place of several.
+    pub async fn resolved(&self, now_ms: u64, resolved: &Resolved, reason: &str) {
+        let Resolved { superseded, receipt } = resolved;
+        let event = Event::Resolved {
+            record: receipt.record.clone(),
+            superseded: superseded.iter().map(Original::from).collect(),
+            wrote: Original::from(receipt.version.current()),
+            by: "operator".into(),
+            reason: reason.into(),
+        };
+        if let Err(error) = self.append(vec![(now_ms, event)]).await {
+            let record = &receipt.record;
+            tracing::error!(%error, %record, "that a conflict was resolved is not in the audit log");
+        }
+    }
 }
 
 fn write(
     mut log: Log,
-    mut retained_ms: u64,
+    mut retained: Option<(Retention, u64)>,
+    retention: &Mutex<Retention>,
     batches: &Receiver<Batch>,
     told: &watch::Sender<Told>,
 ) {
@@ -144,19 +176,27 @@ fn write(
         // Whoever has gone does not hear it.
         let _ = done.send(appended);
         if let Some((now_ms, _)) = events.last() {
-            retain(&mut log, *now_ms, &mut retained_ms);
+            let retention = *retention.lock().unwrap_or_else(PoisonError::into_inner);
+            retain(&mut log, retention, *now_ms, &mut retained);
             tell(&log);
         }
     }
 }
 
-/// Lets go what the retention does not keep, once a day.
-fn retain(log: &mut Log, now_ms: u64, retained_ms: &mut u64) {
-    if now_ms.abs_diff(*retained_ms) < RETENTION_EVERY_MS {
+/// Lets go what the retention does not keep, once a day and when it is another. `retained`: which it was
+/// the last time, and when that was.
+fn retain(
+    log: &mut Log,
+    retention: Retention,
+    now_ms: u64,
+    retained: &mut Option<(Retention, u64)>,
+) {
+    let is_recent = |at_ms: u64| now_ms.abs_diff(at_ms) < RETENTION_EVERY_MS;
+    if retained.is_some_and(|(former, at_ms)| former == retention && is_recent(at_ms)) {
         return;
     }
-    *retained_ms = now_ms;
-    match log.archive(&RETENTION, now_ms) {
+    *retained = Some((retention, now_ms));
+    match log.archive(&retention, now_ms) {
         Ok(None) => {}
         Ok(Some(Archived { segments, entries, .. })) => {
             tracing::info!(segments, entries, "old entries of the audit log went to its archive");

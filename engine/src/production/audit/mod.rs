@@ -28,7 +28,8 @@ mod read;
 mod segment;
 mod tail;
 
-pub use archive::{Archived, Retention};
+pub use crate::audit::Retention;
+pub use archive::Archived;
 pub use counting::Counting;
 pub use follow::{Audit, Told, follow, wall_ms};
 pub use forward::{Forward, Gone};

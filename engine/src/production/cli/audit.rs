@@ -283,6 +283,10 @@ fn summary(event: &Event) -> String {
         Event::Restored { conflict, record, lost, dot, by, reason } => {
             format!("{conflict}  {record}: {lost} is back as {dot}, by {by}: {reason}")
         }
+        Event::Resolved { record, superseded, wrote, by, reason } => {
+            let superseded: Vec<String> = superseded.iter().map(|s| s.dot.to_text()).collect();
+            format!("{record}: {} over {}, by {by}: {reason}", wrote.dot, superseded.join(", "))
+        }
         Event::Archived { through_seq, entries, .. } => {
             format!("{entries} entries through {through_seq} left the log")
         }

@@ -1,8 +1,11 @@
-//! `conflicts`: what was settled, both values of it, and the way back.
+//! `conflicts`: what was settled, both values of it, and the way back; what stands open, and its end.
 
 use super::client::{Client, segment};
-use super::{CliError, ConflictsArgs, ConflictsVerb, line};
-use serde_json::Value;
+use super::verbs::input;
+use super::{CliError, ConflictsArgs, ConflictsResolveArgs, ConflictsVerb, line};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 use similar::TextDiff;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -14,8 +17,12 @@ const PAGE: usize = 500;
 
 pub fn conflicts(args: &ConflictsArgs) -> Result<(), CliError> {
     match &args.verb {
-        ConflictsVerb::List { dataset, limit, client } => {
-            let found = find(&Client::find(client)?, dataset.as_deref(), *limit)?;
+        ConflictsVerb::List { dataset, open: true, limit, client } => {
+            let found = find(&Client::find(client)?, OPEN, dataset.as_deref(), *limit)?;
+            line::print(&if client.json { Value::from(found).to_string() } else { open(&found) });
+        }
+        ConflictsVerb::List { dataset, open: false, limit, client } => {
+            let found = find(&Client::find(client)?, SETTLED, dataset.as_deref(), *limit)?;
             line::print(&if client.json { Value::from(found).to_string() } else { listed(&found) });
         }
         ConflictsVerb::Show { id, lost: true, client } => {
@@ -47,33 +54,92 @@ pub fn conflicts(args: &ConflictsArgs) -> Result<(), CliError> {
             let answer = client_of.send(Method::POST, &path, &[over], b"")?;
             let operation = answer.header("x-operation").unwrap_or("-").to_owned();
             let said = format!("what lost in {id} is written again, as operation {operation}");
-            let json = serde_json::json!({ "restored": id, "operation": operation });
+            let json = json!({ "restored": id, "operation": operation });
             line::print(&if client.json { json.to_string() } else { said });
         }
+        ConflictsVerb::Resolve(args) => resolve(args)?,
     }
     Ok(())
 }
 
-/// The newest first, page by page.
-fn find(client: &Client, dataset: Option<&str>, limit: usize) -> Result<Vec<Value>, CliError> {
+fn resolve(args: &ConflictsResolveArgs) -> Result<(), CliError> {
+    let ConflictsResolveArgs { dataset, key, take, value_file, delete, context, reason, client } =
+        args;
+    let mut decision = json!({ "dataset": dataset, "key": key, "reason": reason });
+    match (take, value_file) {
+        (Some(operation), _) => decision["take"] = json!(operation),
+        (None, Some(file)) => decision["base64"] = json!(STANDARD.encode(input(Some(file))?)),
+        (None, None) => decision["delete"] = json!(delete),
+    }
+    let body = decision.to_string();
+    let headers = [("x-context", context.as_str())];
+    let path = format!("{PLACE}:resolve");
+    let answer = Client::find(client)?.send(Method::POST, &path, &headers, body.as_bytes())?;
+    let operation = answer.header("x-operation").unwrap_or("-").to_owned();
+    let said = format!("{dataset}/{key} is resolved, by operation {operation}");
+    let json = json!({ "dataset": dataset, "key": key, "operation": operation });
+    line::print(&if client.json { json.to_string() } else { said });
+    Ok(())
+}
+
+/// What is listed: the member of an answer, what to ask for, and what the next page begins behind.
+type Listing = (&'static str, &'static str, &'static str);
+/// The newest first.
+const SETTLED: Listing = ("conflicts", "", "before");
+/// By dataset and key.
+const OPEN: Listing = ("open", "&open=true", "after");
+
+/// Page by page.
+fn find(
+    client: &Client,
+    (member, which, behind): Listing,
+    dataset: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Value>, CliError> {
     let mut found = Vec::new();
-    let mut before: Option<String> = None;
+    let mut from: Option<String> = None;
     while found.len() < limit {
-        let mut path = format!("{PLACE}?limit={}", PAGE.min(limit - found.len()));
+        let mut path = format!("{PLACE}?limit={}{which}", PAGE.min(limit - found.len()));
         if let Some(dataset) = dataset {
             let _ = write!(path, "&dataset={}", segment(dataset));
         }
-        if let Some(before) = &before {
-            let _ = write!(path, "&before={}", segment(before));
+        if let Some(from) = &from {
+            let _ = write!(path, "&{behind}={}", segment(from));
         }
         let page = client.document(&path)?;
-        found.extend(page["conflicts"].as_array().into_iter().flatten().cloned());
+        found.extend(page[member].as_array().into_iter().flatten().cloned());
         match page["next"].as_str() {
-            Some(next) => before = Some(next.to_owned()),
+            Some(next) => from = Some(next.to_owned()),
             None => break,
         }
     }
     Ok(found)
+}
+
+fn open(records: &[Value]) -> String {
+    if records.is_empty() {
+        return "No record has several values.".to_owned();
+    }
+    let mut shown = String::new();
+    for record in records {
+        let values = record["siblings"].as_array().map_or(&[][..], Vec::as_slice);
+        let _ = writeln!(
+            shown,
+            "{}/{}: {} values, {}",
+            text(&record["dataset"]),
+            text(&record["key"]),
+            values.len(),
+            text(&record["strategy"]),
+        );
+        for value in values {
+            let _ = writeln!(shown, "  {}  {}", text(&value["operation"]), what(value));
+        }
+        let _ = writeln!(shown, "  --context {}", text(&record["context"]));
+    }
+    shown.push_str(
+        "\n`tidelock conflicts resolve DATASET KEY --take OPERATION --context CONTEXT` leaves one.",
+    );
+    shown
 }
 
 fn text(value: &Value) -> &str {

@@ -457,6 +457,9 @@ enum ConflictsVerb {
         /// Of this dataset alone
         #[arg(long, value_name = "NAME")]
         dataset: Option<String>,
+        /// The records of which several values stand beside each other now, by dataset and key
+        #[arg(long)]
+        open: bool,
         /// So many
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: usize,
@@ -473,6 +476,8 @@ enum ConflictsVerb {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Put one value in the place of several that stand beside each other
+    Resolve(ConflictsResolveArgs),
     /// Write what lost again, over what stands now
     Restore {
         /// The operation id of the write that lost
@@ -485,12 +490,37 @@ enum ConflictsVerb {
     },
 }
 
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("with").required(true).args(["take", "value_file", "delete"]))]
+struct ConflictsResolveArgs {
+    dataset: String,
+    key: String,
+    /// The value of this operation, one of those that stand there
+    #[arg(long, value_name = "OPERATION")]
+    take: Option<String>,
+    /// Another value, from this file, or - for standard input
+    #[arg(long, value_name = "FILE|-")]
+    value_file: Option<PathBuf>,
+    /// None: delete the record
+    #[arg(long)]
+    delete: bool,
+    /// What was seen, as `conflicts list --open` and reads give it; anything else is left alone
+    #[arg(long, value_name = "CONTEXT")]
+    context: String,
+    /// Why; it is logged
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 impl ConflictsArgs {
     fn json(&self) -> bool {
         match &self.verb {
             ConflictsVerb::List { client, .. }
             | ConflictsVerb::Show { client, .. }
             | ConflictsVerb::Restore { client, .. } => client.json,
+            ConflictsVerb::Resolve(args) => args.client.json,
         }
     }
 }
@@ -612,8 +642,7 @@ struct AuditListArgs {
     /// Only what is about this dataset's records
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Only this kind: conflict, operator, foreign-write, repair, resolved, restored, redacted or
-    /// archived
+    /// Only this kind: conflict, operator, restored, resolved or archived
     #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
     /// Only what is no older, as in 90s, 24h or 30d, or since these milliseconds after the epoch

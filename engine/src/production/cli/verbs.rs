@@ -136,7 +136,7 @@ fn found_json(args: &GetArgs, found: &Found) -> Value {
 }
 
 /// What a file holds, or standard input.
-fn input(file: Option<&Path>) -> Result<Vec<u8>, CliError> {
+pub(super) fn input(file: Option<&Path>) -> Result<Vec<u8>, CliError> {
     match file {
         None => read_value(std::io::stdin(), "standard input"),
         Some(path) if path == Path::new("-") => read_value(std::io::stdin(), "standard input"),

@@ -1,24 +1,36 @@
-//! `/v1/conflicts`: what was settled, both values of it, and the way back.
+//! `/v1/conflicts`: what was settled, both values of it, and the way back; and what stands open, until
+//! somebody who has seen all of its values resolves it.
 
 use super::App;
+use super::dead_letters::REASON_MAX;
 use super::problem::{Kind, Problem};
-use super::records::{acknowledged, bad, data, known, receipt, session_of, tag_of};
+use super::records::{
+    CONTEXT, acknowledged, bad, body_problem, context_of, data, known, receipt, session_of, tag_of,
+};
 use super::wall_ms;
 use crate::conflict::{Conflict, ConflictQuery, Place, Which};
-use crate::coordinator::{Disputed, RestoreError, Started};
+use crate::coordinator::{
+    Condition, Disputed, OpenConflict, Resolution, Resolve, ResolveError, RestoreError, Started,
+};
 use crate::env::Env;
+use crate::record::{RecordId, VALUE_BYTES_MAX};
 use crate::row::Seq;
 use crate::version::{Dot, Sibling};
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Conflicts in one page of a listing.
 pub(super) const PAGE_CONFLICTS_MAX: usize = 500;
+/// Largest decision in bytes: a value in base64, and what it is about.
+pub(super) const RESOLVE_BYTES_MAX: usize = VALUE_BYTES_MAX / 3 * 4 + 64 * 1024;
 /// Bytes of a value that is shown in a document, where it is text.
 const SHOWN_BYTES_MAX: usize = 64 * 1024;
 
@@ -26,11 +38,14 @@ const SHOWN_BYTES_MAX: usize = 64 * 1024;
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     dataset: Option<String>,
+    open: Option<bool>,
     before: Option<String>,
+    after: Option<String>,
     limit: Option<usize>,
 }
 
-/// `GET /v1/conflicts`: the newest first.
+/// `GET /v1/conflicts`: the newest first; with `open=true`, the records of which several values stand
+/// beside each other, by dataset and key.
 pub(super) async fn list<E: Env>(
     State(app): State<Arc<App<E>>>,
     query: Result<Query<ListQuery>, QueryRejection>,
@@ -43,6 +58,25 @@ pub(super) async fn list<E: Env>(
     }
     if let Some(dataset) = &query.dataset {
         known(&coordinator.policy(), dataset)?;
+    }
+    if query.open == Some(true) {
+        if query.before.is_some() {
+            return Err(bad("open conflicts come in the order of their keys: go on with `after`"));
+        }
+        let after = query.after.as_deref().map(record_of).transpose()?;
+        let open = coordinator.open_conflicts(query.dataset.as_deref(), after.as_ref(), limit);
+        let Some(open) = open else {
+            let detail = "the authority's records are still being read, so a listing would have gaps; \
+                          try again";
+            return Err(Problem::new(Kind::NotReady, detail));
+        };
+        let next =
+            open.last().filter(|_| open.len() == limit).map(|last| record_cursor(&last.record));
+        let open: Vec<Value> = open.iter().map(standing_open).collect();
+        return Ok(axum::Json(json!({ "open": open, "next": next })).into_response());
+    }
+    if query.after.is_some() {
+        return Err(bad("settled conflicts come the newest first: go on with `before`"));
     }
     let before = query.before.as_deref().map(place_of).transpose()?;
     let dataset = query.dataset.map(Arc::from);
@@ -115,6 +149,110 @@ pub(super) async fn act<E: Env>(
     let receipt = receipt(restored)?;
     app.audit.restored(wall_ms(&app.node), app.peers.own().site, &conflict, receipt.dot).await;
     Ok(acknowledged(&receipt, StatusCode::OK, session))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Decision {
+    dataset: String,
+    key: String,
+    take: Option<String>,
+    text: Option<String>,
+    base64: Option<String>,
+    #[serde(default)]
+    delete: bool,
+    #[serde(default)]
+    reason: String,
+}
+
+/// `POST /v1/conflicts:resolve`, over exactly the values whose context `X-Context` gives.
+pub(super) async fn resolve<E: Env>(
+    State(app): State<Arc<App<E>>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let body = body.map_err(|rejection| body_problem(&rejection, RESOLVE_BYTES_MAX))?;
+    let Decision { dataset, key, take, text, base64, delete, reason } =
+        serde_json::from_slice(&body).map_err(|error| {
+            bad(format!(
+                "the request: {error}; give {{\"dataset\": \"…\", \"key\": \"…\"}} with \"take\", \
+                 \"text\", \"base64\" or \"delete\": true"
+            ))
+        })?;
+    let with = match (take, text, base64, delete) {
+        (Some(dot), None, None, false) => Resolution::Take(dot_of(&dot)?),
+        (None, Some(text), None, false) => Resolution::Value(text.into()),
+        (None, None, Some(text), false) => {
+            let bytes = STANDARD.decode(text);
+            Resolution::Value(bytes.map_err(|error| bad(format!("`base64`: {error}")))?.into())
+        }
+        (None, None, None, true) => Resolution::Delete,
+        _ => return Err(bad("give one of `take`, `text`, `base64` and `delete`")),
+    };
+    if reason.chars().count() > REASON_MAX {
+        return Err(bad(format!("a `reason` has at most {REASON_MAX} characters")));
+    }
+    let context = headers.get(CONTEXT).and_then(|context| context.to_str().ok());
+    let context = context.map(|context| context_of(context.trim())).transpose()?;
+    let Some(Condition::Context(over)) = context else {
+        return Err(bad(
+            "say what was seen: `X-Context` with the context that came with the record's values",
+        ));
+    };
+    let session = session_of(&headers)?;
+    match app.writer()?.resolve(Resolve { dataset, key, over, with }).await {
+        Ok(resolved) => {
+            app.audit.resolved(wall_ms(&app.node), &resolved, &reason).await;
+            Ok(acknowledged(&resolved.receipt, StatusCode::OK, session))
+        }
+        Err(ResolveError::Moved { now }) => {
+            let shown = now.as_deref().map_or(Value::Null, standing_open);
+            let detail = ResolveError::Moved { now }.to_string();
+            Ok(Problem::new(Kind::ConditionFailed, detail).refused().with_now(&shown))
+        }
+        Err(error) => Err(unresolved(error)),
+    }
+}
+
+fn unresolved(error: ResolveError) -> Problem {
+    let kind = match &error {
+        ResolveError::Read(read) => return Problem::from(read.clone()).refused(),
+        ResolveError::Refused(refusal) => return refusal.clone().into(),
+        ResolveError::Unknown(doubt) => return doubt.clone().into(),
+        ResolveError::Moved { .. } => Kind::ConditionFailed,
+        ResolveError::NotApart => Kind::NotApart,
+        ResolveError::NoSuchValue { .. } => Kind::UnknownConflict,
+    };
+    Problem::new(kind, error.to_string()).refused()
+}
+
+/// A record as it stands, with all of its values by name.
+fn standing_open(open: &OpenConflict) -> Value {
+    let OpenConflict { record, version, by } = open;
+    let values: Vec<Value> = version.siblings().iter().map(write).collect();
+    json!({
+        "dataset": record.dataset,
+        "key": record.key.to_string(),
+        "etag": version.etag(),
+        "context": version.history.to_string(),
+        "strategy": by.to_string(),
+        "siblings": values,
+    })
+}
+
+fn record_cursor(record: &RecordId) -> String {
+    URL_SAFE_NO_PAD.encode(record.to_string())
+}
+
+fn record_of(cursor: &str) -> Result<RecordId, Problem> {
+    let parse = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+        let (dataset, key) = text.split_once('/')?;
+        Some(RecordId { dataset: dataset.into(), key: key.into() })
+    };
+    parse().ok_or_else(|| {
+        bad("`after` is no cursor; give the `next` of an earlier page, or leave it out")
+    })
 }
 
 fn dot_of(id: &str) -> Result<Dot, Problem> {

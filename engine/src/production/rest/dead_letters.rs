@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Characters of a reason.
-const REASON_MAX: usize = 500;
+pub(super) const REASON_MAX: usize = 500;
 
 pub(super) async fn list<E: Env>(State(app): State<Arc<App<E>>>) -> Result<Response, Problem> {
     let (letters, ended) = app.node.reader()?.dead_letters();

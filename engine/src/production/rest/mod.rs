@@ -121,6 +121,8 @@ impl<E: Env> App<E> {
             .delete(dead_letters::discard::<E>);
         let breaker =
             post(stores::force::<E>).layer(DefaultBodyLimit::max(stores::FORCE_BYTES_MAX));
+        let resolve = post(conflicts::resolve::<E>)
+            .layer(DefaultBodyLimit::max(conflicts::RESOLVE_BYTES_MAX));
         let guarded = Router::new()
             .route("/v1/records/{dataset}", get(records::list::<E>))
             .route("/v1/records/{dataset}/", any(records::no_key))
@@ -135,6 +137,7 @@ impl<E: Env> App<E> {
             .route("/v1/dead-letters/{id}", dead_letter)
             .route("/v1/dead-letters/{id}/value", get(dead_letters::value::<E>))
             .route("/v1/conflicts", get(conflicts::list::<E>))
+            .route("/v1/conflicts:resolve", resolve)
             .route("/v1/conflicts/{id}", get(conflicts::get::<E>).post(conflicts::act::<E>))
             .route("/v1/conflicts/{id}/lost", get(conflicts::lost::<E>))
             .route("/v1/events", get(events::events::<E>))

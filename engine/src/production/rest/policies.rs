@@ -5,6 +5,7 @@ use super::problem::{Kind, Problem};
 use super::records::{bad, body_problem};
 use super::status::dataset_report;
 use super::{App, conflicts, wall_ms};
+use crate::audit::Retention;
 use crate::coordinator::{Again, Replayed};
 use crate::env::Env;
 use crate::policy::parse;
@@ -18,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Largest configuration in bytes.
 pub const POLICY_BYTES_MAX: usize = 1024 * 1024;
@@ -34,7 +36,10 @@ struct Asked {
 pub(super) async fn show<E: Env>(State(app): State<Arc<App<E>>>) -> Response {
     let policy = app.node.policy();
     let datasets: Vec<_> = policy.datasets.values().map(dataset_report).collect();
-    axum::Json(json!({ "datasets": datasets })).into_response()
+    let Retention { keep, segments_max } = app.audit.retention();
+    let keep_s = (keep != Duration::MAX).then_some(keep.as_secs());
+    let audit = json!({ "keep_s": keep_s, "segments_max": segments_max });
+    axum::Json(json!({ "datasets": datasets, "audit": audit })).into_response()
 }
 
 pub(super) async fn reload<E: Env>(
@@ -53,8 +58,8 @@ pub(super) async fn reload<E: Env>(
                 "`text` is for a dry run; what is put in force is the server's own file",
             ));
         }
-        (true, text) => app.reload.preview(&app.node, text.as_deref()),
-        (false, None) => app.reload.now(&app.node),
+        (true, text) => app.reload.preview(&app.node, &app.audit, text.as_deref()),
+        (false, None) => app.reload.now(&app.node, &app.audit),
     };
     Ok(match done {
         Ok(changes) => {

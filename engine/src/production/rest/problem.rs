@@ -61,6 +61,8 @@ pub enum Kind {
     CannotExpire,
     /// Several values stand beside each other, and the caller has not read them.
     Siblings,
+    /// One value stands, and the caller has several to decide between.
+    NotApart,
     /// The value is not of the dataset's kind.
     WrongKind,
     /// The body is of no kind of patch.
@@ -145,6 +147,7 @@ impl Kind {
             Kind::Siblings => {
                 ("siblings", "Several values stand beside each other", S::CONFLICT, false)
             }
+            Kind::NotApart => ("not-apart", "There is nothing to resolve", S::CONFLICT, false),
             Kind::CannotExpire => (
                 "cannot-expire",
                 "Values of the dataset cannot expire",
@@ -380,6 +383,13 @@ impl Problem {
     pub fn with_reasons(self, reasons: &[String]) -> Response {
         let mut document = self.json();
         document["reasons"] = json!(reasons);
+        self.respond(&document)
+    }
+
+    /// The answer, with what stands now beside the members that all problems have.
+    pub fn with_now(self, now: &Value) -> Response {
+        let mut document = self.json();
+        document["now"] = now.clone();
         self.respond(&document)
     }
 
