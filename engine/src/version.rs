@@ -353,7 +353,10 @@ const HEX: [[u8; 2]; 256] = {
 };
 
 fn push_hex<const N: usize>(text: &mut Vec<u8>, bytes: [u8; N]) {
-    let digits = bytes.map(|byte| HEX[usize::from(byte)]);
+    let mut digits = [[0; 2]; N];
+    for (digits, byte) in digits.iter_mut().zip(bytes) {
+        *digits = HEX[usize::from(byte)];
+    }
     text.extend_from_slice(digits.as_flattened());
 }
 
