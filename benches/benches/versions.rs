@@ -30,6 +30,15 @@ fn versions(criterion: &mut Criterion) {
         group.bench_function(name("compare"), |bencher| {
             bencher.iter(|| black_box(&a.version).compare(black_box(&b.version)));
         });
+        // Every actor must be looked at.
+        let after = Version::write(&a.version.history, *b.version.current());
+        group.bench_function(name("compare, superseded"), |bencher| {
+            bencher.iter(|| black_box(&a.version).compare(black_box(&after)));
+        });
+        let same = a.version.clone();
+        group.bench_function(name("compare, equal"), |bencher| {
+            bencher.iter(|| black_box(&a.version).compare(black_box(&same)));
+        });
         group.bench_function(name("join"), |bencher| {
             bencher.iter(|| black_box(&a.version).join(black_box(&b.version)));
         });

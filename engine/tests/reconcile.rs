@@ -27,8 +27,12 @@ reconcile = { every = "never" }
 "#;
 
 fn start(folder: &Path, data: &Path) -> Server {
+    start_with(folder, data, "")
+}
+
+fn start_with(folder: &Path, data: &Path, more: &str) -> Server {
     let file = folder.join("never.toml");
-    fs::write(&file, CONFIG).unwrap();
+    fs::write(&file, format!("{CONFIG}{more}")).unwrap();
     let file = file.display().to_string();
     Server::run(cli_with(&["serve", "--listen", "127.0.0.1:0", "--config", &file], data), data)
 }
@@ -87,6 +91,37 @@ fn what_is_lost_or_written_past_us_is_found_and_mended() {
         .query_row("SELECT value FROM tidelock_losers WHERE key = 'b'", [], |row| row.get(0))
         .unwrap();
     assert_eq!(losers, b"b as written", "what stood there is kept");
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+/// What somebody writes to another store than the preferred one stands against what D1 holds; where D1
+/// never had a value, there is nothing to stand against.
+#[test]
+fn where_d1_is_preferred_a_key_that_is_new_is_taken_in_and_one_that_is_known_is_kept_beside() {
+    let (folder, data) = folder();
+    let prefers = "conflict = { default = { prefer_store = \"d1\" } }\n";
+    let server = start_with(folder.path(), &data, prefers);
+    put(&server, "known", "as written");
+    server.until_idle();
+    let r2 = store(&data, "r2");
+    let new = "INSERT INTO objects(key, metadata, etag, body) VALUES ('notes/new', NULL, 'x', ?1)";
+    r2.execute(new, [b"new, by somebody else"]).unwrap();
+    let over = "UPDATE objects SET body = ?1, metadata = NULL WHERE key = 'notes/known'";
+    r2.execute(over, [b"over it, by somebody else"]).unwrap();
+    let output = server.cli(&["sync"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    server.until_idle();
+    assert_eq!(verify(&server).0, 0);
+    for store in ["d1", "kv", "r2"] {
+        for (key, value) in [("new", "new, by somebody else"), ("known", "as written")] {
+            let copy = server.send("GET", &format!("/v1/records/notes/{key}?store={store}"), b"");
+            assert_eq!(copy.text(), value, "{key} in {store}");
+        }
+    }
+    let kept: Vec<u8> = store(&data, "d1")
+        .query_row("SELECT value FROM tidelock_losers WHERE key = 'known'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, b"over it, by somebody else");
     assert_eq!(server.stop().code(), Some(0));
 }
 

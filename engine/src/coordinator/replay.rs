@@ -10,9 +10,9 @@
 
 use super::Coordinator;
 use crate::conflict::{By, Conflict, ConflictQuery, Place, Which};
-use crate::env::{Env, RowHistory, RowStore, Storage, Unavailable};
+use crate::env::{Env, RowHistory, Unavailable};
 use crate::policy::{Dataset, Policy};
-use crate::record::{RecordId, StoreId, Stored};
+use crate::record::{RecordId, Stored};
 use crate::row::StoreTime;
 use crate::settle::{self, Rules, Settled, Values};
 use crate::version::{Actor, Dot, NodeId, Sibling, Version, VersionVector};
@@ -64,11 +64,7 @@ impl<E: Env> Coordinator<E> {
         for group in self.settled_since(since, limit).await? {
             let record = group[0].record.clone();
             if !histories.contains_key(&record) {
-                self.not_held(StoreId::D1)?;
-                let asked = self.env.storage().d1().histories(vec![record.clone()]);
-                let found = self.read_from(StoreId::D1, asked).await.and_then(|mut all| all.pop());
-                let found = found.ok_or(Unavailable("D1 does not answer; try again".into()))?;
-                histories.insert(record.clone(), found);
+                histories.insert(record.clone(), self.history(&record).await?);
             }
             let again = match policy.datasets.get(&record.dataset) {
                 None => Again::NoDataset,
