@@ -74,7 +74,7 @@ pub(super) async fn act<E: Env>(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Why {
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 pub(super) async fn discard<E: Env>(

@@ -1,7 +1,7 @@
 //! `/v1/webhooks`: how those do who are told over HTTP, and what to do about what they did not take.
 
 use super::App;
-use super::dead_letters::reason_or_none;
+use super::dead_letters::{Why, reason_or_none};
 use super::problem::{Kind, Problem};
 use super::records::bad;
 use crate::env::Env;
@@ -10,7 +10,6 @@ use crate::production::webhook::{Answered, Hook, Letter, LetterError, Stage};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,12 +63,6 @@ pub(super) async fn retry<E: Env>(
     shown["delivered"] = json!(answered.is_delivered());
     shown["answered"] = answer(&retried.answered);
     Ok(axum::Json(shown).into_response())
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Why {
-    reason: Option<String>,
 }
 
 /// `POST /v1/webhooks/{name}/dead-letters/{id}/discard`: the log keeps what it tells of, so a reason is

@@ -179,13 +179,15 @@ impl Hook {
             } else if letters.find(id).is_some() {
                 letters.add(letter.clone());
             }
-        })?;
+        })
+        .map_err(LetterError::File)?;
         Ok(Retried { letter, answered })
     }
 
     /// Gives a dead letter up. Blocks.
     pub fn discard(&self, id: &str) -> Result<Letter, LetterError> {
-        self.change_letters(|letters| letters.remove(id))?.ok_or(LetterError::Unknown)
+        let removed = self.change_letters(|letters| letters.remove(id));
+        removed.map_err(LetterError::File)?.ok_or(LetterError::Unknown)
     }
 
     /// Keeps what could not be told. Blocks.
@@ -194,11 +196,7 @@ impl Hook {
         let (id, since_ms, answer) =
             (notification.id.clone(), wall_ms(), answer.unwrap_or_default());
         let letter = Letter { notification, since_ms, attempts, answer };
-        let dropped =
-            self.change_letters(|letters| letters.add(letter)).map_err(|error| match error {
-                LetterError::File(error) => error,
-                LetterError::Unknown => unreachable!("nothing was looked for"),
-            })?;
+        let dropped = self.change_letters(|letters| letters.add(letter))?;
         let webhook = &self.webhook.name;
         tracing::warn!(
             webhook,
@@ -251,12 +249,12 @@ impl Hook {
     }
 
     /// Changes the list and its file, or neither.
-    fn change_letters<T>(&self, change: impl FnOnce(&mut Letters) -> T) -> Result<T, LetterError> {
+    fn change_letters<T>(&self, change: impl FnOnce(&mut Letters) -> T) -> Result<T, FileError> {
         let mut letters = self.lock_letters();
         let mut changed = letters.clone();
         let came = change(&mut changed);
         if changed != *letters {
-            place::write(&self.files.dead, &changed).map_err(LetterError::File)?;
+            place::write(&self.files.dead, &changed)?;
             *letters = changed;
         }
         Ok(came)
