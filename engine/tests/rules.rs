@@ -105,8 +105,10 @@ fn a_rule_decides_and_where_it_fails_its_fallback_does() {
     let server = Server::start(&data);
     assert_eq!(read(&server, "a"), (200, price(3)));
     assert_eq!(read(&server, "b").0, 300);
-    let logged = stdout(&server.cli(&["audit", "list"]));
-    assert!(logged.contains("rule:boldest") || logged.contains("boldest"), "{logged}");
+    server.until("both are logged", || {
+        let logged = stdout(&server.cli(&["audit", "list"]));
+        logged.contains("rule:boldest") && logged.contains("rule_fell_back:boldest")
+    });
 }
 
 #[test]

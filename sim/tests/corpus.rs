@@ -144,6 +144,11 @@ fn a_write_beside_a_tombstone_that_was_reaped_before_it_was_installed() {
 }
 
 #[test]
+fn what_a_rule_made_of_values_and_a_later_delete() {
+    clean_in(Profile::Conflicts, &[546]);
+}
+
+#[test]
 fn sets_in_which_a_delete_was_reaped_at_one_of_two_sites() {
     clean_in(Profile::Conflicts, &[136, 574, 4_580]);
 }

@@ -150,6 +150,19 @@ fn a_rule_is_asked_with_all_values_and_what_they_have_in_common() {
 }
 
 #[test]
+fn what_a_rule_makes_never_stands_under_the_name_of_a_delete() {
+    let made = "fn resolve(sides, base) { #{ n: 99 } }";
+    let rule = Arc::new(UserRule::load("made", made).unwrap());
+    let rule = conflicts(Ruling::Rule { rule, fallback: Box::new(Ruling::Lww) });
+    let (value, gone) = (inline("{\"n\":1}"), Stored::Tombstone);
+    let settled = two(&rule, (dot(1, 1), 10, &value), (dot(2, 1), 20, &gone));
+    let shown = settled.held.version.current();
+    assert_eq!((settled.held.value, shown.dot), (inline("{\"n\":99}"), dot(1, 1)));
+    let deletes = two(&rule, (dot(1, 1), 10, &gone), (dot(2, 1), 20, &gone));
+    assert_eq!((deletes.held.value, deletes.by), (gone, By::RuleFellBack(Arc::from("made"))));
+}
+
+#[test]
 fn a_rule_starts_from_what_it_made_before() {
     let rule = highest(Ruling::Lww);
     let mut world = World::default();

@@ -133,7 +133,7 @@ pub fn simulate(args: &PolicySimulateArgs) -> Result<(), CliError> {
         conflicts.iter().filter(move |conflict| conflict["again"]["outcome"] == outcome)
     };
     let (same, other) = (with("same").count(), with("other").count());
-    let more = if answer["more"] == true { " (the newest; there are more)" } else { "" };
+    let more = if answer["more"] == true { " (the newest; there may be more)" } else { "" };
     let mut shown = format!(
         "{} conflicts{more}: {other} would show another value, {same} the same one\n",
         conflicts.len()
