@@ -5,6 +5,7 @@
 
 use super::super::UserRule;
 use super::Reader;
+use super::dataset::{NAMES, is_name};
 use super::raw::{RawExample, RawRule};
 use crate::merge::Side;
 use crate::rule::{Example, Resolved};
@@ -44,11 +45,9 @@ impl Reader<'_> {
         }
         for raw in raw.iter().map(Spanned::get_ref).take(RULES_MAX) {
             let name = raw.name.get_ref();
-            let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
-            if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+            if !is_name(name) {
                 let problem = format!("{name:?} is no name for a rule");
-                let accepted = "1 to 64 of a-z, 0-9, \"_\" and \"-\"";
-                self.refuse(raw.name.span(), "rule.name", problem, accepted);
+                self.refuse(raw.name.span(), "rule.name", problem, NAMES);
             } else if rules.contains_key(name) {
                 let problem = format!("{name:?} is the name of an earlier rule");
                 self.refuse(raw.name.span(), "rule.name", problem, "a name of its own");

@@ -477,6 +477,15 @@ fn a_rule_decides_where_a_ruling_names_it() {
 }
 
 #[test]
+fn the_rule_of_the_manual_is_accepted() {
+    let manual = include_str!("../../../../README.md");
+    let block = manual.split("```toml\n").find(|block| block.starts_with("[[rule]]"));
+    let rule = block.and_then(|block| block.split("```").next()).expect("it has one");
+    let config = parse("README.md", &format!("{rule}{GOOD}")).unwrap_or_else(|e| panic!("{e:?}"));
+    assert_eq!(config.rules["lowest"].examples.len(), 1);
+}
+
+#[test]
 fn a_rule_that_nobody_could_rely_on_is_refused_with_the_smallest_conflict_that_shows_it() {
     for (body, words) in [
         ("loop { }", "stays within its limits"),
