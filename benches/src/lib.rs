@@ -15,6 +15,7 @@ use tidelock_engine::env::{
     Clock, Env, Journal, KeyPage, KvEntry, KvStore, Network, Object, ObjectStore, Outcome, Peer,
     PeerMessage, PeerReply, PutIf, RowHistory, RowStore, Storage, Unavailable,
 };
+use tidelock_engine::erasure::{Erase, EraseAnswer};
 use tidelock_engine::journal::{JournalBatch, JournalError, Replay};
 use tidelock_engine::record::{RecordId, Stored};
 use tidelock_engine::row::{
@@ -290,6 +291,10 @@ impl RowStore for Memory {
 
     async fn condemn(&self, blobs: Vec<ContentHash>) -> Outcome<Vec<Option<Condemned>>> {
         Outcome::Applied(self.inner.stores().d1.condemn(self.inner.now(), &blobs))
+    }
+
+    async fn erase(&self, erase: Erase) -> Outcome<EraseAnswer> {
+        Outcome::Applied(self.inner.stores().d1.erase(self.inner.now(), &erase))
     }
 
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {

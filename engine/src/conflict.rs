@@ -9,6 +9,7 @@
 //! winner or once more against the same, is the conflict that is known already. Its bytes are asked
 //! for by themselves, since lists of conflicts must stay small.
 
+use crate::erasure::Erasure;
 use crate::record::RecordId;
 use crate::row::{Seq, StoreTime};
 use crate::version::{Dot, Malformed, Sibling};
@@ -117,6 +118,8 @@ pub struct Conflict {
     pub won: Option<Sibling>,
     /// What decided.
     pub by: By,
+    /// Its bytes were erased.
+    pub erased: Option<Erasure>,
 }
 
 /// Where a conflict stands among the others of its authority.

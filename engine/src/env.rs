@@ -10,6 +10,7 @@
 
 use crate::blob::Condemned;
 use crate::conflict::{Conflict, ConflictQuery};
+use crate::erasure::{Erase, EraseAnswer};
 use crate::journal::{Intent, JournalBatch, JournalError, Replay};
 use crate::record::{Key, Loser, RecordId, Written};
 use crate::resolve::Held;
@@ -418,6 +419,12 @@ pub trait RowStore: Send + Sync + 'static {
         &self,
         blobs: Vec<ContentHash>,
     ) -> impl Future<Output = Outcome<Vec<Option<Condemned>>>> + Send;
+    /// Erases the bytes of writes to a record, all in one transaction, unless one of them is among the
+    /// values of its version ([`erasure::standing`](crate::erasure::standing)). Their losers stay without
+    /// bytes ([`Stored::Erased`](crate::record::Stored::Erased)), what a merge starts from forgets them,
+    /// and no later install brings their bytes again; a loser that comes erased is kept so. Where the
+    /// store's files are ours, nothing of the bytes is left in them once it has answered.
+    fn erase(&self, erase: Erase) -> impl Future<Output = Outcome<EraseAnswer>> + Send;
     /// The change feed, and the marks that wait for a holder. A replica may answer, and be behind
     /// the primary; yet a process's first poll is the primary's, and no later one is older than
     /// what the process has been answered before: a D1 session that begins with `first-primary`

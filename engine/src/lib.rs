@@ -18,6 +18,7 @@ pub mod coordinator;
 pub mod cron;
 pub mod dead_letter;
 pub mod env;
+pub mod erasure;
 pub mod fields;
 pub mod health;
 pub mod hlc;

@@ -202,7 +202,9 @@ pub fn form(store: StoreId, keep: &Keep, sibling: &Sibling, limits: &Limits) -> 
 pub fn reference_body(value: &Stored, sibling: &Sibling, d1_key: &str) -> Bytes {
     let (store, key) = match value {
         Stored::Reference { hash, .. } => (StoreId::R2, blob::key(*hash)),
-        Stored::Inline(_) | Stored::Tombstone => (StoreId::D1, d1_key.to_owned()),
+        Stored::Inline(_) | Stored::Tombstone | Stored::Erased(_) => {
+            (StoreId::D1, d1_key.to_owned())
+        }
     };
     let body = ReferenceBody {
         tidelock: "reference".to_owned(),

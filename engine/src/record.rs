@@ -3,6 +3,7 @@
 //! Invariant: a [`RecordId`] that exists fits every store, so that no store can refuse its key
 //! after the write was acknowledged.
 
+use crate::erasure::Erasure;
 use crate::version::{ContentHash, Dot, Sibling, VersionVector};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -360,6 +361,9 @@ pub enum Stored {
         /// Length of the value.
         bytes: u64,
     },
+    /// Nothing: the bytes were erased on request. Of values that lost alone; a record's own is none of
+    /// these.
+    Erased(Box<Erasure>),
 }
 
 impl Stored {
@@ -367,7 +371,7 @@ impl Stored {
     pub fn blob(&self) -> Option<ContentHash> {
         match self {
             Stored::Reference { hash, .. } => Some(*hash),
-            Stored::Tombstone | Stored::Inline(_) => None,
+            Stored::Tombstone | Stored::Inline(_) | Stored::Erased(_) => None,
         }
     }
 
@@ -375,7 +379,7 @@ impl Stored {
     pub fn held_bytes(&self) -> usize {
         match self {
             Stored::Inline(bytes) => bytes.len(),
-            Stored::Tombstone | Stored::Reference { .. } => 0,
+            Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_) => 0,
         }
     }
 }

@@ -177,7 +177,8 @@ pub fn buried(site: SiteId, record: &RecordId, dead: &Version) -> Held {
 /// Describes a value under a dot.
 pub fn sibling(dot: Dot, stamp: Stamp, value: &Stored) -> Sibling {
     let (hash, bytes, deleted) = match value {
-        Stored::Tombstone => (ContentHash::of(&[]), 0, true),
+        // Nobody writes what is erased.
+        Stored::Tombstone | Stored::Erased(_) => (ContentHash::of(&[]), 0, true),
         Stored::Inline(bytes) => (ContentHash::of(bytes), bytes.len() as u64, false),
         Stored::Reference { hash, bytes } => (*hash, *bytes, false),
     };

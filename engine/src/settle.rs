@@ -103,6 +103,9 @@ impl Values {
     /// Takes note of a value's bytes, if they are its own: under one dot the value stands that its writer
     /// gave, and where several were merged, what was made of them.
     pub fn note(&mut self, of: &Version, sibling: &Sibling, value: &Stored) {
+        if matches!(value, Stored::Erased(_)) {
+            return;
+        }
         let named = of.siblings().iter().find(|own| own.dot == sibling.dot);
         if named.is_some_and(|own| own.hash == sibling.hash) {
             self.by_dot.entry(sibling.dot).or_insert_with(|| value.clone());
@@ -302,7 +305,7 @@ fn merged(
         let bytes = match values.of(sibling) {
             Some(Stored::Inline(bytes)) => bytes.clone(),
             // It stands elsewhere, and was too large to be brought.
-            Some(Stored::Tombstone | Stored::Reference { .. }) | None => {
+            Some(Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_)) | None => {
                 let bytes = usize::try_from(sibling.bytes).unwrap_or(usize::MAX);
                 return Err(Some(Unmergeable::Large(bytes)));
             }
@@ -443,7 +446,7 @@ impl<'m> Merging<'m> {
                     parts.push(Part { over, dot: sibling.dot, stamp: sibling.stamp, bytes });
                 }
                 Stored::Inline(_) | Stored::Tombstone => {}
-                Stored::Reference { .. } => return None,
+                Stored::Reference { .. } | Stored::Erased(_) => return None,
             }
         }
         if parts.is_empty() {
@@ -469,6 +472,7 @@ impl<'m> Merging<'m> {
             let value = match value {
                 Stored::Inline(bytes) => Some(&bytes[..]),
                 Stored::Tombstone => None,
+                Stored::Erased(_) => return Err("the bytes of a value were erased".into()),
                 Stored::Reference { .. } => {
                     return Err("a value stands elsewhere, and was too large to be brought".into());
                 }
@@ -525,7 +529,7 @@ impl<'m> Merging<'m> {
         match shown {
             Stored::Tombstone => Some(None),
             Stored::Inline(bytes) => Some(Some(bytes)),
-            Stored::Reference { .. } => None,
+            Stored::Reference { .. } | Stored::Erased(_) => None,
         }
     }
 }

@@ -152,12 +152,12 @@ fn a_peer_with_another_secret_or_another_version_is_refused() {
         let headers = [("Authorization", secret.as_str()), ("X-Tidelock-Wire", version)];
         server.plain("POST", "/v1/peer", &headers, body).expect("it is answered")
     };
-    assert_eq!(hear("guess", "4", b"").problem(), "unauthorized");
-    assert_eq!(hear(&server.token, "4", b"").problem(), "unauthorized", "no operator's token");
+    assert_eq!(hear("guess", "5", b"").problem(), "unauthorized");
+    assert_eq!(hear(&server.token, "5", b"").problem(), "unauthorized", "no operator's token");
     let other = hear(SECRET, "2", b"");
     assert_eq!((other.status, other.problem().as_str()), (426, "wire-version"));
     assert!(other.text().contains("version \\\"2\\\""), "{}", other.text());
-    assert_eq!(hear(SECRET, "4", b"x").problem(), "bad-request");
+    assert_eq!(hear(SECRET, "5", b"x").problem(), "bad-request");
 }
 
 #[test]

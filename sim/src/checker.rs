@@ -5,6 +5,7 @@
 
 mod authority;
 mod copies;
+mod erased;
 mod fate;
 mod invariant;
 mod journals;
@@ -73,6 +74,10 @@ pub struct Checker {
     laws: BTreeMap<String, Law>,
     /// What authorities made of several values.
     made: BTreeSet<(ContentHash, RecordId)>,
+    /// Whose bytes somebody asked to be erased.
+    to_erase: BTreeSet<(RecordId, Dot)>,
+    /// Where they are erased.
+    erased: BTreeSet<(SiteId, RecordId, Dot)>,
     /// What writes add to counters.
     adds: BTreeMap<u32, u64>,
     /// Acknowledged while no store had confirmed them: promised to survive crashes alone.

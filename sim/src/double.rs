@@ -16,6 +16,8 @@ pub enum Double {
     D1KeepsNoWrites,
     /// D1 keeps what is shown of several values, and none of the others (rule V4).
     D1DropsSiblings,
+    /// D1 says that bytes are erased, and keeps them.
+    D1KeepsErased,
     /// D1 installs without testing what it replaces (rule A2).
     D1InstallsBlindly,
     /// D1 tests the history but not the row sequence (rule A2).

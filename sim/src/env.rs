@@ -21,6 +21,7 @@ use tidelock_engine::env::{
     Outcome, Peer, PeerMessage, PeerReply, PutIf, Refusal, RefusalKind, RowHistory, RowStore,
     Storage, Unavailable,
 };
+use tidelock_engine::erasure::{Erase, EraseAnswer};
 use tidelock_engine::journal::{Intent, JournalBatch, JournalError, Replay};
 use tidelock_engine::record::{KV_CACHED, RecordId, StoreId, Stored};
 use tidelock_engine::row::{BatchAnswer, Change, Poll, PollPage, RowAnswer, RowOp, StoreTime};
@@ -363,6 +364,18 @@ impl RowStore for SimEnv {
         let site = self.site;
         self.d1_write(move |world, state| {
             Outcome::Applied(state.at(site).d1.condemn(world.store_time(), &blobs))
+        })
+        .await
+    }
+
+    async fn erase(&self, erase: Erase) -> Outcome<EraseAnswer> {
+        let site = self.site;
+        self.d1_write(move |world, state| {
+            let d1 = &mut state.at(site).d1;
+            if world.is(Double::D1KeepsErased) {
+                return Outcome::Applied(d1.clone().erase(world.store_time(), &erase));
+            }
+            Outcome::Applied(d1.erase(world.store_time(), &erase))
         })
         .await
     }

@@ -349,6 +349,7 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         let (rows, losers) = (stores.d1.rows(), stores.d1.losers());
         let blob = |hash| holds_blob(stores, hash);
         state.checker.finish_site(now_ms, site, rows, losers, blob);
+        state.checker.stays_erased(now_ms, site, rows, losers, stores.d1.writes());
     }
     let mut letters = dead_letters(state);
     if world.is(Double::DeadLettersHidden) {
@@ -379,6 +380,7 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
     }
     let readable = |value: &Stored, hash: ContentHash| match value {
         Stored::Tombstone => hash == ContentHash::of(&[]),
+        Stored::Erased(_) => true,
         Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
         Stored::Reference { hash: referred, .. } => *referred == hash && holds_blob(stores, hash),
     };

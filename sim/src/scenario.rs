@@ -446,6 +446,7 @@ impl Scenario {
         }
         if profile == Profile::Conflicts {
             scenario.provoke_conflicts(&mut streams.open(Purpose::Topology, 3));
+            scenario.let_erase(&mut streams.open(Purpose::Erasures, 0));
         }
         scenario.let_expire(&mut streams.open(Purpose::Expiry, 0));
         scenario.be_demanding(&mut streams.open(Purpose::Topology, 2));
@@ -503,6 +504,17 @@ impl Scenario {
             }
             from_ms = to_ms + rng.random_range(1_000..6_000);
         }
+    }
+
+    /// In one run of three operators have bytes erased. What a counter would be merged from stays: without
+    /// it a merge is not exact any more, and says so.
+    fn let_erase(&mut self, rng: &mut impl Rng) {
+        if !rng.random_bool(1.0 / 3.0) {
+            return;
+        }
+        let others = self.datasets.iter().filter(|kept| !kept.law.is_some_and(Law::counts));
+        let others: Vec<String> = others.map(|kept| kept.name.clone()).collect();
+        workload::erase(&mut self.operations, &others, 60, rng);
     }
 
     /// In one run of three some values expire; in one of nine, all of a dataset.

@@ -15,6 +15,7 @@ use tidelock_engine::conflict::{Conflict, ConflictQuery, Place, Which};
 use tidelock_engine::env::{
     KeyPage, KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind, RowHistory,
 };
+use tidelock_engine::erasure::{self, Erase, EraseAnswer, Erasure};
 use tidelock_engine::record::{
     D1_ROW_BYTES_MAX, KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser,
     R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId, Stored, Written,
@@ -24,7 +25,7 @@ use tidelock_engine::row::{
     StoreTime,
 };
 use tidelock_engine::tree::{Leaf, Sums, Tree};
-use tidelock_engine::version::{ContentHash, NodeId};
+use tidelock_engine::version::{ContentHash, Dot, NodeId, Sibling};
 
 /// A read may be served from an edge cache for so long.
 pub const KV_CACHED_MS: u64 = 60_000;
@@ -302,6 +303,8 @@ pub struct D1 {
     /// The same in the order in which they were kept: by place in the feed, then as the text of
     /// their dots is ordered.
     conflicts: BTreeMap<(Seq, String), Conflict>,
+    /// Writes whose bytes were erased on request.
+    erasures: BTreeMap<(RecordId, Dot), (Sibling, Erasure)>,
     trees: BTreeMap<Arc<str>, Tree>,
     feed: BTreeMap<Seq, RecordId>,
     /// Rows with a mark.
@@ -401,6 +404,19 @@ impl D1 {
                     if kept.iter().any(|k| k.sibling.dot == loser.sibling.dot) {
                         continue;
                     }
+                    let at = (record.clone(), loser.sibling.dot);
+                    if let Stored::Erased(erasure) = &loser.value {
+                        let erased = || (loser.sibling, (**erasure).clone());
+                        self.erasures.entry(at.clone()).or_insert_with(erased);
+                        if let Some(writes) = self.writes.get_mut(record) {
+                            writes.retain(|written| written.sibling.dot != loser.sibling.dot);
+                        }
+                    }
+                    let erased = self.erasures.get(&at).map(|(_, erasure)| erasure.clone());
+                    let mut loser = loser.clone();
+                    if let Some(erasure) = &erased {
+                        loser.value = Stored::Erased(Box::new(erasure.clone()));
+                    }
                     kept.push(loser.clone());
                     let won = *install.version.current();
                     let conflict = Conflict {
@@ -411,6 +427,7 @@ impl D1 {
                         winner: loser.winner,
                         won: (won.dot == loser.winner).then_some(won),
                         by: install.by.clone(),
+                        erased,
                     };
                     self.conflicts.insert((next_seq, loser.sibling.dot.to_text()), conflict);
                 }
@@ -454,10 +471,48 @@ impl D1 {
         each.collect()
     }
 
+    /// Erases the bytes of writes to a record: all of it, or nothing.
+    pub fn erase(&mut self, now: StoreTime, erase: &Erase) -> EraseAnswer {
+        let Erase { record, writes, by, reason } = erase;
+        let version = self.rows.get(record).and_then(|row| row.version.as_ref());
+        let standing = erasure::standing(version, writes);
+        if !standing.is_empty() {
+            return EraseAnswer::Stand(standing);
+        }
+        let new = Erasure { at: now, by: by.clone(), reason: reason.clone() };
+        let mut erased: Vec<Sibling> = Vec::new();
+        for dot in writes {
+            let at = (record.clone(), *dot);
+            let kept = self.writes.entry(record.clone()).or_default();
+            let written = kept.iter().map(|written| written.sibling);
+            let before = self.erasures.get(&at).map(|(sibling, _)| *sibling);
+            let losers = self.losers.get_mut(record).map_or(&mut [][..], Vec::as_mut_slice);
+            let lost = losers.iter().map(|loser| loser.sibling);
+            let mut known: Vec<Sibling> =
+                written.chain(before).chain(lost).filter(|known| known.dot == *dot).collect();
+            known.dedup();
+            let Some(first) = known.first() else { continue };
+            let (_, erasure) = self.erasures.entry(at).or_insert((*first, new.clone()));
+            kept.retain(|written| written.sibling.dot != *dot);
+            for loser in losers.iter_mut().filter(|loser| loser.sibling.dot == *dot) {
+                loser.value = Stored::Erased(Box::new(erasure.clone()));
+            }
+            let conflicts = self.conflicts.values_mut();
+            for conflict in conflicts.filter(|c| c.record == *record && c.lost.dot == *dot) {
+                conflict.erased = Some(erasure.clone());
+            }
+            erased.extend(known);
+        }
+        EraseAnswer::Erased(erased)
+    }
+
     fn keep_writes(&mut self, record: &RecordId, new: &[Written]) {
         let writes = self.writes.entry(record.clone()).or_default();
         for written in new {
-            if !writes.iter().any(|kept| kept.sibling.dot == written.sibling.dot) {
+            let at = (record.clone(), written.sibling.dot);
+            if !self.erasures.contains_key(&at)
+                && !writes.iter().any(|kept| kept.sibling.dot == written.sibling.dot)
+            {
                 writes.push_back(written.clone());
             }
         }
@@ -612,6 +667,11 @@ impl D1 {
     /// The values that lost.
     pub fn losers(&self) -> &BTreeMap<RecordId, Vec<Loser>> {
         &self.losers
+    }
+
+    /// What merges start from.
+    pub fn writes(&self) -> &BTreeMap<RecordId, VecDeque<Written>> {
+        &self.writes
     }
 
     /// The values that lost, for deliberately wrong doubles.

@@ -35,6 +35,8 @@ pub enum Purpose {
     Exchange,
     /// How often is looked over what.
     Looks,
+    /// Whose bytes operators have erased, and when.
+    Erasures,
 }
 
 /// All streams of a seed.

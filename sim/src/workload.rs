@@ -90,6 +90,8 @@ pub enum Act {
         /// Length.
         bytes: usize,
     },
+    /// An operator has the bytes of all that the record's site keeps of it erased, but for what stands.
+    Erase,
     /// Reads the nearest copy.
     ReadAny,
     /// Reads the authority's.
@@ -107,16 +109,19 @@ impl Operation {
             | Act::PutWithContext { bytes }
             | Act::PutIfUnchanged { bytes }
             | Act::Foreign { bytes } => bytes,
-            Act::Delete | Act::Add { .. } | Act::ReadAny | Act::ReadLatest | Act::ReadSession => {
-                return None;
-            }
+            Act::Delete
+            | Act::Add { .. }
+            | Act::Erase
+            | Act::ReadAny
+            | Act::ReadLatest
+            | Act::ReadSession => return None,
         };
         Some(value(self.id, bytes))
     }
 
     /// True when it may change the record.
     pub fn is_write(&self) -> bool {
-        !matches!(self.act, Act::ReadAny | Act::ReadLatest | Act::ReadSession)
+        !matches!(self.act, Act::Erase | Act::ReadAny | Act::ReadLatest | Act::ReadSession)
     }
 }
 
@@ -213,6 +218,28 @@ pub fn count(operations: &mut Vec<Operation>, counters: &[String], rng: &mut imp
         *bit <= ADDS_MAX
     });
 }
+
+/// Has what is past of these datasets' records erased, a while after every so many operations on them.
+pub fn erase(
+    operations: &mut Vec<Operation>,
+    datasets: &[String],
+    permille: u32,
+    rng: &mut impl Rng,
+) {
+    let about = operations.iter().filter(|operation| datasets.contains(&operation.dataset));
+    let about = about.filter(|_| rng.random_range(0..1_000) < permille).cloned();
+    let mut erasures: Vec<Operation> = about.collect();
+    for erasure in &mut erasures {
+        erasure.id += ERASURE_ID;
+        erasure.at_ms += rng.random_range(0..3_000);
+        erasure.act = Act::Erase;
+    }
+    operations.append(&mut erasures);
+    operations.sort_by_key(|operation| (operation.at_ms, operation.id));
+}
+
+/// Erasures have ids from here on: that of the operation which each follows, and this.
+const ERASURE_ID: u32 = 2_000_000;
 
 /// What is added to one counter: its sum stays exact wherever numbers have 53 bits.
 const ADDS_MAX: u32 = 50;

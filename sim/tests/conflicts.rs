@@ -17,11 +17,11 @@ const fn add(amount: u64) -> Act {
     Act::Add { amount, fresh: true }
 }
 
-/// So many coordinators, in turns at two sites with stores of their own that cannot talk to each other
+/// Two sites with stores of their own, each with every other coordinator, that cannot talk to each other
 /// for a while.
-fn two_sites(nodes: u16, law: Law, cut_ms: std::ops::Range<u64>) -> Scenario {
-    let mut scenario = Scenario::still(nodes).under(law);
+fn cut_apart(mut scenario: Scenario, cut_ms: std::ops::Range<u64>) -> Scenario {
     scenario.sites = 2;
+    let nodes = scenario.nodes;
     for from in 0..nodes {
         for to in (0..nodes).filter(|to| to % 2 != from % 2) {
             let place = Place::Link { from: End::Node(from), to: End::Node(to) };
@@ -29,6 +29,10 @@ fn two_sites(nodes: u16, law: Law, cut_ms: std::ops::Range<u64>) -> Scenario {
         }
     }
     scenario
+}
+
+fn two_sites(nodes: u16, law: Law, cut_ms: std::ops::Range<u64>) -> Scenario {
+    cut_apart(Scenario::still(nodes).under(law), cut_ms)
 }
 
 #[track_caller]
@@ -109,6 +113,18 @@ fn v8_what_a_merge_starts_from_travels_with_what_is_merged() {
     let outcome = clean(&scenario);
     assert!(outcome.conflicts >= 2);
     fires(&scenario, Double::D1KeepsNoWrites, Invariant::ExactlyOnce);
+}
+
+/// A put; A put at another coordinator; what lost is erased; A→B. B has never seen its bytes.
+#[test]
+fn v6_what_is_erased_at_one_site_comes_to_another_as_that() {
+    let scenario = cut_apart(Scenario::still(4), 900..4_000)
+        .then(1_000, 0, "k", PUT)
+        .then(1_000, 2, "k", PUT)
+        .then(2_500, 0, "k", Act::Erase);
+    let outcome = clean(&scenario);
+    assert!(outcome.sometimes.contains("bytes-were-erased"));
+    fires(&scenario, Double::D1KeepsErased, Invariant::StaysErased);
 }
 
 #[test]

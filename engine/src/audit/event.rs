@@ -95,6 +95,17 @@ pub enum Event {
         /// Why.
         reason: Words,
     },
+    /// Bytes were erased on request.
+    Redacted {
+        /// The record.
+        record: RecordId,
+        /// Whose bytes. What is known of them stays, here and in the entries before this one.
+        erased: Vec<Original>,
+        /// Who.
+        by: Words,
+        /// Why.
+        reason: Words,
+    },
     /// A checkpoint: everything up to an entry may have left the log. A log that begins behind that
     /// entry and holds this checkpoint is whole.
     Archived {
@@ -118,14 +129,22 @@ pub enum Kind {
     Restored,
     /// See [`Event::Resolved`].
     Resolved,
+    /// See [`Event::Redacted`].
+    Redacted,
     /// See [`Event::Archived`].
     Archived,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 5] =
-        [Kind::Conflict, Kind::Operator, Kind::Restored, Kind::Resolved, Kind::Archived];
+    pub const ALL: [Kind; 6] = [
+        Kind::Conflict,
+        Kind::Operator,
+        Kind::Restored,
+        Kind::Resolved,
+        Kind::Redacted,
+        Kind::Archived,
+    ];
 
     /// The name in entries and on the command line.
     pub const fn name(self) -> &'static str {
@@ -134,6 +153,7 @@ impl Kind {
             Kind::Operator => "operator",
             Kind::Restored => "restored",
             Kind::Resolved => "resolved",
+            Kind::Redacted => "redacted",
             Kind::Archived => "archived",
         }
     }
@@ -163,6 +183,7 @@ impl Event {
             Event::Operator { .. } => Kind::Operator,
             Event::Restored { .. } => Kind::Restored,
             Event::Resolved { .. } => Kind::Resolved,
+            Event::Redacted { .. } => Kind::Redacted,
             Event::Archived { .. } => Kind::Archived,
         }
     }
@@ -205,11 +226,17 @@ pub(super) mod tests {
                 reason: words("wrong one won"),
             },
             Event::Resolved {
-                record,
+                record: record.clone(),
                 superseded: conflict(3).facts().losers.clone(),
                 wrote: conflict(3).facts().won.expect("it is noted"),
                 by: words("ops"),
                 reason: words("the newer price list"),
+            },
+            Event::Redacted {
+                record,
+                erased: conflict(3).facts().losers.clone(),
+                by: words("ops"),
+                reason: words("asked for by whom it is about"),
             },
             Event::Archived { through_seq: 4, through_hash: hash, entries: 4 },
         ]

@@ -97,6 +97,8 @@ impl<E: Env> Coordinator<E> {
                 let found = found.map(|loser| &loser.value);
                 let found = found.or(sibling.deleted.then_some(&Stored::Tombstone));
                 let value = match found.ok_or_else(away)? {
+                    // What stands is not erased.
+                    Stored::Erased(_) => return Err(away()),
                     Stored::Tombstone => None,
                     Stored::Inline(bytes) => Some(bytes.clone()),
                     Stored::Reference { hash, .. } => {

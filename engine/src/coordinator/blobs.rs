@@ -211,7 +211,7 @@ impl<E: Env> Coordinator<E> {
     }
 
     /// A write to a store, if its breaker lets work through and this coordinator is not stopping.
-    async fn write_to<T>(
+    pub(super) async fn write_to<T>(
         &self,
         store: StoreId,
         call: impl Future<Output = Outcome<T>>,

@@ -9,6 +9,7 @@ use super::Coordinator;
 use super::write::{Condition, Lifetime, Write, WriteOutcome};
 use crate::conflict::{Conflict, ConflictQuery, Which};
 use crate::env::{Env, RowHistory, RowStore, Storage, Unavailable};
+use crate::erasure::Erasure;
 use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::resolve;
 use crate::settle::{self, Rules};
@@ -21,12 +22,23 @@ use std::fmt;
 pub struct Disputed {
     /// Who lost to whom.
     pub conflict: Conflict,
-    /// The value that lost; `None`: a delete.
-    pub lost: Option<Bytes>,
+    /// The value that lost.
+    pub lost: Lost,
     /// What the values of the conflict were written over.
     pub base: Started,
     /// What stands now; `None`: no such record is there any more.
     pub now: Option<Standing>,
+}
+
+/// What there is of a value that lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It was a delete.
+    Deleted,
+    /// Its bytes.
+    Value(Bytes),
+    /// That they were erased.
+    Erased(Erasure),
 }
 
 /// What concurrent writes had in common.
@@ -63,6 +75,8 @@ impl Disputed {
 pub enum RestoreError {
     /// No such conflict is known to this site's authority.
     Unknown,
+    /// The bytes that lost were erased.
+    Erased(Erasure),
     /// The authority, or the store that has the bytes, does not answer. The same again, later.
     Unavailable(String),
 }
@@ -73,6 +87,11 @@ impl fmt::Display for RestoreError {
             RestoreError::Unknown => {
                 f.write_str("there is no such conflict; `tidelock conflicts list` shows them")
             }
+            RestoreError::Erased(Erasure { by, reason, .. }) => write!(
+                f,
+                "its bytes were erased by {by} for: {reason}; nothing is left here that could be given \
+                 or written again"
+            ),
             RestoreError::Unavailable(detail) => write!(f, "it cannot be read now: {detail}"),
         }
     }
@@ -113,7 +132,13 @@ impl<E: Env> Coordinator<E> {
                 Some(Standing { etag: held.version.etag(), sibling, value })
             }
         };
-        Ok(Disputed { conflict, lost: self.value_of(loser.value).await?, base, now })
+        let lost = match self.value_of(loser.value).await {
+            Ok(None) => Lost::Deleted,
+            Ok(Some(bytes)) => Lost::Value(bytes),
+            Err(RestoreError::Erased(erasure)) => Lost::Erased(erasure),
+            Err(error) => return Err(error),
+        };
+        Ok(Disputed { conflict, lost, base, now })
     }
 
     /// All that the authority keeps of a record.
@@ -142,7 +167,7 @@ impl<E: Env> Coordinator<E> {
         match common.and_then(|common| settle::stood(rules, writes, &common)) {
             Some(Stored::Tombstone) => Started::Nothing,
             Some(Stored::Inline(bytes)) => Started::From(bytes),
-            Some(Stored::Reference { .. }) | None => Started::Unknown,
+            Some(Stored::Reference { .. } | Stored::Erased(_)) | None => Started::Unknown,
         }
     }
 
@@ -153,7 +178,12 @@ impl<E: Env> Coordinator<E> {
         lost: Dot,
         over: Option<String>,
     ) -> Result<(Conflict, WriteOutcome), RestoreError> {
-        let Disputed { conflict, lost: value, .. } = self.conflict(lost).await?;
+        let Disputed { conflict, lost: kept, .. } = self.conflict(lost).await?;
+        let value = match kept {
+            Lost::Deleted => None,
+            Lost::Value(bytes) => Some(bytes),
+            Lost::Erased(erasure) => return Err(RestoreError::Erased(erasure)),
+        };
         let condition = over.map_or(Condition::Absent, Condition::Match);
         let RecordId { dataset, key } = &conflict.record;
         tracing::warn!(record = %conflict.record, lost = %lost, "an operator restores what had lost");
@@ -168,6 +198,7 @@ impl<E: Env> Coordinator<E> {
         match value {
             Stored::Tombstone => Ok(None),
             Stored::Inline(bytes) => Ok(Some(bytes)),
+            Stored::Erased(erasure) => Err(RestoreError::Erased(*erasure)),
             Stored::Reference { hash, .. } => {
                 let blob = self.blob(hash).await;
                 blob.map(Some).map_err(|doubt| RestoreError::Unavailable(doubt.to_string()))

@@ -471,7 +471,8 @@ impl<E: Env> Coordinator<E> {
                 Ok(bytes) => Ok(Stored::Inline(bytes)),
                 Err(doubt) => Err(doubt.to_string()),
             },
-            Stored::Inline(_) | Stored::Tombstone => Ok(value),
+            // What was erased travels as that: where it is known already, as what is known there.
+            Stored::Inline(_) | Stored::Tombstone | Stored::Erased(_) => Ok(value),
         }
     }
 }
@@ -491,7 +492,7 @@ fn is_whole(held: &Held) -> bool {
         Stored::Inline(bytes) => {
             !current.deleted && crate::version::ContentHash::of(bytes) == current.hash
         }
-        Stored::Reference { .. } => false,
+        Stored::Reference { .. } | Stored::Erased(_) => false,
     }
 }
 

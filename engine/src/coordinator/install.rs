@@ -512,7 +512,7 @@ impl<E: Env> Coordinator<E> {
         let Installed { row_seq, seq, grant, sent_at, now } = installed;
         let whole = match held.value {
             Stored::Inline(bytes) => Some(bytes),
-            Stored::Tombstone | Stored::Reference { .. } => None,
+            Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_) => None,
         };
         let version = Arc::new(held.version);
         let target = Target::new(version.clone(), value, whole);

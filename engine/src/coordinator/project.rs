@@ -375,7 +375,7 @@ impl<E: Env> Coordinator<E> {
             let value = row.value.unwrap_or(Stored::Tombstone);
             let whole = match &value {
                 Stored::Inline(bytes) => Some(bytes.clone()),
-                Stored::Tombstone | Stored::Reference { .. } => None,
+                Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_) => None,
             };
             owed.target = Some(Target::new(Arc::new(version), value, whole));
         }
@@ -670,7 +670,7 @@ impl<E: Env> Coordinator<E> {
         match &target.value {
             Stored::Inline(bytes) => Ok(bytes.clone()),
             // Putting nothing over a copy would lose the last of the value.
-            Stored::Tombstone => Err(Refusal::new(
+            Stored::Tombstone | Stored::Erased(_) => Err(Refusal::new(
                 RefusalKind::Constraint,
                 "the authority's row has lost its value, and nothing shows that it was deleted; \
                  write the record again, or delete it",

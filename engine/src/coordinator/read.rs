@@ -332,7 +332,8 @@ impl<E: Env> Coordinator<E> {
                 let detail = "the value was given a time, and D1's clock has not been seen yet";
                 return Err(ReadError::Unavailable(detail.to_owned()));
             }
-            Stored::Tombstone => None,
+            // A record's own value is not erased.
+            Stored::Tombstone | Stored::Erased(_) => None,
             Stored::Inline(bytes) => Some(bytes),
             Stored::Reference { hash, .. } => Some(self.referred(hash).await?),
         };

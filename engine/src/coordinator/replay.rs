@@ -135,6 +135,9 @@ impl<E: Env> Coordinator<E> {
                 kept => kept,
             };
             match value {
+                Some(Stored::Erased(_)) => {
+                    return Again::Unknown("the bytes of a value were erased on request");
+                }
                 Some(value) => values.note(&set, sibling, &value),
                 None if sibling.deleted => {}
                 None => return Again::Unknown("the bytes of a value are not kept any more"),
@@ -159,7 +162,7 @@ impl<E: Env> Coordinator<E> {
         }
         let value = match held.value {
             Stored::Inline(bytes) => Some(bytes),
-            Stored::Tombstone | Stored::Reference { .. } => None,
+            Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_) => None,
         };
         Again::Other { by, shown, value }
     }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::Read;
 
 /// What this build speaks. Another number is refused before anything is decoded.
-pub const VERSION: &str = "4";
+pub const VERSION: &str = "5";
 /// The header that carries it.
 pub const VERSION_HEADER: &str = "x-tidelock-wire";
 /// A message, unpacked: one value to be kept, or names of records.

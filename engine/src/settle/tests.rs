@@ -278,7 +278,7 @@ fn run(conflicts: &Conflicts, steps: &[Step], replicas: usize) -> (World, Vec<He
             let json: serde_json::Value = serde_json::from_slice(bytes).unwrap();
             json["n"].as_i64().unwrap_or(0)
         }
-        Stored::Tombstone | Stored::Reference { .. } => 0,
+        Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_) => 0,
     };
     for (at, (who, act, other, add)) in steps.iter().enumerate() {
         let (who, other) = (who % replicas, other % replicas);

@@ -89,6 +89,8 @@ impl Checker {
         });
         let readable = |value: &Stored, hash: ContentHash| match value {
             Stored::Tombstone => hash == ContentHash::of(&[]),
+            // That somebody asked for it is `stays-erased`.
+            Stored::Erased(_) => true,
             Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
             Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
         };

@@ -27,6 +27,8 @@ pub enum Invariant {
     /// -
     ExactlyOnce,
     /// -
+    StaysErased,
+    /// -
     IdempotentReplay,
     /// -
     BoundedQueue,
@@ -39,7 +41,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Invariant; 14] = [
+    pub const ALL: [Invariant; 15] = [
         Invariant::ZeroLoss,
         Invariant::NoPhantom,
         Invariant::Convergence,
@@ -50,6 +52,7 @@ impl Invariant {
         Invariant::NoResurrection,
         Invariant::NoCorruption,
         Invariant::ExactlyOnce,
+        Invariant::StaysErased,
         Invariant::IdempotentReplay,
         Invariant::BoundedQueue,
         Invariant::BreakerLive,
@@ -69,6 +72,7 @@ impl Invariant {
             Invariant::NoResurrection => "no-resurrection",
             Invariant::NoCorruption => "no-corruption",
             Invariant::ExactlyOnce => "exactly-once",
+            Invariant::StaysErased => "stays-erased",
             Invariant::IdempotentReplay => "idempotent-replay",
             Invariant::BoundedQueue => "bounded-queue",
             Invariant::BreakerLive => "breaker-live",
@@ -107,6 +111,10 @@ impl Invariant {
             Invariant::ExactlyOnce => {
                 "A counter is the sum of the increments that its version includes, each counted \
                  once, whatever it was merged from."
+            }
+            Invariant::StaysErased => {
+                "What a site was answered to have erased is not kept there any more, whoever brings it \
+                 again, and nothing is erased that nobody asked for."
             }
             Invariant::IdempotentReplay => {
                 "Replaying what a journal once held changes nothing at the authority."

@@ -121,7 +121,9 @@ impl Checker {
         if law.counts() {
             let counted = match value {
                 Some(Stored::Inline(bytes)) => counted(bytes),
-                Some(Stored::Tombstone | Stored::Reference { .. }) | None => None,
+                Some(Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_)) | None => {
+                    None
+                }
             };
             self.hold(Invariant::ExactlyOnce, at_ms, counted.is_some() && counted == sum, || {
                 format!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidelock_engine::blob::BlobsSeen;
 use tidelock_engine::conflict::{Conflict, ConflictQuery, Which};
 use tidelock_engine::env::{RowHistory, RowStore};
+use tidelock_engine::erasure::{Erase, EraseAnswer, Erasure};
 use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored, Written};
 use tidelock_engine::resolve::sibling;
 use tidelock_engine::row::{
@@ -14,7 +15,7 @@ use tidelock_engine::row::{
 };
 use tidelock_engine::tree::{Leaf, Tree};
 use tidelock_engine::version::{
-    Actor, ContentHash, Dot, NodeId, Stamp, Version, VersionId, VersionVector,
+    Actor, ContentHash, Dot, NodeId, Sibling, Stamp, Version, VersionId, VersionVector,
 };
 
 cases![
@@ -33,6 +34,9 @@ cases![
     d1_keeps_the_losers_of_the_batch,
     d1_keeps_what_a_merge_starts_from,
     d1_lists_conflicts_in_the_order_in_which_they_were_settled,
+    d1_erases_bytes_and_keeps_what_is_known_of_them,
+    d1_does_not_erase_what_stands,
+    d1_does_not_take_again_what_was_erased,
     d1_keeps_the_sums_of_its_leaves,
     d1_gives_the_rows_of_a_leaf,
     d1_reaps_a_tombstone_and_remembers_what_it_had_seen,
@@ -485,6 +489,174 @@ async fn d1_lists_conflicts_in_the_order_in_which_they_were_settled<W: World>(wo
     let elsewhere =
         ConflictQuery { dataset: Some(Arc::from("quiet")), which: Which::After(None), limit: 9 };
     assert_eq!(world.d1().conflicts(elsewhere).await, Ok(vec![]));
+}
+
+/// A write of nobody who installs here.
+fn write_of(counter: u64, value: &Stored) -> Sibling {
+    let dot = Dot { actor: actor(3), counter };
+    sibling(dot, Stamp { wall_ms: counter, logical: 0 }, value)
+}
+
+/// Erases, for a reason of its own.
+async fn erase<W: World>(world: &W, key: &str, writes: &[Dot], reason: &str) -> EraseAnswer {
+    let (record, writes) = (named(key), writes.to_vec());
+    let erase = Erase { record, writes, by: "ops".into(), reason: reason.into() };
+    applied(world.d1().erase(erase).await)
+}
+
+async fn history_of<W: World>(world: &W, key: &str) -> RowHistory {
+    let histories = world.d1().histories(vec![named(key)]).await.expect("D1 answers");
+    histories.into_iter().next().expect("one for each")
+}
+
+/// A record with two losers, one of them large, and the writes of all three, with what they had read.
+async fn with_a_past<W: World>(world: &W, key: &str) -> (Install, Row, ContentHash) {
+    let (reference, blob) = large(&format!("large, of {key}"));
+    let mut op = install(key, None, 1, 1, inline("what stands"));
+    let winner = op.version.current().dot;
+    let lost = [(1, inline("lost")), (2, reference)];
+    op.losers = lost
+        .into_iter()
+        .map(|(n, value)| Loser { sibling: write_of(n, &value), value, winner })
+        .collect();
+    let own = *op.version.current();
+    let over = VersionVector::new();
+    op.writes = [(write_of(1, &inline("lost")), inline("lost")), (own, op.value.clone())]
+        .into_iter()
+        .chain([(write_of(7, &inline("superseded")), inline("superseded"))])
+        .map(|(sibling, value)| Written { sibling, over: over.clone(), value })
+        .collect();
+    for n in [1, 2, 7] {
+        op.version.history.include(Dot { actor: actor(3), counter: n });
+    }
+    see_blobs(world, &mut op).await;
+    let (row, _) = installed(world, op.clone()).await;
+    (op, row, blob)
+}
+
+async fn d1_erases_bytes_and_keeps_what_is_known_of_them<W: World>(world: &W) {
+    let (op, row, blob) = with_a_past(world, "erased").await;
+    let dot = |n: u64| Dot { actor: actor(3), counter: n };
+    let listed = async || {
+        let which = Which::Lost(dot(1));
+        let query = ConflictQuery { dataset: Some(named("").dataset), which, limit: 9 };
+        let found = world.d1().conflicts(query).await.expect("D1 answers");
+        found.into_iter().find(|conflict| *conflict.record.key == *"erased").expect("it is known")
+    };
+    let before = listed().await;
+    assert_eq!(before.erased, None);
+    assert_eq!(world.d1().unreferred(vec![blob]).await, Ok(vec![]));
+    let at = world.now();
+    let all = [dot(1), dot(2), dot(7), dot(9)];
+    let answer = erase(world, "erased", &all, "asked for").await;
+    let known = [op.losers[0].sibling, op.losers[1].sibling, op.writes[2].sibling];
+    assert_eq!(answer, EraseAnswer::Erased(known.to_vec()), "nobody knows of the last one");
+    // Asked for again, they are what they were erased as.
+    world.advance(5).await;
+    let again = erase(world, "erased", &[dot(1), dot(7)], "again").await;
+    assert_eq!(again, EraseAnswer::Erased(vec![known[0], known[2]]));
+
+    let erasure = Erasure { at, by: "ops".into(), reason: "asked for".into() };
+    let after = history_of(world, "erased").await;
+    assert_eq!(after.row, Some(row), "the record is untouched, and its place in the feed");
+    let expected: Vec<Loser> = op
+        .losers
+        .iter()
+        .map(|loser| Loser { value: Stored::Erased(Box::new(erasure.clone())), ..loser.clone() })
+        .collect();
+    let mut losers = after.losers;
+    losers.sort_by_key(|loser| loser.sibling.dot);
+    assert!(losers.iter().zip(&expected).all(|(found, wanted)| match &found.value {
+        // Its clock may have gone on.
+        Stored::Erased(found) => found.at >= at && found.reason == erasure.reason,
+        _ => panic!("{found:?} instead of {wanted:?}"),
+    }));
+    let siblings =
+        |losers: &[Loser]| losers.iter().map(|l| (l.sibling, l.winner)).collect::<Vec<_>>();
+    assert_eq!(siblings(&losers), siblings(&expected));
+    assert_eq!(after.writes, [op.writes[1].clone()], "a merge starts from none of it");
+    let now = listed().await;
+    assert_eq!(now.erased.as_ref().map(|erasure| &*erasure.reason), Some("asked for"));
+    assert_eq!(Conflict { erased: None, ..now }, before);
+    assert_eq!(world.d1().unreferred(vec![blob]).await, Ok(vec![blob]), "it is collected");
+}
+
+async fn d1_does_not_erase_what_stands<W: World>(world: &W) {
+    let (op, row, blob) = with_a_past(world, "stands").await;
+    let before = history_of(world, "stands").await;
+    let own = op.version.current().dot;
+    let both = [op.losers[0].sibling.dot, own];
+    assert_eq!(erase(world, "stands", &both, "no").await, EraseAnswer::Stand(vec![own]));
+    assert_eq!(history_of(world, "stands").await, before, "all or nothing");
+    // Of several values beside each other each stands, whichever is shown.
+    let beside = inline("beside");
+    let apart = Version::write_beside(
+        row.version.as_ref().expect("it was installed"),
+        &VersionVector::new(),
+        write_of(8, &beside),
+    );
+    let mut over = install("stands", Some(&row), 1, 2, beside);
+    over.version = apart;
+    let winner = over.version.current().dot;
+    over.losers = vec![Loser { sibling: *op.version.current(), value: op.value.clone(), winner }];
+    let (row, _) = installed(world, over).await;
+    for dot in [own, write_of(8, &inline("")).dot] {
+        assert_eq!(erase(world, "stands", &[dot], "no").await, EraseAnswer::Stand(vec![dot]));
+    }
+    installed(world, install("stands", Some(&row), 1, 3, inline("over both"))).await;
+    let answer = erase(world, "stands", &[own], "now").await;
+    assert!(matches!(answer, EraseAnswer::Erased(erased) if erased[0].dot == own));
+    assert_eq!(world.d1().unreferred(vec![blob]).await, Ok(vec![]), "another's bytes stay");
+    assert_eq!(erase(world, "nobody's", &[own], "no").await, EraseAnswer::Erased(vec![]));
+}
+
+async fn d1_does_not_take_again_what_was_erased<W: World>(world: &W) {
+    let (op, row, _) = with_a_past(world, "erased twice").await;
+    let of = |n: u64| Dot { actor: actor(3), counter: n };
+    erase(world, "erased/elsewhere", &[of(1)], "of another record").await;
+    erase(world, "erased twice", &[of(1), of(7)], "asked for").await;
+    // Somebody brings all of it once more, and a loser that was erased where it comes from.
+    let mut next = install("erased twice", Some(&row), 1, 2, inline("what stands now"));
+    let winner = next.version.current().dot;
+    let erasure = Erasure { at: StoreTime(7), by: "them".into(), reason: "elsewhere".into() };
+    let elsewhere = write_of(4, &inline("never seen here"));
+    // What is in R2 alone shows whether a binding keeps what it does not give.
+    let (late, blob) = large("superseded, and large");
+    next.losers = vec![
+        op.losers[0].clone(),
+        Loser { sibling: write_of(7, &late), value: late, winner },
+        Loser { sibling: elsewhere, value: Stored::Erased(Box::new(erasure.clone())), winner },
+    ];
+    next.writes = op.writes.clone();
+    let written = Written {
+        sibling: elsewhere,
+        over: VersionVector::new(),
+        value: inline("never seen here"),
+    };
+    next.writes.push(written.clone());
+    see_blobs(world, &mut next).await;
+    let (row, _) = installed(world, next).await;
+    let after = history_of(world, "erased twice").await;
+    let why = |n: u64| {
+        let mut of_it = after.losers.iter().filter(|loser| loser.sibling.dot == of(n));
+        match of_it.next().map(|loser| &loser.value) {
+            Some(Stored::Erased(erasure)) => erasure.reason.to_string(),
+            other => panic!("{n}: {other:?}"),
+        }
+    };
+    assert_eq!([why(1), why(7), why(4)], ["asked for", "asked for", "elsewhere"]);
+    assert_eq!(world.d1().unreferred(vec![blob]).await, Ok(vec![blob]));
+    assert_eq!(after.writes, [op.writes[1].clone()]);
+    // What is erased elsewhere does not erase what is kept here.
+    let mut last = install("erased twice", Some(&row), 1, 3, inline("the last"));
+    let erased = Stored::Erased(Box::new(erasure));
+    last.losers = vec![Loser { value: erased, ..op.losers[1].clone() }];
+    last.writes = vec![written];
+    installed(world, last).await;
+    let after = history_of(world, "erased twice").await;
+    let kept = after.losers.iter().find(|loser| loser.sibling.dot == of(2)).expect("it is kept");
+    assert_eq!(kept.value, op.losers[1].value);
+    assert_eq!(after.writes, [op.writes[1].clone()]);
 }
 
 /// Of another dataset than the other cases': its tree is all their own.

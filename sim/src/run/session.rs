@@ -12,11 +12,11 @@ use crate::double::Double;
 use crate::workload::{self, Act, Operation};
 use crate::world::{State, World};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_engine::coordinator::{
-    Condition, Lifetime, Read, Receipt, Session, Write, WriteOutcome,
+    Condition, Lifetime, Read, Receipt, Redact, Redaction, Session, Write, WriteOutcome,
 };
 use tidelock_engine::policy::ReadLevel;
 use tidelock_engine::record::{RecordId, StoreId, Stored};
@@ -74,6 +74,7 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
             read_in_session(world, session, node, &record, memory).await;
             return;
         }
+        Act::Erase => return erase(world, session, node, &record).await,
         Act::Foreign { .. } => {
             let value = operation.value();
             let site = world.scenario.site_of(node);
@@ -135,6 +136,32 @@ async fn add(
     {
         memory.token.wrote(&receipt);
     }
+}
+
+/// An operator looks at what is past of a record, and has it erased.
+async fn erase(world: &Arc<World>, session: u16, node: NodeId, record: &RecordId) {
+    let (dataset, key) = (record.dataset.to_string(), record.key.to_string());
+    let of = Redact::Record { dataset: dataset.clone(), key: key.clone() };
+    let seen = world.ask(session, node, async move |coordinator| coordinator.redaction(of).await);
+    let Ok(Ok(Redaction { values, .. })) = seen.await else { return };
+    let writes: BTreeSet<Dot> = values.iter().map(|value| value.dot).collect();
+    if writes.is_empty() {
+        return;
+    }
+    world.state().checker.asks_to_erase(record, &writes);
+    let asked = world.ask(session, node, async move |coordinator| {
+        let writes = writes.into_iter().collect();
+        coordinator.redact(&dataset, &key, writes, "operator", "asked for").await
+    });
+    let Ok(Ok((_, erased))) = asked.await else { return };
+    let site = world.scenario.site_of(node);
+    let mut state = world.state();
+    state.sometimes.insert("bytes-were-erased");
+    state.checker.erased(site, record, &erased);
+    let here = End::Session(session);
+    world.note(&mut state, here, "erased", Some(End::Node(node.0)), erased.len() as u64, || {
+        record.to_string()
+    });
 }
 
 /// A session's value, or one in its place that some store will never take.

@@ -16,7 +16,8 @@ use crate::conflict::{self, ConflictQuery, Place, Which};
 use crate::coordinator::Resolved;
 use crate::env::{Clock, Env};
 use crate::production::node::Node;
-use crate::version::{Dot, SiteId};
+use crate::record::RecordId;
+use crate::version::{Dot, Sibling, SiteId};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -138,6 +139,26 @@ impl Audit {
         let event = Event::Restored { conflict, record, lost, dot, by, reason };
         if let Err(error) = self.append(vec![(now_ms, event)]).await {
             tracing::error!(%error, %lost, "that a value was restored is not in the audit log");
+        }
+    }
+
+    /// Logs whose bytes were erased.
+    pub async fn redacted(
+        &self,
+        now_ms: u64,
+        record: &RecordId,
+        erased: &[Sibling],
+        by: &str,
+        reason: &str,
+    ) {
+        let event = Event::Redacted {
+            record: record.clone(),
+            erased: erased.iter().map(Original::from).collect(),
+            by: by.into(),
+            reason: reason.into(),
+        };
+        if let Err(error) = self.append(vec![(now_ms, event)]).await {
+            tracing::error!(%error, %record, "that bytes were erased is not in the audit log");
         }
     }
 

@@ -1,11 +1,11 @@
 //! `audit`: what the log of a data folder tells, and whether it is what was written.
 //!
-//! These verbs read the folder's files, so that they work while the server is down, and an auditor
+//! These verbs read the folder's files, but for `redact`, so that they work while the server is down, and an auditor
 //! need not ask the server that is audited.
 
 use super::{
     AuditArgs, AuditExportArgs, AuditListArgs, AuditShowArgs, AuditVerb, AuditVerifyArgs, CliError,
-    ClientArgs, line,
+    ClientArgs, line, redaction,
 };
 use crate::audit::{Conflict, Entry, Event, Kind, Original, Unreadable};
 use crate::cron;
@@ -34,6 +34,7 @@ pub fn audit(args: &AuditArgs) -> Result<(), CliError> {
         AuditVerb::List(args) => list(args),
         AuditVerb::Show(args) => show(args),
         AuditVerb::Export(args) => export(args),
+        AuditVerb::Redact(args) => redaction::redact(args),
     }
 }
 
@@ -286,6 +287,10 @@ fn summary(event: &Event) -> String {
         Event::Resolved { record, superseded, wrote, by, reason } => {
             let superseded: Vec<String> = superseded.iter().map(|s| s.dot.to_text()).collect();
             format!("{record}: {} over {}, by {by}: {reason}", wrote.dot, superseded.join(", "))
+        }
+        Event::Redacted { record, erased, by, reason } => {
+            let erased: Vec<String> = erased.iter().map(|erased| erased.dot.to_text()).collect();
+            format!("{record}: bytes of {} erased, by {by}: {reason}", erased.join(", "))
         }
         Event::Archived { through_seq, entries, .. } => {
             format!("{entries} entries through {through_seq} left the log")

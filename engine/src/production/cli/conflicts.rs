@@ -3,6 +3,7 @@
 use super::client::{Client, segment};
 use super::verbs::input;
 use super::{CliError, ConflictsArgs, ConflictsResolveArgs, ConflictsVerb, line};
+use crate::cron;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -212,6 +213,17 @@ fn shown(conflict: &Value) -> String {
     if !base.is_null() {
         let was = if base["deleted"] == true { "nothing".to_owned() } else { what(base) };
         let _ = writeln!(shown, "  from  {was}: what both were written over");
+    }
+    let erased = &conflict["erased"];
+    if !erased.is_null() {
+        let _ = writeln!(
+            shown,
+            "\nIts bytes were erased on {} by {} for: {}",
+            cron::utc_text(erased["at_ms"].as_u64().unwrap_or_default()),
+            text(&erased["by"]),
+            text(&erased["reason"]),
+        );
+        return shown.trim_end().to_owned();
     }
     match (lost["text"].as_str(), now["text"].as_str()) {
         (Some(lost), Some(now)) if base["text"].is_string() => {

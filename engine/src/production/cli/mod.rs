@@ -15,6 +15,7 @@ mod line;
 mod peer;
 mod place;
 mod policy;
+mod redaction;
 mod store;
 mod sync;
 mod verbs;
@@ -626,6 +627,9 @@ enum AuditVerb {
     Show(AuditShowArgs),
     /// Save entries as lines of JSON, the oldest first
     Export(AuditExportArgs),
+    /// Have the server erase the bytes of what lost or was superseded, for good; without --yes it shows
+    /// what that would be
+    Redact(AuditRedactArgs),
 }
 
 #[derive(Debug, Args)]
@@ -642,7 +646,7 @@ struct AuditListArgs {
     /// Only what is about this dataset's records
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Only this kind: conflict, operator, restored, resolved or archived
+    /// Only this kind: conflict, operator, restored, resolved, redacted or archived
     #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
     /// Only what is no older, as in 90s, 24h or 30d, or since these milliseconds after the epoch
@@ -678,6 +682,27 @@ struct AuditExportArgs {
     client: ClientArgs,
 }
 
+#[derive(Debug, Args)]
+struct AuditRedactArgs {
+    /// The operation id of a write that lost
+    #[arg(value_name = "CONFLICT", conflicts_with_all = ["dataset", "key"])]
+    conflict: Option<String>,
+    /// With --key: all of a record but what stands there now
+    #[arg(long, value_name = "NAME", requires = "key", required_unless_present = "conflict")]
+    dataset: Option<String>,
+    /// The record's key
+    #[arg(long, value_name = "KEY", requires = "dataset")]
+    key: Option<String>,
+    /// Why; it is logged, and shown in place of the bytes
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Erase
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
 impl AuditArgs {
     fn json(&self) -> bool {
         match &self.verb {
@@ -685,6 +710,7 @@ impl AuditArgs {
             AuditVerb::List(args) => args.client.json,
             AuditVerb::Show(args) => args.client.json,
             AuditVerb::Export(args) => args.client.json,
+            AuditVerb::Redact(args) => args.client.json,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::d1::{Reference, damaged, integer, number, parse, reference_of, text};
 use super::database::Failure;
+use super::erasures;
 use crate::conflict::{By, Conflict, ConflictQuery, Place, Which};
+use crate::erasure::Erasure;
 use crate::record::{Loser, RecordId, Stored};
 use crate::row::{Seq, StoreTime};
 use crate::version::Sibling;
@@ -48,17 +50,18 @@ pub(super) fn keep(
     kept: &Kept,
 ) -> Result<(), Failure> {
     let (value, reference) = match &loser.value {
+        _ if erasures::is_erased(connection, record, loser.sibling.dot)? => (None, None),
         Stored::Inline(bytes) => (Some(&bytes[..]), None),
         Stored::Reference { hash, bytes } => {
             (None, Some(text(&Reference { hash: *hash, bytes: *bytes })))
         }
-        Stored::Tombstone => (None, None),
+        Stored::Tombstone | Stored::Erased(_) => (None, None),
     };
     let sql = "INSERT INTO tidelock_losers(dataset, key, dot, winner, sibling, reference, value, \
                                            seq, kept_at, won, decided) \
                SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 WHERE NOT EXISTS \
                    (SELECT 1 FROM tidelock_losers WHERE dataset = ?1 AND key = ?2 AND dot = ?3)";
-    connection.prepare_cached(sql)?.execute(params![
+    let kept = connection.prepare_cached(sql)?.execute(params![
         &*record.dataset,
         &*record.key,
         loser.sibling.dot.to_string(),
@@ -71,12 +74,16 @@ pub(super) fn keep(
         (kept.won.dot == loser.winner).then(|| text(kept.won)),
         kept.by.to_string(),
     ])?;
+    if let (Stored::Erased(erasure), 1) = (&loser.value, kept) {
+        erasures::note(connection, record, &loser.sibling, erasure)?;
+    }
     Ok(())
 }
 
 /// Everything that lost of a record, with its bytes.
 pub(super) fn losers(connection: &Connection, record: &RecordId) -> Result<Vec<Loser>, Failure> {
-    let sql = "SELECT sibling, winner, reference, value FROM tidelock_losers \
+    let sql = "SELECT l.sibling, winner, reference, value, erasure FROM tidelock_losers AS l \
+                   LEFT JOIN tidelock_erasures USING (dataset, key, dot) \
                WHERE dataset = ?1 AND key = ?2";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([&*record.dataset, &*record.key])?;
@@ -86,10 +93,13 @@ pub(super) fn losers(connection: &Connection, record: &RecordId) -> Result<Vec<L
         let winner: String = row.get(1)?;
         let winner = winner.parse().map_err(|error| damaged(record, &error))?;
         let reference: Option<String> = row.get(2)?;
-        let value = match (row.get::<_, Option<Vec<u8>>>(3)?, reference) {
-            (Some(bytes), _) => Stored::Inline(Bytes::from(bytes)),
-            (None, Some(text)) => reference_of(record, text)?,
-            (None, None) => Stored::Tombstone,
+        let erasure: Option<String> = row.get(4)?;
+        let erasure: Option<Erasure> = erasure.map(|text| parse(record, text)).transpose()?;
+        let value = match (erasure, row.get::<_, Option<Vec<u8>>>(3)?, reference) {
+            (Some(erasure), ..) => Stored::Erased(Box::new(erasure)),
+            (None, Some(bytes), _) => Stored::Inline(Bytes::from(bytes)),
+            (None, None, Some(text)) => reference_of(record, text)?,
+            (None, None, None) => Stored::Tombstone,
         };
         losers.push(Loser { sibling, value, winner });
     }
@@ -132,9 +142,10 @@ pub(super) fn find(
     let all = if conditions.is_empty() { "TRUE".to_owned() } else { conditions.join(" AND ") };
     let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
     let sql = format!(
-        "SELECT dataset, key, sibling, winner, ifnull(seq, 0), ifnull(kept_at, 0), won, \
-                ifnull(decided, 'lww') \
-         FROM tidelock_losers WHERE {all} {order} LIMIT {limit}"
+        "SELECT dataset, key, l.sibling, winner, ifnull(seq, 0), ifnull(kept_at, 0), won, \
+                ifnull(decided, 'lww'), erasure \
+         FROM tidelock_losers AS l LEFT JOIN tidelock_erasures USING (dataset, key, dot) \
+         WHERE {all} {order} LIMIT {limit}"
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params_from_iter(values))?;
@@ -150,7 +161,9 @@ pub(super) fn find(
         let won = won.map(|text| parse(&record, text)).transpose()?;
         let by: String = row.get(7)?;
         let by = by.parse().map_err(|error| damaged(&record, &error))?;
-        found.push(Conflict { record, seq, at, lost, winner, won, by });
+        let erased: Option<String> = row.get(8)?;
+        let erased = erased.map(|text| parse(&record, text)).transpose()?;
+        found.push(Conflict { record, seq, at, lost, winner, won, by, erased });
     }
     Ok(found)
 }

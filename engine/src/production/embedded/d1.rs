@@ -7,6 +7,7 @@
 //! tidelock_leaves    sums over the rows           what a ledger is held against, leaf by leaf
 //! tidelock_writes    what was written lately      where such values are merged
 //! tidelock_losers    what lost against a value    written in the winner's transaction (rule V6)
+//! tidelock_erasures  whose bytes are gone for good    and are not taken again
 //! tidelock_floors    what reaped tombstones had seen (rule A6)
 //! tidelock_condemned blobs of R2 that are being deleted (rule A0, see `blobs.rs`)
 //! ```
@@ -18,10 +19,11 @@
 
 use super::database::{Database, Failure, OpenError};
 use super::table::{BindProblem, UserTable};
-use super::{StoreClock, blobs, conflicts, outcome, writes};
+use super::{StoreClock, blobs, conflicts, erasures, outcome, writes};
 use crate::blob::Condemned;
 use crate::conflict::{Conflict, ConflictQuery};
 use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailable};
+use crate::erasure::{Erase, EraseAnswer};
 use crate::policy::{Policy, Table};
 use crate::record::{D1_ROW_BYTES_MAX, RecordId, StoreId, Stored};
 use crate::row::{
@@ -198,6 +200,12 @@ impl RowStore for EmbeddedD1 {
         outcome(self.database.write(0, all).await)
     }
 
+    async fn erase(&self, erase: Erase) -> Outcome<EraseAnswer> {
+        let clock = self.clock.clone();
+        let all = move |connection: &Connection| erasures::erase(connection, &erase, clock());
+        outcome(self.database.write_and_scrub(all).await)
+    }
+
     async fn poll(&self, poll: Poll) -> Result<PollPage, Unavailable> {
         for _ in 0..LOOKS_MAX {
             let (clock, tables) = (self.clock.clone(), self.tables.clone());
@@ -290,6 +298,10 @@ impl RowStore for EmbeddedD1 {
 
 fn check(op: &RowOp) -> Result<(), Refusal> {
     let RowOp::Install(install) = op else { return Ok(()) };
+    if matches!(install.value, Stored::Erased(_)) {
+        let detail = "a record's own value is not erased; write one, or delete the record";
+        return Err(Refusal::new(RefusalKind::Constraint, detail));
+    }
     for value in install.values() {
         super::within("value", value.held_bytes(), D1_ROW_BYTES_MAX)?;
     }
@@ -478,7 +490,9 @@ fn store(
     if let (Some(table), true) = (table, bytes_too) {
         as_written = match &row.value {
             Some(Stored::Inline(bytes)) => table.put(connection, record, bytes)?,
-            Some(Stored::Tombstone) | None => table.delete(connection, record)?,
+            Some(Stored::Tombstone | Stored::Erased(_)) | None => {
+                table.delete(connection, record)?
+            }
             Some(Stored::Reference { .. }) => {
                 let detail = "a row stands whole in its table, or not at all";
                 return Err(Refusal::new(RefusalKind::TooLarge, detail).into());
@@ -487,7 +501,7 @@ fn store(
     } else if bytes_too {
         let value = match &row.value {
             Some(Stored::Inline(bytes)) => Some(&bytes[..]),
-            Some(Stored::Reference { .. } | Stored::Tombstone) | None => None,
+            Some(Stored::Reference { .. } | Stored::Tombstone | Stored::Erased(_)) | None => None,
         };
         match &row.value {
             Some(Stored::Inline(_) | Stored::Reference { .. }) => {
@@ -495,7 +509,7 @@ fn store(
                            ON CONFLICT (dataset, key) DO UPDATE SET value = excluded.value";
                 connection.prepare_cached(sql)?.execute(params![dataset, key, value])?;
             }
-            Some(Stored::Tombstone) | None => {
+            Some(Stored::Tombstone | Stored::Erased(_)) | None => {
                 let sql = "DELETE FROM tidelock_records WHERE dataset = ?1 AND key = ?2";
                 connection.prepare_cached(sql)?.execute([dataset, key])?;
             }

@@ -103,6 +103,16 @@ CREATE TABLE IF NOT EXISTS tidelock_losers(
     decided TEXT,
     PRIMARY KEY (dataset, key, dot, winner)
 );
+-- What was erased on request: no table has its bytes, or takes them again.
+CREATE TABLE IF NOT EXISTS tidelock_erasures(
+    dataset TEXT NOT NULL,
+    key TEXT NOT NULL,
+    dot TEXT NOT NULL,
+    -- The write, and when, by whom and why its bytes were erased.
+    sibling TEXT NOT NULL,
+    erasure TEXT NOT NULL,
+    PRIMARY KEY (dataset, key, dot)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tidelock_losers_by_place ON tidelock_losers(ifnull(seq, 0), dot);
 CREATE INDEX IF NOT EXISTS tidelock_losers_by_dot ON tidelock_losers(dot);
 

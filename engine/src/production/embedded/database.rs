@@ -7,7 +7,8 @@
 //! Invariant: nobody is answered before the commit that carries his request has returned. A
 //! request that fails takes back its own savepoint alone; a commit that fails leaves everyone in
 //! it with [`Failure::Unknown`], since what a failed sync left on the disk may come back with the
-//! next start.
+//! next start. What is deleted or written over is overwritten in the file, and where somebody asks for
+//! it the log is cut off too, before the answer: nothing of it is left on this disk.
 
 use crate::env::{Doubt, DoubtKind, Refusal, RefusalKind, Unavailable};
 use rusqlite::{Connection, ErrorCode};
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 const REQUESTS_MAX: usize = 1_024;
@@ -24,6 +25,8 @@ const GROUP_REQUESTS_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 32 * 1024 * 1024;
 // For the lock of another program, such as the sqlite3 tool.
 const BUSY: Duration = Duration::from_secs(2);
+// Between two attempts to cut the log off, while another program reads it.
+const SCRUB_EVERY: Duration = Duration::from_secs(30);
 
 /// Why a store's file cannot be used.
 #[derive(Debug)]
@@ -109,7 +112,7 @@ pub(super) fn refusal(error: &rusqlite::Error) -> Refusal {
 
 /// A request in the queue: what it does, and how it answers once the group's fate is known.
 struct Request {
-    writes: bool,
+    kind: Kind,
     bytes: usize,
     call: Box<dyn Call>,
 }
@@ -157,6 +160,17 @@ where
 
 fn unreachable(detail: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
     Failure::Refused(Refusal::new(RefusalKind::Unreachable, detail))
+}
+
+/// What a request does to the file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Nothing.
+    Read,
+    /// It may change something.
+    Write,
+    /// The same, and nothing of what it takes out is left behind.
+    Scrub,
 }
 
 /// What became of a request's group.
@@ -209,7 +223,7 @@ impl Database {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        Ok(self.run(false, 0, work).await?)
+        Ok(self.run(Kind::Read, 0, work).await?)
     }
 
     /// Runs a request that may change something and holds `bytes`.
@@ -218,12 +232,20 @@ impl Database {
         bytes: usize,
         work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        self.run(true, bytes, work).await
+        self.run(Kind::Write, bytes, work).await
+    }
+
+    /// Runs a request after which nothing of what it takes out is to be left in the file or its log.
+    pub(super) async fn write_and_scrub<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.run(Kind::Scrub, 0, work).await
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        writes: bool,
+        kind: Kind,
         bytes: usize,
         work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -231,7 +253,7 @@ impl Database {
         let (answer, answered) = oneshot::channel();
         let call = Box::new(Asked { work: Some(work), result: None, answer });
         let requests = self.requests.as_ref().ok_or_else(|| unreachable(GONE))?;
-        let sent = requests.send(Request { writes, bytes, call }).await;
+        let sent = requests.send(Request { kind, bytes, call }).await;
         sent.map_err(|_| unreachable(GONE))?;
         answered.await.map_err(|_| Failure::Unknown(Doubt::new(DoubtKind::ConnectionLost, GONE)))?
     }
@@ -255,13 +277,23 @@ fn connect(
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "secure_delete", "ON")?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
     prepare(&connection)?;
     connection.execute_batch("COMMIT")?;
     Ok(connection)
 }
 
+/// Moves all of the log into the file; false: another program reads it.
+fn cut_log(connection: &Connection) -> rusqlite::Result<bool> {
+    let hindered: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    Ok(hindered == 0)
+}
+
 fn serve(connection: &Connection, mut inbox: mpsc::Receiver<Request>, commits: &AtomicU64) {
+    // The last process may have ended before it could.
+    let mut scrub = Scrub::Due;
     while let Some(first) = inbox.blocking_recv() {
         let mut bytes = first.bytes;
         let mut group = vec![first];
@@ -270,12 +302,50 @@ fn serve(connection: &Connection, mut inbox: mpsc::Receiver<Request>, commits: &
             bytes += next.bytes;
             group.push(next);
         }
-        commit_group(connection, group, commits);
+        commit_group(connection, group, commits, &mut scrub);
     }
 }
 
-fn commit_group(connection: &Connection, group: Vec<Request>, commits: &AtomicU64) {
-    let writes = group.iter().any(|request| request.writes);
+/// Whether the log is to be cut off.
+enum Scrub {
+    Done,
+    Due,
+    /// Another program was reading it then.
+    Hindered(Instant),
+}
+
+impl Scrub {
+    /// Moves all of the log into the file, and leaves nothing behind in it.
+    fn cut(&mut self, connection: &Connection) {
+        match self {
+            Scrub::Done => return,
+            Scrub::Hindered(at) if at.elapsed() < SCRUB_EVERY => return,
+            Scrub::Due | Scrub::Hindered(_) => {}
+        }
+        match cut_log(connection) {
+            Ok(true) => *self = Scrub::Done,
+            Ok(false) | Err(_) => {
+                *self = Scrub::Hindered(Instant::now());
+                tracing::warn!(
+                    file = connection.path().unwrap_or_default(),
+                    "another program reads the file: what was erased may still be in its log, which is \
+                     cut off once that has ended"
+                );
+            }
+        }
+    }
+}
+
+fn commit_group(
+    connection: &Connection,
+    group: Vec<Request>,
+    commits: &AtomicU64,
+    scrub: &mut Scrub,
+) {
+    if group.iter().any(|request| request.kind == Kind::Scrub) {
+        *scrub = Scrub::Due;
+    }
+    let writes = group.iter().any(|request| request.kind >= Kind::Write);
     let begin = if writes { "BEGIN IMMEDIATE" } else { "BEGIN" };
     let mut begun = connection.execute_batch(begin);
     let mut waiting: Vec<Box<dyn Call>> = Vec::with_capacity(group.len());
@@ -310,6 +380,7 @@ fn commit_group(connection: &Connection, group: Vec<Request>, commits: &AtomicU6
             Fate::Unknown(format!("the commit failed: {error}"))
         }
     };
+    scrub.cut(connection);
     waiting.into_iter().for_each(|call| call.answer(&fate));
 }
 

@@ -11,6 +11,7 @@ mod blobs;
 mod conflicts;
 pub mod d1;
 mod database;
+mod erasures;
 pub mod kv;
 pub mod r2;
 mod table;

@@ -2,6 +2,7 @@
 
 use super::d1::{damaged, parse, text};
 use super::database::Failure;
+use super::erasures;
 use crate::record::{RecordId, Stored, Written};
 use crate::row::{WRITE_BYTES_MAX, WRITES_MAX};
 use crate::version::Sibling;
@@ -22,9 +23,12 @@ pub(super) fn keep(
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let mut statement = connection.prepare_cached(sql)?;
     for Written { sibling, over, value } in writes {
+        if erasures::is_erased(connection, record, sibling.dot)? {
+            continue;
+        }
         let value = match value {
             Stored::Inline(bytes) => Some(&bytes[..]),
-            Stored::Tombstone | Stored::Reference { .. } => None,
+            Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_) => None,
         };
         let (dot, over) = (sibling.dot.to_text(), over.to_text());
         statement.execute(params![dataset, key, dot, text(sibling), over, value])?;

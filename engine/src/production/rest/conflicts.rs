@@ -10,7 +10,8 @@ use super::records::{
 use super::wall_ms;
 use crate::conflict::{Conflict, ConflictQuery, Place, Which};
 use crate::coordinator::{
-    Condition, Disputed, OpenConflict, Resolution, Resolve, ResolveError, RestoreError, Started,
+    Condition, Disputed, Lost, OpenConflict, Resolution, Resolve, ResolveError, RestoreError,
+    Started,
 };
 use crate::env::Env;
 use crate::record::{RecordId, VALUE_BYTES_MAX};
@@ -103,11 +104,14 @@ pub(super) async fn lost<E: Env>(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let (id, disputed) = find(&app, id).await?;
-    let Some(bytes) = disputed.lost else {
-        let detail = format!("what lost in {id} is a delete: it has no value");
-        return Err(Problem::new(Kind::NotFound, detail));
-    };
-    Ok(data(bytes))
+    match disputed.lost {
+        Lost::Value(bytes) => Ok(data(bytes)),
+        Lost::Deleted => {
+            let detail = format!("what lost in {id} is a delete: it has no value");
+            Err(Problem::new(Kind::NotFound, detail))
+        }
+        Lost::Erased(erasure) => Err(problem(Some(&id), &RestoreError::Erased(erasure))),
+    }
 }
 
 async fn find<E: Env>(
@@ -281,6 +285,7 @@ fn problem(id: Option<&str>, error: &RestoreError) -> Problem {
     };
     let kind = match error {
         RestoreError::Unknown => Kind::UnknownConflict,
+        RestoreError::Erased(_) => Kind::Erased,
         RestoreError::Unavailable(_) => Kind::StoreUnavailable,
     };
     Problem::new(kind, detail)
@@ -297,6 +302,11 @@ pub(super) fn summary(conflict: &Conflict) -> Value {
         "winner": conflict.winner.to_string(),
         "won": conflict.won.as_ref().map(write),
         "strategy": conflict.by.to_string(),
+        "erased": conflict.erased.as_ref().map(|erasure| json!({
+            "at_ms": erasure.at.0,
+            "by": &*erasure.by,
+            "reason": &*erasure.reason,
+        })),
     })
 }
 
@@ -311,19 +321,22 @@ pub(super) fn write(sibling: &Sibling) -> Value {
 }
 
 /// A value in a document, where it is text and not large.
-pub(super) fn text(value: &Option<bytes::Bytes>) -> Option<String> {
-    let bytes = value.as_ref().filter(|bytes| bytes.len() <= SHOWN_BYTES_MAX)?;
+pub(super) fn text(value: Option<&bytes::Bytes>) -> Option<String> {
+    let bytes = value.filter(|bytes| bytes.len() <= SHOWN_BYTES_MAX)?;
     std::str::from_utf8(bytes).ok().map(str::to_owned)
 }
 
 fn whole(disputed: &Disputed) -> Value {
     let mut shown = summary(&disputed.conflict);
-    shown["lost"]["text"] = json!(text(&disputed.lost));
+    shown["lost"]["text"] = match &disputed.lost {
+        Lost::Value(bytes) => json!(text(Some(bytes))),
+        Lost::Deleted | Lost::Erased(_) => Value::Null,
+    };
     shown["base"] = match &disputed.base {
         Started::Unknown => Value::Null,
         Started::Nothing => json!({ "deleted": true }),
         Started::From(bytes) => {
-            let text = text(&Some(bytes.clone()));
+            let text = text(Some(bytes));
             json!({ "deleted": false, "bytes": bytes.len(), "text": text })
         }
     };
@@ -333,7 +346,7 @@ fn whole(disputed: &Disputed) -> Value {
             let mut stands = write(&now.sibling);
             stands["deleted"] = json!(now.value.is_none());
             stands["etag"] = json!(now.value.is_some().then_some(&now.etag));
-            stands["text"] = json!(text(&now.value));
+            stands["text"] = json!(text(now.value.as_ref()));
             stands
         }
     };

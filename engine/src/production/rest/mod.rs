@@ -21,6 +21,7 @@ mod peers;
 mod policies;
 mod problem;
 mod records;
+mod redactions;
 mod status;
 mod stores;
 mod syncs;
@@ -123,6 +124,9 @@ impl<E: Env> App<E> {
             post(stores::force::<E>).layer(DefaultBodyLimit::max(stores::FORCE_BYTES_MAX));
         let resolve = post(conflicts::resolve::<E>)
             .layer(DefaultBodyLimit::max(conflicts::RESOLVE_BYTES_MAX));
+        let redactions = get(redactions::preview::<E>)
+            .post(redactions::redact::<E>)
+            .layer(DefaultBodyLimit::max(redactions::REDACT_BYTES_MAX));
         let guarded = Router::new()
             .route("/v1/records/{dataset}", get(records::list::<E>))
             .route("/v1/records/{dataset}/", any(records::no_key))
@@ -140,6 +144,7 @@ impl<E: Env> App<E> {
             .route("/v1/conflicts:resolve", resolve)
             .route("/v1/conflicts/{id}", get(conflicts::get::<E>).post(conflicts::act::<E>))
             .route("/v1/conflicts/{id}/lost", get(conflicts::lost::<E>))
+            .route("/v1/redactions", redactions)
             .route("/v1/events", get(events::events::<E>))
             .route("/v1/webhooks", get(webhooks::list::<E>))
             .route("/v1/webhooks/{name}", get(webhooks::get::<E>))

@@ -118,7 +118,7 @@ fn as_it_would_be(replayed: &Replayed) -> Value {
             "outcome": "other",
             "strategy": by.to_string(),
             "shown": conflicts::write(shown),
-            "text": conflicts::text(value),
+            "text": conflicts::text(value.as_ref()),
         }),
     };
     shown

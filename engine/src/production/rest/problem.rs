@@ -61,6 +61,10 @@ pub enum Kind {
     CannotExpire,
     /// Several values stand beside each other, and the caller has not read them.
     Siblings,
+    /// What is to be erased stands in the record.
+    ValueStands,
+    /// The bytes were erased on request.
+    Erased,
     /// One value stands, and the caller has several to decide between.
     NotApart,
     /// The value is not of the dataset's kind.
@@ -147,6 +151,8 @@ impl Kind {
             Kind::Siblings => {
                 ("siblings", "Several values stand beside each other", S::CONFLICT, false)
             }
+            Kind::ValueStands => ("value-stands", "The value stands", S::CONFLICT, false),
+            Kind::Erased => ("erased", "The bytes were erased", S::GONE, false),
             Kind::NotApart => ("not-apart", "There is nothing to resolve", S::CONFLICT, false),
             Kind::CannotExpire => (
                 "cannot-expire",

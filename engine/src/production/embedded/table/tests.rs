@@ -78,7 +78,7 @@ fn value(row: Option<&Row>) -> Option<String> {
     match row?.value.clone()? {
         Stored::Inline(bytes) => Some(String::from_utf8(bytes.to_vec()).unwrap()),
         Stored::Tombstone => None,
-        Stored::Reference { .. } => panic!("a row stands whole in its table"),
+        Stored::Reference { .. } | Stored::Erased(_) => panic!("a row stands whole in its table"),
     }
 }
 
