@@ -175,3 +175,63 @@ fn increments_count_once_each_also_through_a_crash() {
     );
     server.stop();
 }
+
+/// A dataset of counters is added to over KV's copy while D1 is held, over what is owed after that, and through
+/// a crash. Where the last writer's value stands nothing of
+/// the kind is promised, so nothing is taken.
+#[test]
+fn increments_of_merged_records_are_taken_while_d1_is_away() {
+    let (_folder, data) = folder();
+    let merged = "\n[dataset.conflict]\ndefault = \"merge\"\nfields = { \"/n\" = \"delta_sum\" }\n";
+    let config = format!(
+        "[[dataset]]\nname = \"counts\"\nkind = \"json\"\nd1 = {{}}\nkv = {{ prefix = \"c:\" }}\n{merged}\n\
+         [[dataset]]\nname = \"notes\"\nkind = \"json\"\nd1 = {{}}\nkv = {{ prefix = \"n:\" }}\n"
+    );
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("tidelock.toml"), config).unwrap();
+    let server = Server::start(&data);
+    let send = |server: &Server, dataset: &str, media_type: &str, body: &str| {
+        let path = format!("/v1/records/{dataset}/a");
+        server.send_with("PATCH", &path, &[("content-type", media_type)], body.as_bytes())
+    };
+    let by = |n: i64| format!(r#"{{"pointer": "/n", "by": {n}}}"#);
+    for dataset in ["counts", "notes"] {
+        let put = server.send("PUT", &format!("/v1/records/{dataset}/a"), br#"{"n": 5, "m": 0}"#);
+        assert!(put.status < 300, "{put:?}");
+    }
+    server.until_idle();
+    let hold = |server: &Server, to: &str| {
+        let held = server.cli(&["store", to, "d1", "--reason", "moving"]);
+        assert!(held.status.success(), "{}", stderr(&held));
+    };
+    hold(&server, "open");
+    for n in [1, 20] {
+        let added = send(&server, "counts", INCREMENT, &by(n));
+        assert_eq!(added.status, 202, "{added:?}");
+        assert_eq!(added.json()["pending"], serde_json::json!(["d1"]), "{added:?}");
+    }
+    let named = send(&server, "counts", MERGE_PATCH, r#"{"name": "tide"}"#);
+    assert_eq!(named.status, 202, "{named:?}");
+    for (dataset, media_type, body) in [
+        ("notes", INCREMENT, by(1).as_str()),
+        ("counts", INCREMENT, r#"{"pointer": "/m", "by": 1}"#),
+        ("counts", JSON_PATCH, r#"[{"op": "test", "path": "/n", "value": 26}]"#),
+    ] {
+        let refused = send(&server, dataset, media_type, body);
+        assert_eq!(refused.status, 503, "{dataset} {body}: {refused:?}");
+    }
+    let read = |server: &Server, level: &str| {
+        server.send("GET", &format!("/v1/records/counts/a?read={level}"), b"").json()
+    };
+    let stands = |n: i64| serde_json::json!({"n": n, "m": 0, "name": "tide"});
+    assert_eq!(read(&server, "any"), stands(26));
+    server.kill();
+    let server = Server::start_unready(&data);
+    server.until("its journal is read", || read(&server, "any") == stands(26));
+    hold(&server, "auto");
+    server.until_idle();
+    assert_eq!(read(&server, "latest"), stands(26));
+    assert_eq!(send(&server, "counts", INCREMENT, &by(-6)).status, 200);
+    assert_eq!(read(&server, "latest"), stands(20));
+    server.stop();
+}

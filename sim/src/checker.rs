@@ -78,6 +78,10 @@ pub struct Checker {
     to_erase: BTreeSet<(RecordId, Dot)>,
     /// Where they are erased.
     erased: BTreeSet<(SiteId, RecordId, Dot)>,
+    /// What became of a counter with increments: two of the same count may be of the same bytes.
+    increased: BTreeMap<(RecordId, ContentHash), u32>,
+    /// Written under a condition that may have failed.
+    conditional: BTreeSet<Dot>,
     /// What writes add to counters.
     adds: BTreeMap<u32, u64>,
     /// Acknowledged while no store had confirmed them: promised to survive crashes alone.

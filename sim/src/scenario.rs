@@ -360,6 +360,12 @@ impl Scenario {
 
     /// The scenario of a profile and a seed.
     pub fn generate(profile: Profile, seed: u64) -> Self {
+        Scenario::generate_without(profile, seed, &[])
+    }
+
+    /// The same without what its profile has got since: a world that once failed stays what it was.
+    pub fn generate_without(profile: Profile, seed: u64, without: &[Purpose]) -> Self {
+        let has = |purpose| !without.contains(&purpose);
         let streams = Streams::new(seed);
         let Size { nodes, sites, sessions, operations, length_ms, quiet_ms } = profile.size();
         let mut world = streams.open(Purpose::Topology, 0);
@@ -446,7 +452,13 @@ impl Scenario {
         }
         if profile == Profile::Conflicts {
             scenario.provoke_conflicts(&mut streams.open(Purpose::Topology, 3));
-            scenario.let_erase(&mut streams.open(Purpose::Erasures, 0));
+            let increments = &mut streams.open(Purpose::Increments, 0);
+            if increments.random_bool(0.5) && has(Purpose::Increments) {
+                workload::increment(&mut scenario.operations, increments);
+            }
+            if has(Purpose::Erasures) {
+                scenario.let_erase(&mut streams.open(Purpose::Erasures, 0));
+            }
         }
         scenario.let_expire(&mut streams.open(Purpose::Expiry, 0));
         scenario.be_demanding(&mut streams.open(Purpose::Topology, 2));

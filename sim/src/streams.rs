@@ -37,6 +37,8 @@ pub enum Purpose {
     Looks,
     /// Whose bytes operators have erased, and when.
     Erasures,
+    /// Which of those who add to counters say by how much, and no more.
+    Increments,
 }
 
 /// All streams of a seed.

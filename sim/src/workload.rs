@@ -85,6 +85,11 @@ pub enum Act {
         /// Reads it anew.
         fresh: bool,
     },
+    /// Has a coordinator add to a counter, whatever it is now.
+    Increment {
+        /// A power of two that nobody else adds to it.
+        amount: u64,
+    },
     /// Somebody writes to D1's table past every coordinator.
     Foreign {
         /// Length.
@@ -111,6 +116,7 @@ impl Operation {
             | Act::Foreign { bytes } => bytes,
             Act::Delete
             | Act::Add { .. }
+            | Act::Increment { .. }
             | Act::Erase
             | Act::ReadAny
             | Act::ReadLatest
@@ -240,6 +246,17 @@ pub fn erase(
 
 /// Erasures have ids from here on: that of the operation which each follows, and this.
 const ERASURE_ID: u32 = 2_000_000;
+
+/// Has half of those who add to a counter say so, instead of reading it and writing the sum.
+pub fn increment(operations: &mut [Operation], rng: &mut impl Rng) {
+    for operation in operations {
+        if let Act::Add { amount, .. } = operation.act
+            && rng.random_bool(0.5)
+        {
+            operation.act = Act::Increment { amount };
+        }
+    }
+}
 
 /// What is added to one counter: its sum stays exact wherever numbers have 53 bits.
 const ADDS_MAX: u32 = 50;

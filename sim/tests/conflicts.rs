@@ -1,8 +1,9 @@
 //! Concurrent values as their owner declared: the shortest stories in which a rule shows.
 #![cfg(madsim)]
 
+use tidelock_engine::record::StoreId;
 use tidelock_faults::{End, Kind, Place};
-use tidelock_sim::checker::{Invariant, Law};
+use tidelock_sim::checker::{Invariant, Law, Told};
 use tidelock_sim::double::Double;
 use tidelock_sim::run::{self, Outcome};
 use tidelock_sim::scenario::Scenario;
@@ -115,6 +116,77 @@ fn v8_what_a_merge_starts_from_travels_with_what_is_merged() {
     fires(&scenario, Double::D1KeepsNoWrites, Invariant::ExactlyOnce);
 }
 
+/// Three at one coordinator at once, each of which asks D1 before it begins: put beside; put over what was read;
+/// put beside. What a condition holds of is decided at D1, and nothing is built on it until then.
+#[test]
+fn v7_nothing_is_built_on_a_conditional_write_that_is_not_decided() {
+    // How they meet depends on how long each of them asks.
+    for (one_ms, other_ms) in [(24, 54), (30, 66), (36, 60), (42, 72), (54, 78)] {
+        let scenario = Scenario::still(2)
+            .under(Law::KeepSiblings)
+            .then(1_000, 0, "k", PUT)
+            .then(3_000, 0, "k", Act::PutIfUnchanged { bytes: 20 })
+            .then(3_000 + one_ms, 0, "k", BESIDE)
+            .then(3_000 + other_ms, 0, "k", BESIDE);
+        clean(&scenario);
+    }
+}
+
+/// Adds to a counter whatever it is.
+const INCREMENT: Act = Act::Increment { amount: 4 };
+
+/// A inc; A inc while it cannot reach D1; B inc. What A did is in what it wrote, and what that was over.
+#[test]
+fn v8_an_increment_is_taken_while_the_authority_does_not_answer() {
+    let away = |law: Law| {
+        let d1 = Place::Link { from: End::Node(0), to: End::Store(StoreId::D1) };
+        let mut scenario = Scenario::still(2).under(law);
+        scenario.length_ms = 20_000;
+        let scenario = scenario.fault(Kind::NetPartition, d1, 2_000..14_000, 0);
+        // Its breaker has opened by the time that it matters.
+        (0..6).fold(scenario.then(1_000, 0, "k", add(1)), |scenario, n| {
+            scenario.then(2_100 + n * 100, 0, "other", add(1 << n))
+        })
+    };
+    let told = |outcome: &Outcome, id: u32| {
+        let fate = outcome.fates.iter().find(|fate| fate.id == id);
+        fate.map(|fate| matches!(fate.told, Told::Acknowledged(_)))
+    };
+    let scenario = away(Law::Counter)
+        .then(7_000, 0, "k", INCREMENT)
+        .then(7_500, 1, "k", Act::Increment { amount: 2 })
+        .then(9_000, 0, "k", Act::Increment { amount: 8 })
+        .then(17_000, 1, "k", Act::Increment { amount: 16 });
+    let outcome = clean(&scenario);
+    assert!(outcome.sometimes.contains("an-increment-went-ahead-of-d1"));
+    assert!((7..11).all(|id| told(&outcome, id) == Some(true)), "{:?}", outcome.fates);
+    fires(&scenario, Double::D1KeepsNoWrites, Invariant::ExactlyOnce);
+    // What a rule makes of it nobody can tell: it goes to the other coordinator.
+    let outcome = clean(&away(Law::RuledCounter).then(7_000, 0, "k", INCREMENT));
+    assert!(!outcome.sometimes.contains("an-increment-went-ahead-of-d1"));
+    assert_eq!(told(&outcome, 7), Some(true));
+}
+
+/// A inc; B inc; A knows of it, has an old copy alone, and cannot reach D1: it does not add to that.
+#[test]
+fn v8_an_increment_is_not_added_to_an_older_copy() {
+    let cut = |scenario: Scenario, node, store, during_ms| {
+        let place = Place::Link { from: End::Node(node), to: End::Store(store) };
+        scenario.fault(Kind::NetPartition, place, during_ms, 0)
+    };
+    let mut scenario = Scenario::still(2).under(Law::Counter);
+    scenario.length_ms = 20_000;
+    for store in [StoreId::Kv, StoreId::R2] {
+        scenario = cut(scenario, 1, store, 1_900..12_000);
+        scenario = cut(scenario, 0, store, 1_900..4_000);
+    }
+    let scenario = cut(scenario, 0, StoreId::D1, 3_900..12_000)
+        .then(1_000, 0, "k", add(1))
+        .then(2_000, 1, "k", Act::Increment { amount: 2 })
+        .then(4_010, 0, "k", INCREMENT);
+    clean(&scenario);
+}
+
 /// A put; A put at another coordinator; what lost is erased; A→B. B has never seen its bytes.
 #[test]
 fn v6_what_is_erased_at_one_site_comes_to_another_as_that() {
@@ -135,8 +207,7 @@ fn a_write_that_waits_while_the_tombstone_beside_it_is_reaped_is_installed() {
         .then(1_000, 0, "k", PUT)
         .then(2_000, 0, "k", Act::Delete)
         .then(9_000, 1, "k", BESIDE);
-    let cut =
-        Place::Link { from: End::Node(1), to: End::Store(tidelock_engine::record::StoreId::D1) };
+    let cut = Place::Link { from: End::Node(1), to: End::Store(StoreId::D1) };
     scenario.length_ms = 30_000;
     clean(&scenario.fault(Kind::NetPartition, cut, 9_050..14_000, 0));
 }

@@ -4,13 +4,25 @@
 //! it takes effect once or not at all: two increments count twice, whoever sends them to whichever
 //! coordinator of a site. Where the record moves on in between, the patch is applied to what stands
 //! then. Between sites a patched document meets another like any value.
+//!
+//! ```text
+//! D1 answers ─────────────────────────> applied to what stands there, over exactly that
+//! it does not, and the record's merge
+//! makes the same of the patch later ──> applied to what is known here, with the history of that
+//! ```
+//!
+//! The second is taken where values are merged: D1 finds in the write what its patch did, as the difference
+//! between the value and what it was written over, and that counts once beside whatever has come meanwhile
+//! (rule V8).
 
 use super::Coordinator;
-use super::read::ReadError;
+use super::read::{ReadError, place};
 use super::write::{Condition, Lifetime, Write, WriteOutcome, WriteRefusal};
 use crate::env::{Clock, Env};
-use crate::patch::{Patch, PatchError};
-use crate::policy::{Kind, ReadLevel};
+use crate::json::Node;
+use crate::patch::{Operation, Patch, PatchError};
+use crate::policy::{Conflicts, Kind, ReadLevel, Ruling};
+use crate::record::RecordId;
 use bytes::Bytes;
 use std::fmt;
 use std::time::Duration;
@@ -98,8 +110,14 @@ impl<E: Env> Coordinator<E> {
             return Err(Unpatched::NoDocuments { dataset });
         }
         for tries in 1.. {
-            let read = self.read(&dataset, &key, Some(ReadLevel::Latest)).await;
-            let read = read.map_err(Unpatched::Read)?;
+            let read = match self.read(&dataset, &key, Some(ReadLevel::Latest)).await {
+                Ok(read) => read,
+                Err(away @ ReadError::Unavailable(_)) if over.is_none() => {
+                    let patched = self.patch_known(&dataset, &key, &patch, deadline).await;
+                    return patched.ok_or(Unpatched::Read(away));
+                }
+                Err(error) => return Err(Unpatched::Read(error)),
+            };
             if !read.siblings.is_empty() {
                 return Err(Unpatched::Several { dataset, key });
             }
@@ -123,9 +141,7 @@ impl<E: Env> Coordinator<E> {
                 WriteOutcome::Refused(WriteRefusal::ConditionFailed { .. })
                     if over.is_none() && tries < TRIES_MAX =>
                 {
-                    let pause = u64::try_from((PAUSE * tries).as_millis()).unwrap_or(u64::MAX);
-                    let pause = Duration::from_millis(self.env.random() % pause.max(1));
-                    self.env.clock().sleep(pause).await;
+                    self.pause(tries).await;
                 }
                 WriteOutcome::Refused(WriteRefusal::ConditionFailed { .. }) if over.is_none() => {
                     return Ok(WriteOutcome::Refused(WriteRefusal::Busy));
@@ -134,5 +150,72 @@ impl<E: Env> Coordinator<E> {
             }
         }
         unreachable!("the last try returns")
+    }
+
+    /// Changes a record while the authority does not answer, if the merge there makes of it what the patch
+    /// says.
+    async fn patch_known(
+        &self,
+        dataset: &str,
+        key: &str,
+        patch: &Patch,
+        deadline: Option<Duration>,
+    ) -> Option<WriteOutcome> {
+        for tries in 1..=TRIES_MAX {
+            let policy = self.policy();
+            let (of, record) = place(&policy, dataset, key).ok()?;
+            let (stands, context) = self.read_known(of, &record).await?;
+            if !keeps_its_effect(patch, &of.conflict, &record, &stands) {
+                return None;
+            }
+            // What it cannot be applied to here may be another at the authority.
+            let patched = patch.apply(&stands).ok()?;
+            let write = Write {
+                dataset: dataset.to_owned(),
+                key: key.to_owned(),
+                value: Some(Bytes::from(patched)),
+                condition: Condition::Context(context),
+                lifetime: Lifetime::Endless,
+            };
+            match self.write_by(write, deadline).await {
+                // Another write has come between, and what it wrote is read next.
+                WriteOutcome::Refused(WriteRefusal::AuthorityUnreachable { .. })
+                    if tries < TRIES_MAX =>
+                {
+                    self.pause(tries).await;
+                }
+                outcome => return Some(outcome),
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
+    async fn pause(&self, tries: u32) {
+        let pause = u64::try_from((PAUSE * tries).as_millis()).unwrap_or(u64::MAX);
+        let pause = Duration::from_millis(self.env.random() % pause.max(1));
+        self.env.clock().sleep(pause).await;
+    }
+}
+
+/// True when a merge makes of a write what its patch says, whatever has been written meanwhile. A user's rule
+/// may make anything of it, and whether a test holds the authority alone can tell.
+fn keeps_its_effect(
+    patch: &Patch,
+    conflicts: &Conflicts,
+    record: &RecordId,
+    stands: &[u8],
+) -> bool {
+    if *conflicts.ruling(&record.key) != Ruling::Merge {
+        return false;
+    }
+    match patch {
+        Patch::Merge(_) => true,
+        Patch::Operations(operations) => {
+            !operations.iter().any(|operation| matches!(operation, Operation::Test { .. }))
+        }
+        Patch::Increment { pointer, .. } => {
+            let document = Node::parse(stands);
+            document.is_ok_and(|document| conflicts.fields.counts_at(&document, pointer))
+        }
     }
 }

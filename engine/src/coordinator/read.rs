@@ -220,6 +220,42 @@ impl<E: Env> Coordinator<E> {
         self.read_latest(policy, record).await.map(|latest| latest.read)
     }
 
+    /// What stands as far as this coordinator knows, and the history that it is of: a merge which starts from
+    /// that history starts from just these bytes. `None`: they cannot be had without the authority.
+    pub(super) async fn read_known(
+        &self,
+        policy: &Dataset,
+        record: &RecordId,
+    ) -> Option<(Bytes, VersionVector)> {
+        if let Some(Held { version, value }) = self.own(record) {
+            // Beside others it is not what is shown.
+            return match value {
+                Stored::Inline(bytes) if !version.is_apart() => Some((bytes, version.history)),
+                Stored::Inline(_)
+                | Stored::Tombstone
+                | Stored::Reference { .. }
+                | Stored::Erased(_) => None,
+            };
+        }
+        let known = self.state().ledger.known(record)?.version?;
+        // What was made with less at hand than others have is not what they would start from.
+        if known.is_apart() && known.basis() != Basis::ThreeWay {
+            return None;
+        }
+        for store in [StoreId::Kv, StoreId::R2] {
+            if policy.projection(store).is_none() || !self.state().admits(store) {
+                continue;
+            }
+            if let Ok(Copied::Whole(Read { value: Some(value), .. })) =
+                self.copy(policy, record, store).await
+                && ContentHash::of(&value) == known.current().hash
+            {
+                return Some((value, known.history));
+            }
+        }
+        None
+    }
+
     /// True when this coordinator knows that the authority holds something newer than a copy, or
     /// something where the copy shows nothing.
     fn is_behind(&self, record: &RecordId, copied: &Copied) -> bool {

@@ -183,14 +183,7 @@ impl<E: Env> Coordinator<E> {
         write: Write,
         deadline: Option<Duration>,
     ) -> WriteOutcome {
-        if let Err(refusal) = self.wait_for_conditional(&record, &write.condition, deadline).await {
-            return WriteOutcome::Refused(refusal);
-        }
-        let looked = match self.know(dataset, &record, &write.condition).await {
-            Ok(looked) => looked,
-            Err(refusal) => return WriteOutcome::Refused(refusal),
-        };
-        let begun = match self.begin(dataset, &record, write, looked, deadline) {
+        let begun = match self.begin_alone(dataset, &record, &write, deadline).await {
             Ok(begun) => begun,
             Err(refusal) => return WriteOutcome::Refused(refusal),
         };
@@ -236,35 +229,46 @@ impl<E: Env> Coordinator<E> {
         if self.left(deadline).is_zero() { Err(WriteRefusal::DeadlinePassed) } else { Ok(()) }
     }
 
+    /// Begins a write once nothing is under way that it must wait for, which is looked at again under the
+    /// lock: another write may have begun while this one asked the authority.
+    async fn begin_alone(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        write: &Write,
+        deadline: Option<Duration>,
+    ) -> Result<Begun, WriteRefusal> {
+        let mut give_up = None;
+        loop {
+            self.wait_for_conditional(record, &write.condition, deadline, &mut give_up).await?;
+            let looked = self.know(dataset, record, &write.condition).await?;
+            if let Some(begun) = self.begin(dataset, record, write, looked, deadline)? {
+                return Ok(begun);
+            }
+        }
+    }
+
     /// Conditional writes have a record to themselves: what is built on one must know how it came
-    /// out.
+    /// out. `give_up`: when, once there was something to wait for.
     async fn wait_for_conditional(
         &self,
         record: &RecordId,
         condition: &Condition,
         deadline: Option<Duration>,
+        give_up: &mut Option<Duration>,
     ) -> Result<(), WriteRefusal> {
         self.still_waited_for(deadline)?;
-        let alone = match condition {
-            Condition::Match(_) | Condition::Absent | Condition::Over(_) => true,
-            Condition::None | Condition::Context(_) => false,
-        };
-        let mut give_up = None;
         loop {
             let settled = self.wake.settled.notified();
             if self.is_stopped() {
                 return Err(WriteRefusal::Stopping);
             }
-            let must_wait = self.state().slots.get(record).is_some_and(|slot| {
-                let alive = slot.intents.iter().filter(|pending| !pending.dead);
-                alive.into_iter().any(|pending| alone || pending.intent.only_over.is_some())
-            });
-            if !must_wait {
+            if !self.state().must_wait(record, condition) {
                 return Ok(());
             }
             self.still_waited_for(deadline)?;
             let now = self.now();
-            let give_up = give_up.get_or_insert(now + self.pace.acknowledge_within);
+            let give_up = *give_up.get_or_insert(now + self.pace.acknowledge_within);
             let left = give_up.saturating_sub(now).min(self.left(deadline));
             if left == Duration::ZERO {
                 return Err(WriteRefusal::Busy);
@@ -289,13 +293,17 @@ impl<E: Env> Coordinator<E> {
             let state = self.state();
             match condition {
                 Condition::Match(_) | Condition::Absent | Condition::Over(_) => true,
-                Condition::Context(context) => match state.ledger.known(record) {
-                    None => true,
-                    Some(known) => {
-                        let history = resolve::history_of(known.version.as_ref());
-                        history.compare(context) != Some(std::cmp::Ordering::Equal)
+                Condition::Context(context) => {
+                    let known = state.ledger.known(record);
+                    let own = state.newest_own(record, self.actor.node);
+                    let is_known = known.is_some() || own.is_some();
+                    let history = known.and_then(|known| known.version);
+                    let mut history = resolve::history_of(history.as_ref());
+                    if let Some(own) = own {
+                        history = history.join(&own.intent.version.history);
                     }
-                },
+                    !is_known || history.compare(context) != Some(std::cmp::Ordering::Equal)
+                }
                 Condition::None => {
                     let is_known = state.ledger.row_seq(record).is_some();
                     !is_known && state.newest_own(record, self.actor.node).is_none()
@@ -333,18 +341,21 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    /// Gives the write its dot and queues its intent, all under one lock.
+    /// Gives the write its dot and queues its intent, all under one lock. `None`: it must wait.
     fn begin(
         &self,
         dataset: &Dataset,
         record: &RecordId,
-        write: Write,
+        write: &Write,
         looked: Option<Looked>,
         deadline: Option<Duration>,
-    ) -> Result<Begun, WriteRefusal> {
+    ) -> Result<Option<Begun>, WriteRefusal> {
         self.still_waited_for(deadline)?;
         let wall = self.env.clock().wall();
         let mut state = self.state();
+        if state.must_wait(record, &write.condition) {
+            return Ok(None);
+        }
         if self.is_stopped() {
             return Err(WriteRefusal::Stopping);
         }
@@ -415,7 +426,7 @@ impl<E: Env> Coordinator<E> {
             let (dataset, key) = (record.dataset.to_string(), record.key.to_string());
             return Err(WriteRefusal::TooManySiblings { dataset, key });
         }
-        let value = write.value.map_or(Stored::Tombstone, Stored::Inline);
+        let value = write.value.clone().map_or(Stored::Tombstone, Stored::Inline);
         state.counter += 1;
         let dot = Dot { actor: self.actor, counter: state.counter };
         let stamp = state.clock.tick(wall, base.stamp);
@@ -450,7 +461,7 @@ impl<E: Env> Coordinator<E> {
             slot.waiters.push(Waiter { dot, missing, done });
         }
         let durable = self.commit(&mut state, intent.clone());
-        Ok(Begun { intent, created, durable, settled })
+        Ok(Some(Begun { intent, created, durable, settled }))
     }
 
     /// The intent is durable: waits for the write-through stores as long as the caller should.
@@ -551,6 +562,18 @@ impl State {
     pub(super) fn is_queue_full(&self, pace: &Pace) -> bool {
         let all = self.held.all();
         all.writes >= pace.intents_max || all.bytes >= pace.intent_bytes_max
+    }
+
+    /// True while a write of this record is under way of which this one must know how it came out.
+    fn must_wait(&self, record: &RecordId, condition: &Condition) -> bool {
+        let alone = match condition {
+            Condition::Match(_) | Condition::Absent | Condition::Over(_) => true,
+            Condition::None | Condition::Context(_) => false,
+        };
+        self.slots.get(record).is_some_and(|slot| {
+            let mut alive = slot.intents.iter().filter(|pending| !pending.dead);
+            alive.any(|pending| alone || pending.intent.only_over.is_some())
+        })
     }
 
     /// Why a write of so many bytes cannot be taken in; `None`: it can.

@@ -15,6 +15,7 @@
 //! Invariant: rules that were accepted can be looked up for any document in time that is bounded
 //! by their number.
 
+use crate::json::{Node, Shape};
 use jsonptr::Pointer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -147,6 +148,26 @@ impl FieldRules {
         self.root.counts
     }
 
+    /// True when what is added to a number there is added once, whatever else a merge finds: it is a counter,
+    /// and its place is the same in every document, by names and by what tells items apart.
+    pub fn counts_at(&self, document: &Node<'_>, pointer: &Pointer) -> bool {
+        let (mut at, mut matched) = (Some(document), self.at_root());
+        for token in pointer.tokens() {
+            let name = token.decoded();
+            let items = at.and_then(Node::items);
+            if items.is_some() && !matches!(matched.strategy, Strategy::ListMap(_)) {
+                return false;
+            }
+            matched = if items.is_some() { matched.item() } else { matched.member(&name) };
+            at = match at.map(Node::shape) {
+                Some(Shape::Array(items)) => name.parse().ok().and_then(|at: usize| items.get(at)),
+                Some(Shape::Object(members)) => members.find(&name),
+                Some(Shape::Scalar) | None => None,
+            };
+        }
+        *matched.strategy == Strategy::DeltaSum
+    }
+
     /// What holds for the whole document.
     pub(super) fn at_root(&self) -> Matched<'_> {
         Matched::of(vec![&self.root], &Strategy::MergeRecursive)
@@ -197,6 +218,37 @@ impl<'r> Matched<'r> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_added_counts_where_its_place_is_the_same_everywhere() {
+        let rules = FieldRules::new([
+            ("/n", Strategy::DeltaSum),
+            ("/stock", Strategy::DeltaSum),
+            ("/stock/note", Strategy::Lww),
+            ("/lines", Strategy::ListMap("id".into())),
+            ("/lines/*/qty", Strategy::DeltaSum),
+            ("/list/*/qty", Strategy::DeltaSum),
+        ])
+        .unwrap();
+        let document = br#"{"n": 1, "m": 1, "stock": {"a": 1}, "lines": [{"id": 1, "qty": 1}],
+                            "list": [{"qty": 1}]}"#;
+        let document = Node::parse(document).unwrap();
+        for (pointer, counts) in [
+            ("/n", true),
+            ("/m", false),
+            ("", false),
+            ("/stock/a", true),
+            ("/stock/new", true),
+            ("/stock/note", false),
+            ("/lines/0/qty", true),
+            ("/lines/0/price", false),
+            // The first on one side may be another than on the other.
+            ("/list/0/qty", false),
+        ] {
+            let pointer = Pointer::parse(pointer).unwrap();
+            assert_eq!(rules.counts_at(&document, pointer), counts, "{pointer}");
+        }
+    }
 
     #[test]
     fn the_longest_pointer_says() {

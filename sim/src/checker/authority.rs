@@ -198,7 +198,7 @@ impl Checker {
             let issued = self.issued.range(dot(from + 1)..=dot((*counter).max(from + 1)));
             issued.filter(|(_, issued)| issued.record == *record).map(|(dot, _)| *dot)
         });
-        let newly = newly.filter(|dot| covers(&version.history, *dot));
+        let newly = newly.filter(|dot| covers(&version.history, *dot) && self.took_effect(*dot));
         let dropped = newly.chain(former).find(|dot| !accounted(*dot));
         self.hold(Invariant::Causality, at_ms, unseen.is_none(), || {
             let dot = unseen.map(|dot| dot.to_string()).unwrap_or_default();
@@ -229,8 +229,18 @@ impl Checker {
 
     /// True when somebody wrote bytes of this hash to a record.
     pub(super) fn wrote(&self, record: &RecordId, hash: ContentHash) -> bool {
-        let asked = self.by_hash.get(&hash).and_then(|id| self.asked.get(id));
-        asked.is_some_and(|asked| asked.record == *record) || self.is_made(record, hash)
+        self.writer(record, hash).is_some() || self.is_made(record, hash)
+    }
+
+    /// Whoever wrote bytes of this hash to a record.
+    pub(super) fn writer(&self, record: &RecordId, hash: ContentHash) -> Option<u32> {
+        let own = self.increased.get(&(record.clone(), hash)).copied();
+        own.or_else(|| self.by_hash.get(&hash).copied().filter(|id| self.asked_of(*id, record)))
+    }
+
+    /// True when somebody asked for this write, and to this record.
+    pub(super) fn asked_of(&self, id: u32, record: &RecordId) -> bool {
+        self.asked.get(&id).is_some_and(|asked| asked.record == *record)
     }
 
     /// True when an authority merged bytes of this hash for a record: what they are to be is held against
@@ -312,9 +322,8 @@ impl Checker {
                 format!("{dot} of {record} reached the authority before any journal")
             });
         }
-        let refused =
-            self.by_hash.get(&sibling.hash).filter(|id| self.asked[id].told == Told::Refused);
-        let refused = refused.copied();
+        let refused = self.writer(record, sibling.hash);
+        let refused = refused.filter(|id| self.asked[id].told == Told::Refused);
         self.hold(Invariant::NoPhantom, at_ms, refused.is_none(), || {
             format!(
                 "w{} of {record} was refused, and is installed now",

@@ -70,6 +70,9 @@ impl Checker {
     pub fn journalled(&mut self, at_ms: u64, intent: &Intent) {
         let sibling = intent.version.current();
         let dot = sibling.dot;
+        if intent.only_over.is_some() {
+            self.conditional.insert(dot);
+        }
         let issued = Issued {
             record: intent.record.clone(),
             hash: sibling.hash,
@@ -89,6 +92,7 @@ impl Checker {
             )
         });
         self.issued.entry(dot).or_insert(issued);
+        self.counter_journalled(at_ms, intent);
         let id = self.by_hash.get(&sibling.hash).copied();
         let asked =
             id.and_then(|id| Some((id, self.asked.get(&id)?.at_ms, self.lifetimes.get(&id))));

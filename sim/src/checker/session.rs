@@ -53,6 +53,19 @@ impl Checker {
         self.asked.insert(id, Asked { at_ms, session, record, hash, told: Told::Waiting });
     }
 
+    /// A session asks for a counter to be increased: what bytes that makes depends on what stands there.
+    pub fn asks_to_add(
+        &mut self,
+        id: u32,
+        at_ms: u64,
+        session: u16,
+        record: RecordId,
+        amount: u64,
+    ) {
+        self.asks(id, at_ms, session, record, None);
+        self.adds.insert(id, amount);
+    }
+
     /// A write that was asked for is to stand for so long.
     pub fn asks_for(&mut self, id: u32, ttl_ms: u64) {
         self.lifetimes.insert(id, ttl_ms);
@@ -67,8 +80,14 @@ impl Checker {
             Told::Acknowledged(dot) => {
                 self.seen.entry((asked.session, asked.record.clone())).or_default().include(dot);
                 let durable = self.issued.get(&dot).is_some_and(|issued| {
-                    issued.record == asked.record
-                        && issued.hash == asked.hash.unwrap_or(ContentHash::of(&[]))
+                    let same = match asked.hash {
+                        Some(hash) => issued.hash == hash,
+                        None if self.adds.contains_key(&id) => {
+                            self.writer(&asked.record, issued.hash) == Some(id)
+                        }
+                        None => issued.hash == ContentHash::of(&[]),
+                    };
+                    issued.record == asked.record && same
                 });
                 self.hold(Invariant::ZeroLoss, at_ms, durable, || {
                     format!(
@@ -86,7 +105,11 @@ impl Checker {
                 }
             }
             Told::Refused => {
-                let present = asked.hash.and_then(|hash| self.where_is(hash));
+                let present = asked.hash.and_then(|hash| self.where_is(hash)).or_else(|| {
+                    let mut seen = self.seen_bytes.iter();
+                    let seen = seen.find(|(_, seen)| self.increased.get(*seen) == Some(&id));
+                    seen.map(|(dot, _)| format!("the authority's row as {dot}"))
+                });
                 self.hold(Invariant::NoPhantom, at_ms, present.is_none(), || {
                     format!(
                         "w{id} ({}) was refused, and is in {}",

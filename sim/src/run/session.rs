@@ -16,8 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidelock_engine::coordinator::{
-    Condition, Lifetime, Read, Receipt, Redact, Redaction, Session, Write, WriteOutcome,
+    Condition, Lifetime, Patching, Read, Receipt, Redact, Redaction, Session, Unpatched, Write,
+    WriteOutcome,
 };
+use tidelock_engine::patch::{INCREMENT, Patch};
 use tidelock_engine::policy::ReadLevel;
 use tidelock_engine::record::{RecordId, StoreId, Stored};
 use tidelock_engine::version::{Dot, NodeId, SiteId, VersionVector};
@@ -73,6 +75,9 @@ async fn perform(world: &Arc<World>, operation: &Operation, memory: &mut Memory)
         Act::ReadSession => {
             read_in_session(world, session, node, &record, memory).await;
             return;
+        }
+        Act::Increment { amount } => {
+            return increment(world, operation, &record, amount, memory).await;
         }
         Act::Erase => return erase(world, session, node, &record).await,
         Act::Foreign { .. } => {
@@ -161,6 +166,67 @@ async fn erase(world: &Arc<World>, session: u16, node: NodeId, record: &RecordId
     let here = End::Session(session);
     world.note(&mut state, here, "erased", Some(End::Node(node.0)), erased.len() as u64, || {
         record.to_string()
+    });
+}
+
+/// Has a coordinator add to a counter.
+async fn increment(
+    world: &Arc<World>,
+    operation: &Operation,
+    record: &RecordId,
+    amount: u64,
+    memory: &mut Memory,
+) {
+    let Operation { id, session, node, .. } = *operation;
+    let now_ms = world.now_ms();
+    world.state().checker.asks_to_add(id, now_ms, session, record.clone(), amount);
+    let patch = format!("{{\"pointer\":\"/n\",\"by\":{amount}}}");
+    let patch = Patch::parse(INCREMENT, patch.as_bytes()).expect("it is an increment");
+    let mut told = Told::Refused;
+    for attempt in 0..TRIES {
+        let node = NodeId((node + attempt) % world.scenario.nodes);
+        let patching = Patching {
+            dataset: record.dataset.to_string(),
+            key: record.key.to_string(),
+            patch: patch.clone(),
+            over: None,
+        };
+        let asked = world.ask(session, node, async move |coordinator| {
+            let policy = coordinator.policy();
+            let through: Vec<StoreId> =
+                policy.datasets[&*patching.dataset].write_through().collect();
+            (through, coordinator.patch(patching, None).await)
+        });
+        told = match asked.await {
+            Ok((through, Ok(WriteOutcome::Applied(receipt)))) => {
+                let mut state = world.state();
+                if survives_crashes_alone(&through, &Condition::None, &receipt) {
+                    state.checker.survives_crashes_alone(receipt.dot);
+                }
+                if receipt.pending.contains(&StoreId::D1) {
+                    state.sometimes.insert("an-increment-went-ahead-of-d1");
+                }
+                memory.token.wrote(&receipt);
+                Told::Acknowledged(receipt.dot)
+            }
+            Ok((_, Ok(WriteOutcome::Refused(_)) | Err(Unpatched::Read(_)))) | Err(false) => {
+                Told::Refused
+            }
+            // There is no such counter, or no number in it.
+            Ok((_, Err(_))) => break,
+            Ok((_, Ok(WriteOutcome::Unknown(_)))) | Err(true) => Told::Unknown,
+        };
+        if told != Told::Refused {
+            break;
+        }
+        madsim::time::sleep(Duration::from_millis(100)).await;
+    }
+    let now_ms = world.now_ms();
+    let mut state = world.state();
+    state.checker.told(id, now_ms, told);
+    let digest = if let Told::Acknowledged(dot) = told { dot.counter } else { 0 };
+    world.note(&mut state, End::Session(session), "incremented", None, digest, || {
+        format!("w{id} of {record}: {told:?}")
     });
 }
 
