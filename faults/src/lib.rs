@@ -60,14 +60,16 @@ pub enum Call {
     R2Write,
     /// A message to another coordinator.
     Peer,
+    /// An append to the audit log.
+    AuditAppend,
 }
 
 /// When in a call a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moment {
-    /// Nothing of the call leaves the process. A commit of the journal is on its way to the disk
-    /// then, and gets there or not.
+    /// Nothing of the call leaves the process. A commit of the journal, or an append to the audit log,
+    /// is on its way to the disk then, and gets there or not.
     Before,
     /// The call has its effect, and its answer is not seen.
     After,

@@ -4,20 +4,22 @@
 //! ```text
 //! sim/mutants/NAME.patch ──> target/certify/tree ──> its test in sim/tests: must fail
 //!                                   │
-//!                                   └──> seeds of `standard` until one breaks an invariant
+//!                                   └──> seeds until one breaks an invariant
 //! ```
 //!
 //! Invariant: the workspace itself is never touched. The copy is made once, of tracked files as
 //! they stand, and is whole again before the next rule is taken out; what an interruption left
 //! taken out is put back when the next copy is made.
 
+use crate::scenario::Profile;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The files of `sim/tests/` whose tests mutants may name.
-pub const TESTS: [&str; 6] = ["traces", "exchange", "conflicts", "reconcile", "reap", "blobs"];
+pub const TESTS: [&str; 7] =
+    ["traces", "exchange", "conflicts", "reconcile", "reap", "blobs", "audit"];
 /// Seeds between two looks at the result.
 const SEEDS_AT_ONCE: u64 = 20;
 
@@ -32,12 +34,15 @@ pub struct Mutant {
     pub removes: String,
     /// The test that must fail, in one of [`TESTS`].
     pub test: String,
+    /// The profile whose seeds are tried.
+    pub profile: Profile,
     /// The patch.
     pub patch: PathBuf,
 }
 
 impl Mutant {
-    /// Reads a patch's first line: `# RULE: what it removes; fails TEST`.
+    /// Reads a patch's first line: `# RULE: what it removes; fails TEST`, and for other seeds than those of
+    /// `standard` behind that `; seeds of PROFILE`.
     pub fn read(patch: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(patch)
             .map_err(|error| format!("cannot read {}: {error}", patch.display()))?;
@@ -45,13 +50,17 @@ impl Mutant {
             let line = text.lines().next()?.strip_prefix("# ")?;
             let (rule, rest) = line.split_once(": ")?;
             let (removes, test) = rest.rsplit_once("; fails ")?;
-            Some((rule.to_owned(), removes.to_owned(), test.to_owned()))
+            let (test, profile) = match test.split_once("; seeds of ") {
+                Some((test, profile)) => (test, profile.parse().ok()?),
+                None => (test, Profile::Standard),
+            };
+            Some((rule.to_owned(), removes.to_owned(), test.to_owned(), profile))
         };
-        let (rule, removes, test) = words().ok_or_else(|| {
+        let (rule, removes, test, profile) = words().ok_or_else(|| {
             format!("{} must begin with \"# RULE: what it removes; fails TEST\"", patch.display())
         })?;
         let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Mutant { name, rule, removes, test, patch: patch.to_owned() })
+        Ok(Mutant { name, rule, removes, test, profile, patch: patch.to_owned() })
     }
 
     /// All of a workspace, by name; `only` of them, if any are named.
@@ -86,7 +95,7 @@ pub struct Verdict {
     pub test: String,
     /// It did.
     pub caught_by_test: bool,
-    /// Seeds of `standard` until one failed, that one included; `None`: none did.
+    /// Seeds of its profile until one failed, that one included; `None`: none did.
     pub seeds_until_caught: Option<u64>,
     /// Seeds that were tried.
     pub seeds_tried: u64,
@@ -118,7 +127,7 @@ impl Verdict {
     }
 }
 
-/// The table for people: what its test and the seeds of `standard` made of each mutant, and how many
+/// The table for people: what its test and the seeds made of each mutant, and how many
 /// were caught.
 pub fn table(verdicts: &[Verdict]) -> String {
     let columns = ("mutant", "rule", "its test", "caught by seed (invariant)");
@@ -256,7 +265,7 @@ impl Copy {
             let from = verdict.seeds_tried;
             let upto = seeds.min(from + SEEDS_AT_ONCE);
             step(&format!("seeds {from}..{upto}"));
-            if let Some((seed, invariant)) = self.first_failing(from, upto)? {
+            if let Some((seed, invariant)) = self.first_failing(mutant.profile, from, upto)? {
                 verdict.seeds_until_caught = Some(seed + 1);
                 verdict.invariant = Some(invariant);
             }
@@ -276,10 +285,15 @@ impl Copy {
         found.ok_or_else(|| format!("no test of {TESTS:?} is named {test}"))
     }
 
-    fn first_failing(&self, from: u64, upto: u64) -> Result<Option<(u64, String)>, String> {
+    fn first_failing(
+        &self,
+        profile: Profile,
+        from: u64,
+        upto: u64,
+    ) -> Result<Option<(u64, String)>, String> {
         let seeds = format!("{from}..{upto}");
         let output = Command::new(self.build.join("release/tidelock-sim"))
-            .args(["run", "--profile", "standard", "--seeds", &seeds, "--json", "-"])
+            .args(["run", "--profile", profile.name(), "--seeds", &seeds, "--json", "-"])
             .output()
             .map_err(|error| format!("cannot run the simulator with the rule out: {error}"))?;
         let Ok(result) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {

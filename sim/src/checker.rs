@@ -9,6 +9,7 @@ mod erased;
 mod fate;
 mod invariant;
 mod journals;
+mod logs;
 mod session;
 mod sets;
 mod wait;

@@ -4,6 +4,7 @@
 //! disk away; the checker is told of that, since it excuses what was promised to survive crashes
 //! alone.
 
+use crate::audit::AuditLog;
 use crate::double::Double;
 use crate::streams::Purpose;
 use crate::world::{State, World};
@@ -33,6 +34,9 @@ pub struct Disk {
     pending: Option<JournalBatch>,
     /// The durable intents, dead letters and forced breakers as they were earlier.
     snapshot: (BTreeMap<u64, Intent>, BTreeMap<String, DeadLetter>, Vec<Forced>),
+    /// The audit log, and as it was earlier.
+    pub(crate) audit: AuditLog,
+    audit_snapshot: AuditLog,
     /// An intent that has rotted.
     rotten: Option<u64>,
     /// Everything that it ever held, in commit order.
@@ -76,6 +80,7 @@ impl Disk {
 
     fn take_snapshot(&mut self) {
         self.snapshot = (self.durable.clone(), self.letters.clone(), self.forced.clone());
+        self.audit_snapshot = self.audit.durable();
     }
 
     /// Becomes another disk; gives the intents that it no longer has.
@@ -135,11 +140,7 @@ impl World {
             }
             state.disks[at].pending = Some(batch);
             let fsync = 1_000 + u64::from(state.disk_choices[at].next_u32() % 3_000);
-            let slow_ms = match self.disk_strikes(&mut state, Kind::DiskSlow, node) {
-                Some(fault) => self.choices(&mut state, fault.id).random_range(0..=fault.span_ms),
-                None => 0,
-            };
-            Duration::from_micros(fsync) + Duration::from_millis(slow_ms)
+            Duration::from_micros(fsync) + Duration::from_millis(self.slow_ms(&mut state, node))
         };
         // Before the answer, not before the disk: what was on its way to it got there, or not.
         self.crash_point(node, Call::JournalCommit, Moment::Before).await;
@@ -179,16 +180,31 @@ impl World {
     }
 
     /// A fault of this kind that holds at a disk, if its dice say so. Notes that it was felt.
-    fn disk_strikes(&self, state: &mut State, kind: Kind, node: NodeId) -> Option<&Fault> {
+    pub(crate) fn disk_strikes(
+        &self,
+        state: &mut State,
+        kind: Kind,
+        node: NodeId,
+    ) -> Option<&Fault> {
         let here = |fault: &&Fault| fault.place == Place::Disk(node.0);
         let fault = self.faults(kind).filter(here).find(|fault| self.dice(state, fault))?;
         state.felt(kind);
         Some(fault)
     }
 
+    /// What a slow disk adds to a write.
+    pub(crate) fn slow_ms(&self, state: &mut State, node: NodeId) -> u64 {
+        match self.disk_strikes(state, Kind::DiskSlow, node) {
+            Some(fault) => self.choices(state, fault.id).random_range(0..=fault.span_ms),
+            None => 0,
+        }
+    }
+
     /// The process ends: what was on its way to the disk got there, or not.
     pub(crate) fn end_commit(&self, state: &mut State, node: NodeId, landing: Landing) {
         let at = usize::from(node.0);
+        let ended = state.disks[at].audit.end_append(&mut state.audit_choices[at]);
+        state.sometimes.extend(ended);
         let Some(mut batch) = state.disks[at].pending.take() else { return };
         match landing {
             Landing::Torn if !batch.intents.is_empty() => {
@@ -252,12 +268,14 @@ impl World {
             Kind::DiskLost => {
                 state.disks[at].letters.clear();
                 state.disks[at].forced.clear();
+                state.disks[at].audit = AuditLog::default();
                 self.replace_disk(&mut state, node, BTreeMap::new());
             }
             Kind::DiskRestored => {
                 let (snapshot, letters, forced) = std::mem::take(&mut state.disks[at].snapshot);
                 state.disks[at].letters = letters;
                 state.disks[at].forced = forced;
+                state.disks[at].audit = std::mem::take(&mut state.disks[at].audit_snapshot);
                 self.replace_disk(&mut state, node, snapshot);
             }
             _ => {

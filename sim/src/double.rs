@@ -58,6 +58,8 @@ pub enum Double {
     LastReloadForgotten,
     /// Coordinators say nothing of their dead letters.
     DeadLettersHidden,
+    /// An audit log says that an append is durable and drops it.
+    LogDropsAppends,
     /// Coordinators take in as much as they like.
     QueuesUnbounded,
     /// Members are taken away without having been asked to leave.

@@ -5,6 +5,8 @@
 //! sessions were told against what the stores show. One seed is one run, byte for byte.
 
 #[cfg(madsim)]
+pub mod audit;
+#[cfg(madsim)]
 pub mod breakers;
 #[cfg(madsim)]
 pub mod campaign;

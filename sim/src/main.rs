@@ -129,7 +129,7 @@ struct CertifyArgs {
     /// Only these mutants, separated by commas.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     only: Vec<String>,
-    /// Seeds of standard to try for each.
+    /// Seeds of its profile, mostly standard, to try for each.
     #[arg(long, value_name = "N", default_value_t = 300)]
     seeds: u64,
     /// Write the figures to this file, - for standard output.

@@ -166,6 +166,7 @@ async fn replay_again(world: &Arc<World>, outcome: &mut Outcome) {
     }
     // Whatever was sent has landed.
     madsim::time::sleep(Duration::from_millis(500)).await;
+    crate::audit::wait_until_logged(world).await;
     let after = held(world);
     let mut records = before.keys().chain(after.keys());
     let changed = records.find(|record| match (before.get(record), after.get(record)) {
@@ -175,6 +176,7 @@ async fn replay_again(world: &Arc<World>, outcome: &mut Outcome) {
     });
     let now_ms = world.now_ms();
     let mut state = world.state();
+    crate::audit::check(world, &mut state);
     match changed {
         None => state.checker.passed(Invariant::IdempotentReplay),
         Some((_, record)) => {
@@ -208,6 +210,9 @@ async fn take_apart(world: &Arc<World>) {
 
 /// Starts a coordinator, and again whenever its journal fails.
 pub async fn process(world: Arc<World>, node: NodeId) {
+    if world.scenario.audited {
+        madsim::task::spawn(crate::audit::follow(Arc::downgrade(&world), node));
+    }
     loop {
         let life = {
             let mut state = world.state();
@@ -284,6 +289,7 @@ async fn drive(world: &Arc<World>, keep: bool) -> Outcome {
             madsim::time::sleep(Duration::from_millis(500)).await;
         }
     }
+    crate::audit::wait_until_logged(world).await;
     verdict(world, recovery, keep)
 }
 
@@ -351,6 +357,7 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
         state.checker.finish_site(now_ms, site, rows, losers, blob);
         state.checker.stays_erased(now_ms, site, rows, losers, stores.d1.writes());
     }
+    crate::audit::check(world, state);
     let mut letters = dead_letters(state);
     if world.is(Double::DeadLettersHidden) {
         letters.clear();

@@ -339,6 +339,9 @@ pub struct Scenario {
     /// Changes in one page of another site's feed; `None`: as many as in production.
     #[serde(default)]
     pub feed_page: Option<usize>,
+    /// Each coordinator keeps an audit log.
+    #[serde(default)]
+    pub audited: bool,
     /// What the sessions do, in time order.
     pub operations: Vec<Operation>,
     /// What goes wrong.
@@ -437,6 +440,7 @@ impl Scenario {
             reconcile_full: None,
             intents_max: None,
             feed_page: None,
+            audited: false,
             operations,
             faults,
             outside: Vec::new(),
@@ -463,6 +467,9 @@ impl Scenario {
         scenario.let_expire(&mut streams.open(Purpose::Expiry, 0));
         scenario.be_demanding(&mut streams.open(Purpose::Topology, 2));
         scenario.faults.retain(|fault| !profile.leaves_out(fault.kind));
+        if has(Purpose::Audit) {
+            scenario.keep_logs(&mut streams.open(Purpose::Audit, 0));
+        }
         if profile == Profile::Liveness {
             scenario.never_heals(&mut streams.open(Purpose::Topology, 1));
         }
@@ -527,6 +534,33 @@ impl Scenario {
         let others = self.datasets.iter().filter(|kept| !kept.law.is_some_and(Law::counts));
         let others: Vec<String> = others.map(|kept| kept.name.clone()).collect();
         workload::erase(&mut self.operations, &others, 60, rng);
+    }
+
+    /// In one run of four where most conflicts are, and in one hostile run of eight, each coordinator keeps
+    /// a log: that of all of them would be a sixth of the work. A few appends are the last thing that
+    /// their process does.
+    fn keep_logs(&mut self, rng: &mut impl Rng) {
+        let share = match self.profile {
+            Profile::Conflicts => 1.0 / 4.0,
+            Profile::Hostile => 1.0 / 8.0,
+            Profile::Quick | Profile::Standard | Profile::Liveness | Profile::Scale => 0.0,
+        };
+        self.audited = rng.random_bool(share);
+        if !self.audited {
+            return;
+        }
+        let PlanShape { from_ms, until_ms, .. } = self.profile.plan_shape();
+        for _ in 0..rng.random_range(0..4) {
+            let span_ms = rng.random_range(10..4_000);
+            let from_ms = rng.random_range(from_ms..until_ms - span_ms);
+            let until_ms = rng.random_range(from_ms + 1..=until_ms - span_ms);
+            let moment = if rng.random_bool(0.7) { Moment::Before } else { Moment::After };
+            let (node, ordinal) = (rng.random_range(0..self.nodes), rng.random_range(1..=4));
+            let place = Place::Call { node, call: Call::AuditAppend, ordinal, moment };
+            let id = self.faults.iter().map(|fault| fault.id + 1).max().unwrap_or(0);
+            let (kind, permille) = (Kind::ProcessCrash, 1_000);
+            self.faults.push(Fault { id, kind, place, from_ms, until_ms, permille, span_ms });
+        }
     }
 
     /// In one run of three some values expire; in one of nine, all of a dataset.
@@ -650,6 +684,7 @@ impl Scenario {
             reconcile_full: None,
             intents_max: None,
             feed_page: None,
+            audited: false,
             operations: Vec::new(),
             faults: Vec::new(),
             outside: Vec::new(),

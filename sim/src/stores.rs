@@ -654,6 +654,11 @@ impl D1 {
         asked.filter(of).take(query.limit).cloned().collect()
     }
 
+    /// Every conflict that was settled, in the order of the feed.
+    pub fn settled(&self) -> impl DoubleEndedIterator<Item = &Conflict> {
+        self.conflicts.values()
+    }
+
     /// All rows.
     pub fn rows(&self) -> &BTreeMap<RecordId, Row> {
         &self.rows

@@ -39,6 +39,8 @@ pub enum Purpose {
     Erasures,
     /// Which of those who add to counters say by how much, and no more.
     Increments,
+    /// Audit logs: whether there are any, and what their disks do.
+    Audit,
 }
 
 /// All streams of a seed.

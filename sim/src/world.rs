@@ -101,6 +101,7 @@ pub struct State {
     pub(crate) links: Vec<Option<ChaCha8Rng>>,
     choices: BTreeMap<u32, ChaCha8Rng>,
     pub(crate) disk_choices: Vec<ChaCha8Rng>,
+    pub(crate) audit_choices: Vec<ChaCha8Rng>,
     pub(crate) call_counts: BTreeMap<u32, u32>,
     /// Of crashes that come again: what they wait for, by fault.
     pub(crate) again: BTreeMap<u32, Again>,
@@ -173,6 +174,7 @@ impl World {
             links: (0..places * places).map(|_| None).collect(),
             choices: BTreeMap::new(),
             disk_choices: (0..nodes).map(|n| streams.open(Purpose::Disk, n as u64)).collect(),
+            audit_choices: (0..nodes).map(|n| streams.open(Purpose::Audit, n as u64 + 1)).collect(),
             call_counts: BTreeMap::new(),
             again: BTreeMap::new(),
             breakers: Breakers::default(),
@@ -282,6 +284,11 @@ impl World {
         if let Some(process) = id.and_then(|id| self.handle.get_node(id)) {
             process.spawn(task);
         }
+    }
+
+    /// True once nothing is sent on its way any more.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Nothing is sent on its way any more.

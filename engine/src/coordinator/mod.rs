@@ -18,7 +18,8 @@
 //! for good, `apart.rs` gathers what several values of one record are settled with, `read.rs` answers
 //! readers, `reload.rs` changes the policy, `expire.rs` ends values whose time has passed, `blobs.rs`
 //! sees to large values in R2, `leave.rs` ends the work of a coordinator that is retired, `force.rs`
-//! does an operator's will with breakers.
+//! does an operator's will with breakers, `logged.rs` brings an audit log what the authority has
+//! settled.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -37,6 +38,7 @@ mod install;
 mod keep;
 mod leave;
 mod leaves;
+mod logged;
 mod pass;
 mod patch;
 mod project;
@@ -62,6 +64,7 @@ pub use dead::DeadLetterError;
 pub use force::{ForceError, Kept};
 pub use leave::Leaving;
 pub use leaves::LedgerCheck;
+pub use logged::Logged;
 pub use pass::{Billed, Brake, Leave, Over, Pass, PassError};
 pub use patch::{Patching, Unpatched};
 pub use read::{Read, ReadError};

@@ -122,7 +122,7 @@ async fn run(args: ServeArgs, lock: &FolderLock) -> Result<(), ServeError> {
     let door = Door::new(&token, address, args.allow_host);
     let log = Log::open(data, lock).map_err(start)?;
     let audit = Audit::start(log, data, wall_ms(&node), config.audit).map_err(start)?;
-    tokio::spawn(follow(node.clone(), audit.clone(), own.site));
+    tokio::spawn(follow(node.clone(), audit.clone()));
     webhooks.start(&audit);
     let app = App::new(node.clone(), door, about, peers, reload.clone(), audit.clone(), webhooks);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

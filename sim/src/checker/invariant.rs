@@ -35,13 +35,15 @@ pub enum Invariant {
     /// -
     BreakerLive,
     /// -
+    AuditComplete,
+    /// -
     #[serde(rename = "recovery-5s")]
     Recovery,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Invariant; 15] = [
+    pub const ALL: [Invariant; 16] = [
         Invariant::ZeroLoss,
         Invariant::NoPhantom,
         Invariant::Convergence,
@@ -56,6 +58,7 @@ impl Invariant {
         Invariant::IdempotentReplay,
         Invariant::BoundedQueue,
         Invariant::BreakerLive,
+        Invariant::AuditComplete,
         Invariant::Recovery,
     ];
 
@@ -76,6 +79,7 @@ impl Invariant {
             Invariant::IdempotentReplay => "idempotent-replay",
             Invariant::BoundedQueue => "bounded-queue",
             Invariant::BreakerLive => "breaker-live",
+            Invariant::AuditComplete => "audit-complete",
             Invariant::Recovery => "recovery-5s",
         }
     }
@@ -126,6 +130,10 @@ impl Invariant {
             Invariant::BreakerLive => {
                 "While a breaker is not closed no work passes it, probes follow each other within \
                  half a second, few at a time, and it closes once its store answers."
+            }
+            Invariant::AuditComplete => {
+                "Each audit log verifies, and holds every conflict that its site's authority has \
+                 settled: once, in their order, as it was settled."
             }
             Invariant::Recovery => {
                 "Within five seconds of the last fault's end everything is equal, confirmed and \

@@ -5,15 +5,15 @@
 //! REST: what an operator has done ────────────────────┴──> one thread ──> Log::append
 //! ```
 //!
-//! Invariant: every conflict of the site's authority is in this log once and in its order, whichever
-//! coordinator settled it: the log's own last conflict says where to go on, so a crash between the
-//! answer and the append loses nothing. What an operator does is done first and logged then; where the
-//! log takes nothing more, that is reported, and whoever asked is told nothing else.
+//! Invariant: what is appended is on the disk when its sender is told so, and what the log refuses is
+//! brought again. Which conflict comes next is the coordinator's to say (`coordinator/logged.rs`). What
+//! an operator does is done first and logged then; where the log takes nothing more, that is reported,
+//! and whoever asked is told nothing else.
 
 use super::{Archived, AuditError, Filter, Log, Reader, Retention};
-use crate::audit::{Conflict, ConflictFacts, ConflictId, Event, Kind, Original};
-use crate::conflict::{self, ConflictQuery, Place, Which};
-use crate::coordinator::Resolved;
+use crate::audit::{ConflictId, Event, Kind, Original};
+use crate::conflict;
+use crate::coordinator::{Logged, Resolved};
 use crate::env::{Clock, Env};
 use crate::production::node::Node;
 use crate::record::RecordId;
@@ -41,8 +41,8 @@ type Batch = (Vec<(u64, Event)>, oneshot::Sender<Result<(), AuditError>>);
 #[derive(Clone, Debug)]
 pub struct Audit {
     batches: SyncSender<Batch>,
-    /// The last conflict that the log had when it was opened.
-    last: Option<Place>,
+    /// How far the log had the authority's conflicts when it was opened.
+    logged: Logged,
     reader: Reader,
     told: Arc<watch::Sender<Told>>,
     retention: Arc<Mutex<Retention>>,
@@ -65,7 +65,7 @@ impl Audit {
         now_ms: u64,
         retention: Retention,
     ) -> Result<Self, AuditError> {
-        let last = last_conflict(data)?;
+        let logged = logged(data)?;
         let mut retained = None;
         retain(&mut log, retention, now_ms, &mut retained);
         let retention = Arc::new(Mutex::new(retention));
@@ -77,7 +77,7 @@ impl Audit {
             .name("audit".to_owned())
             .spawn(move || write(log, retained, &retains, &taken, &tells))
             .map_err(|error| AuditError::Io(format!("no thread for the audit log: {error}")))?;
-        Ok(Audit { batches, last, reader: Reader::of(data), told, retention })
+        Ok(Audit { batches, logged, reader: Reader::of(data), told, retention })
     }
 
     /// What stays in the log.
@@ -226,15 +226,15 @@ fn retain(
     }
 }
 
-fn last_conflict(data: &Path) -> Result<Option<Place>, AuditError> {
+/// Where the log stands among the authority's conflicts: behind its own last one.
+fn logged(data: &Path) -> Result<Logged, AuditError> {
     let filter = Filter { kind: Some(Kind::Conflict), ..Filter::default() };
     let page = Reader::of(data).page(&filter, None, 1)?;
-    let Some(entry) = page.entries.into_iter().next() else { return Ok(None) };
+    let Some(entry) = page.entries.into_iter().next() else {
+        return Ok(Logged::behind(None, BATCH));
+    };
     match entry.event() {
-        Ok(Event::Conflict(conflict)) => {
-            let facts = conflict.facts();
-            Ok(facts.losers.first().map(|lost| Place { seq: facts.seq, lost: lost.dot }))
-        }
+        Ok(Event::Conflict(conflict)) => Ok(Logged::behind(Some(&conflict), BATCH)),
         Ok(_) | Err(_) => Err(AuditError::Damaged(format!(
             "entry {} is a conflict that this build cannot read",
             entry.seq()
@@ -243,10 +243,15 @@ fn last_conflict(data: &Path) -> Result<Option<Place>, AuditError> {
 }
 
 /// Brings the log every conflict that the authority settles, until the node is gone.
-pub async fn follow<E: Env>(node: Arc<Node<E>>, audit: Audit, site: SiteId) {
-    let mut last = audit.last;
+pub async fn follow<E: Env>(node: Arc<Node<E>>, audit: Audit) {
+    let mut logged = audit.logged.clone();
     loop {
-        let pause = match logged(&node, &audit, site, &mut last).await {
+        // Without a coordinator they wait at D1.
+        let followed = match node.reader() {
+            Ok(coordinator) => logged.follow(&coordinator, |events| audit.append(events)).await,
+            Err(_) => Ok(false),
+        };
+        let pause = match followed {
             Ok(true) => continue,
             Ok(false) => EVERY,
             Err(error) => {
@@ -258,50 +263,7 @@ pub async fn follow<E: Env>(node: Arc<Node<E>>, audit: Audit, site: SiteId) {
     }
 }
 
-/// Logs the next conflicts; true when more may be waiting.
-async fn logged<E: Env>(
-    node: &Node<E>,
-    audit: &Audit,
-    site: SiteId,
-    last: &mut Option<Place>,
-) -> Result<bool, AuditError> {
-    // Without a coordinator, or while D1 does not answer, they wait there.
-    let Ok(coordinator) = node.reader() else { return Ok(false) };
-    let ask = |which, limit| coordinator.conflicts(ConflictQuery { dataset: None, which, limit });
-    let Ok(found) = ask(Which::After(*last), BATCH).await else { return Ok(false) };
-    let Some(newest) = found.last() else {
-        // A database that was set back counts its feed anew from where it stands.
-        if let Some(place) = *last
-            && let Ok(all) = ask(Which::Before(None), 1).await
-            && all.first().is_none_or(|end| end.seq < place.seq)
-        {
-            tracing::warn!("D1 was set back: conflicts are followed from where it stands now");
-            *last = all.first().map(conflict::Conflict::place);
-        }
-        return Ok(false);
-    };
-    let now_ms = wall_ms(node);
-    let place = newest.place();
-    let more = found.len() == BATCH;
-    audit.append(found.iter().map(|settled| (now_ms, event(site, settled))).collect()).await?;
-    *last = Some(place);
-    Ok(more)
-}
-
 /// Wall time, in milliseconds since the epoch.
 pub fn wall_ms<E: Env>(node: &Node<E>) -> u64 {
     u64::try_from(node.env().clock().wall().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn event(site: SiteId, settled: &conflict::Conflict) -> Event {
-    Event::Conflict(Box::new(Conflict::new(ConflictFacts {
-        site,
-        record: settled.record.clone(),
-        seq: settled.seq,
-        settled_ms: settled.at.0,
-        winner: settled.winner,
-        won: settled.won.as_ref().map(Original::from),
-        losers: vec![Original::from(&settled.lost)],
-        strategy: settled.by.to_string().into(),
-    })))
 }
