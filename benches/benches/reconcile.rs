@@ -121,6 +121,7 @@ fn hold_against_d1(records: u64) {
         memory.install(record, version, value);
     };
     (0..records).for_each(|n| install(n, n + 1));
+    memory.sum("bench");
     let (runtime, coordinator) = coordinator_over(&memory, Pace::default());
     runtime.block_on(async {
         while !coordinator.status().ledger_complete {
@@ -153,6 +154,7 @@ fn catch_up(records: u64) {
             let value = Stored::Inline(Bytes::from(format!("{n:0>64}")));
             memory.install(record, version, value);
         }
+        memory.sum("bench");
         memory
     });
     let runtime =
@@ -221,6 +223,7 @@ fn pass(records: u64) {
         }
         memory.install(record, version, Stored::Inline(body));
     }
+    memory.sum("bench");
     let (runtime, coordinator) = coordinator_over(&memory, Pace::default());
     runtime.block_on(async {
         while !coordinator.status().ledger_complete {

@@ -18,7 +18,7 @@
 
 use crate::record::RecordId;
 use crate::retry::Budget;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map as map};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,17 +89,33 @@ pub enum Next {
     Park(Duration),
 }
 
+/// Who waits, by priority.
+#[derive(Debug, Default)]
+struct Queues {
+    each: [VecDeque<(u64, RecordId)>; 4],
+    tickets: u64,
+    waiting: usize,
+}
+
+impl Queues {
+    /// The record waits, last of its priority.
+    fn push(&mut self, record: &RecordId, priority: Priority) -> Place {
+        self.tickets += 1;
+        self.waiting += 1;
+        self.each[priority as usize].push_back((self.tickets, record.clone()));
+        Place::Waiting(self.tickets)
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Lane {
     entries: BTreeMap<RecordId, Entry>,
     /// How many entries each dataset has.
     of: BTreeMap<Arc<str>, usize>,
-    queues: [VecDeque<(u64, RecordId)>; 4],
+    queues: Queues,
     /// Turns that each priority has left in this round.
     turns: [u32; 4],
-    tickets: u64,
-    waiting: usize,
     under_way: usize,
     delayed: BTreeSet<(Duration, RecordId)>,
     retrying: BTreeSet<(Duration, RecordId)>,
@@ -113,13 +129,17 @@ impl Lane {
     /// News of a record. One that is delayed stays so: news does not shorten a back-off. True when
     /// it is work that was not owed before.
     pub fn push(&mut self, record: &RecordId, priority: Priority, now: Duration) -> bool {
-        let Some(entry) = self.entries.get_mut(record) else {
-            match self.of.get_mut(&record.dataset) {
-                Some(of) => *of += 1,
-                None => drop(self.of.insert(record.dataset.clone(), 1)),
+        let entry = match self.entries.entry(record.clone()) {
+            map::Entry::Occupied(known) => known.into_mut(),
+            map::Entry::Vacant(new) => {
+                match self.of.get_mut(&record.dataset) {
+                    Some(of) => *of += 1,
+                    None => drop(self.of.insert(record.dataset.clone(), 1)),
+                }
+                let place = self.queues.push(record, priority);
+                new.insert(Entry { place, priority, since: now, again: false });
+                return true;
             }
-            self.wait(record, priority, now, false);
-            return true;
         };
         let better = priority < entry.priority;
         match &mut entry.place {
@@ -132,27 +152,25 @@ impl Lane {
                 entry.priority = priority.min(entry.priority);
             }
             Place::Waiting(_) if better => {
-                let (since, again) = (entry.since, entry.again);
-                self.waiting -= 1;
-                self.wait(record, priority, since, again);
+                self.queues.waiting -= 1;
+                entry.place = self.queues.push(record, priority);
+                entry.priority = priority;
             }
             Place::Waiting(_) => {}
             Place::Parked(at) => {
                 self.parked.remove(&(*at, record.clone()));
-                self.wait(record, priority, now, false);
+                let place = self.queues.push(record, priority);
+                *entry = Entry { place, priority, since: now, again: false };
                 return true;
             }
         }
         false
     }
 
-    /// The record waits, last of its priority.
-    fn wait(&mut self, record: &RecordId, priority: Priority, since: Duration, again: bool) {
-        self.tickets += 1;
-        self.waiting += 1;
-        let place = Place::Waiting(self.tickets);
-        self.entries.insert(record.clone(), Entry { place, priority, since, again });
-        self.queues[priority as usize].push_back((self.tickets, record.clone()));
+    /// A record that was delayed or parked waits, last of its priority.
+    fn wait(&mut self, record: &RecordId) {
+        let entry = self.entries.get_mut(record).expect("what is delayed or parked has an entry");
+        entry.place = self.queues.push(record, entry.priority);
     }
 
     /// The next record to work on, unless the lane is paused or `width` records are under way.
@@ -177,7 +195,7 @@ impl Lane {
     }
 
     fn pop(&mut self, priority: Priority) -> Option<RecordId> {
-        while let Some((ticket, record)) = self.queues[priority as usize].pop_front() {
+        while let Some((ticket, record)) = self.queues.each[priority as usize].pop_front() {
             if let Some(entry) = self.entries.get_mut(&record)
                 && entry.place == Place::Waiting(ticket)
             {
@@ -185,7 +203,7 @@ impl Lane {
                 if !entry.again {
                     self.budget.first_try();
                 }
-                self.waiting -= 1;
+                self.queues.waiting -= 1;
                 self.under_way += 1;
                 return Some(record);
             }
@@ -195,7 +213,7 @@ impl Lane {
 
     /// True when [`Lane::take`] would give a record.
     pub fn is_ready(&self, width: usize) -> bool {
-        !self.paused && self.waiting > 0 && self.under_way < width
+        !self.paused && self.queues.waiting > 0 && self.under_way < width
     }
 
     /// A worker lets go of a record.
@@ -215,9 +233,13 @@ impl Lane {
             }
             // What was owed before is paid: what came since has its own urgency and age.
             (Next::Done | Next::Park(_), Some((priority, since))) => {
-                self.wait(record, priority, since, false);
+                let place = self.queues.push(record, priority);
+                *entry = Entry { place, priority, since, again: false };
             }
-            (Next::Again, _) => self.wait(record, best, since, again),
+            (Next::Again, _) => {
+                let place = self.queues.push(record, best);
+                *entry = Entry { place, priority: best, since, again };
+            }
             (Next::At(at), _) => {
                 *entry = Entry { place: Place::Delayed(at), priority: best, since, again };
                 self.delayed.insert((at, record.clone()));
@@ -244,8 +266,7 @@ impl Lane {
                 due.extend(set.pop_first());
             }
             for (_, record) in due {
-                let Entry { priority, since, again, .. } = self.entries[&record];
-                self.wait(&record, priority, since, again);
+                self.wait(&record);
             }
         }
         while let Some((at, _)) = self.retrying.first()
@@ -253,9 +274,8 @@ impl Lane {
             && self.budget.spend(now)
         {
             let (_, record) = self.retrying.pop_first().expect("looked at above");
-            let Entry { priority, since, .. } = self.entries[&record];
             self.retries += 1;
-            self.wait(&record, priority, since, true);
+            self.wait(&record);
         }
     }
 
@@ -283,8 +303,7 @@ impl Lane {
         self.budget.restart();
         let retrying = std::mem::take(&mut self.retrying);
         for (_, record) in std::mem::take(&mut self.delayed).into_iter().chain(retrying) {
-            let Entry { priority, since, again, .. } = self.entries[&record];
-            self.wait(&record, priority, since, again);
+            self.wait(&record);
         }
     }
 

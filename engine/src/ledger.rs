@@ -16,7 +16,7 @@ use crate::tree::{Digest, Leaf, Tree};
 use crate::version::{
     Actor, ContentHash, Dot, NodeId, Sibling, Stamp, Version, VersionId, VersionVector,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map as map};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -396,8 +396,9 @@ impl Ledger {
             let version = version?;
             Some(Digest::of(&record.key, &version.history, version.current().hash))
         };
-        match entries.get_mut(&record.key) {
-            Some(entry) => {
+        match entries.entry(record.key.clone()) {
+            map::Entry::Occupied(mut known) => {
+                let entry = known.get_mut();
                 let noted = Noted { entry, actors };
                 // Most news is heard twice, so nothing is hashed before this.
                 if noted.row_seq() >= row_seq {
@@ -411,19 +412,18 @@ impl Ledger {
                 }
                 tree.update(leaf, before, digest());
                 if version.is_none() && self.complete {
-                    entries.remove(&record.key);
+                    known.remove();
                     return true;
                 }
                 **entry = Entry::new(actors, leaf, version, row_seq, seq);
             }
             // Once everything is known, what does not exist needs no entry to say so.
-            None if version.is_none() && self.complete => return false,
-            None => {
+            map::Entry::Vacant(_) if version.is_none() && self.complete => return false,
+            map::Entry::Vacant(new) => {
                 let leaf = Leaf::of(&record.key);
                 *tombstones += usize::from(deleted);
                 tree.update(leaf, None, digest());
-                let entry = Box::new(Entry::new(actors, leaf, version, row_seq, seq));
-                entries.insert(record.key.clone(), entry);
+                new.insert(Box::new(Entry::new(actors, leaf, version, row_seq, seq)));
             }
         }
         if is_apart {

@@ -8,6 +8,7 @@ use crate::version::{ContentHash, Dot, Sibling, VersionVector};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +107,126 @@ impl<T> std::ops::Index<StoreId> for PerStore<T> {
 impl<T> std::ops::IndexMut<StoreId> for PerStore<T> {
     fn index_mut(&mut self, store: StoreId) -> &mut T {
         &mut self.0[store as usize]
+    }
+}
+
+/// One thing for each of some stores, in the stores' order. As a map with three keys, and in place: every
+/// row and every record with work to do has one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreMap<T>([Option<T>; StoreId::ALL.len()]);
+
+impl<T> Default for StoreMap<T> {
+    fn default() -> Self {
+        StoreMap(Default::default())
+    }
+}
+
+impl<T> StoreMap<T> {
+    /// A store's.
+    pub fn get(&self, store: &StoreId) -> Option<&T> {
+        self.0[*store as usize].as_ref()
+    }
+
+    /// As [`StoreMap::get`].
+    pub fn get_mut(&mut self, store: &StoreId) -> Option<&mut T> {
+        self.0[*store as usize].as_mut()
+    }
+
+    /// A store's, made if it has none.
+    pub fn get_or_insert_with(&mut self, store: StoreId, make: impl FnOnce() -> T) -> &mut T {
+        self.0[store as usize].get_or_insert_with(make)
+    }
+
+    /// True when a store has one.
+    pub fn contains_key(&self, store: &StoreId) -> bool {
+        self.get(store).is_some()
+    }
+
+    /// A store has this from now on. Gives what it had.
+    pub fn insert(&mut self, store: StoreId, one: T) -> Option<T> {
+        self.0[store as usize].replace(one)
+    }
+
+    /// A store has none from now on. Gives what it had.
+    pub fn remove(&mut self, store: &StoreId) -> Option<T> {
+        self.0[*store as usize].take()
+    }
+
+    /// No store has one from now on but those for which `keep` says so.
+    pub fn retain(&mut self, mut keep: impl FnMut(&StoreId, &mut T) -> bool) {
+        for (store, one) in StoreId::ALL.iter().zip(&mut self.0) {
+            one.take_if(|one| !keep(store, one));
+        }
+    }
+
+    /// No store has one from now on.
+    pub fn clear(&mut self) {
+        *self = StoreMap::default();
+    }
+
+    /// How many stores have one.
+    pub fn len(&self) -> usize {
+        self.values().count()
+    }
+
+    /// True when no store has one.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    /// Each store that has one, with it.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static StoreId, &T)> {
+        StoreId::ALL.iter().zip(&self.0).filter_map(|(store, one)| Some((store, one.as_ref()?)))
+    }
+
+    /// Each store that has one.
+    pub fn keys(&self) -> impl Iterator<Item = &'static StoreId> {
+        self.iter().map(|(store, _)| store)
+    }
+
+    /// What the stores have.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flatten()
+    }
+
+    /// As [`StoreMap::values`].
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().flatten()
+    }
+}
+
+impl<T> std::ops::Index<&StoreId> for StoreMap<T> {
+    type Output = T;
+
+    fn index(&self, store: &StoreId) -> &T {
+        self.get(store).expect("asked of stores that have one")
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for StoreMap<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<T: Serialize> Serialize for StoreMap<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(self.len()))?;
+        for (store, one) in self.iter() {
+            map.serialize_entry(store, one)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for StoreMap<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut map = StoreMap::default();
+        for (store, one) in BTreeMap::deserialize(deserializer)? {
+            map.insert(store, one);
+        }
+        Ok(map)
     }
 }
 

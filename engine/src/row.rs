@@ -33,13 +33,12 @@ pub use lease::{
 };
 pub use op::{BatchAnswer, Install, RowAnswer, RowOp, WRITE_BYTES_MAX, WRITES_MAX};
 
-use crate::record::{StoreId, Stored};
+use crate::record::{StoreMap, Stored};
 use crate::tree::Digest;
 use crate::version::{Stamp, Version, VersionVector};
 use floor::is_reapable;
 use lease::{apply_claim, apply_clear, apply_forgo, apply_owe, apply_release, lease};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// Milliseconds since the Unix epoch by the store side's clock.
 #[derive(
@@ -71,7 +70,7 @@ pub struct Row {
     /// The highest epoch given out.
     pub epoch: Epoch,
     /// The projections that may not hold `version` yet: the mark, with its leases (rule A5c).
-    pub owed: BTreeMap<StoreId, Vec<Lease>>,
+    pub owed: StoreMap<Vec<Lease>>,
     /// Where there is no row: the latest stamp of the tombstones that were reaped in its dataset,
     /// which a new record's is to exceed (rule V3).
     #[serde(default)]
@@ -190,7 +189,7 @@ fn apply_to_row(
     next_seq: Seq,
 ) -> (Option<Row>, RowAnswer) {
     match op {
-        RowOp::Read { .. } => (None, RowAnswer::Read(row.cloned())),
+        RowOp::Read { .. } => (None, RowAnswer::Read(row.cloned().map(Box::new))),
         RowOp::Install(install) => apply_install(row, install, now, next_seq),
         RowOp::Claim { store, holder, renew, quiet, .. } => {
             apply_claim(row, *store, *holder, *renew, quiet, now)
@@ -213,19 +212,19 @@ fn apply_install(
 ) -> (Option<Row>, RowAnswer) {
     let found = row.map(Row::expect).unwrap_or_default();
     if found != install.expect {
-        return (None, RowAnswer::Moved(row.cloned()));
+        return (None, moved(row));
     }
     if !install.version.history.covers(&install.expect.history) {
         return (None, RowAnswer::NotCovering);
     }
     if ends_early(install, now) {
-        return (None, RowAnswer::Moved(row.cloned()));
+        return (None, moved(row));
     }
     let before = row.cloned().unwrap_or_default();
     let epoch = before.next_epoch();
     let row_seq = before.row_seq + 1;
     let lease = lease(epoch, install.holder, now);
-    let mut others_until = BTreeMap::new();
+    let mut others_until = StoreMap::default();
     let mut owed = before.owed.clone();
     for leases in owed.values_mut() {
         leases.retain(|lease| lease.until > now);
@@ -234,7 +233,10 @@ fn apply_install(
         if let Some(until) = before.others_until(*store, epoch, now) {
             others_until.insert(*store, until);
         }
-        owed.entry(*store).or_default().push(lease);
+        match owed.get_mut(store) {
+            Some(leases) => leases.push(lease),
+            None => drop(owed.insert(*store, vec![lease])),
+        }
     }
     let after = Row {
         version: Some(install.version.clone()),
@@ -249,6 +251,10 @@ fn apply_install(
     };
     let grant = Grant { epoch, ends: lease.ends, others_until };
     (Some(after), RowAnswer::Installed { row_seq, seq: next_seq, grant })
+}
+
+fn moved(row: Option<&Row>) -> RowAnswer {
+    RowAnswer::Moved(row.cloned().map(Box::new))
 }
 
 /// True when the row's value is to be ended before its time has come by this clock, whatever the

@@ -402,8 +402,9 @@ impl RowStore for SimEnv {
     }
 
     async fn histories(&self, records: Vec<RecordId>) -> Result<Vec<RowHistory>, Unavailable> {
-        let histories =
-            move |d1: &crate::stores::D1| records.iter().map(|record| d1.history(record)).collect();
+        let histories = move |d1: &mut crate::stores::D1| {
+            records.iter().map(|record| d1.history(record)).collect()
+        };
         self.d1_read(histories).await
     }
 
@@ -452,7 +453,7 @@ impl SimEnv {
     /// A read from D1's primary.
     async fn d1_read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&crate::stores::D1) -> T + Send + 'static,
+        read: impl FnOnce(&mut crate::stores::D1) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
         let site = self.site;
         let answer = self.world.call(
@@ -460,7 +461,7 @@ impl SimEnv {
             StoreId::D1,
             Call::D1Read,
             |_, _| Ok(()),
-            move |_, state, ()| Ok(read(&state.at(site).d1)),
+            move |_, state, ()| Ok(read(&mut state.at(site).d1)),
         );
         answer.await.unwrap_or_else(|lost| Err(unavailable(lost)))
     }
@@ -574,8 +575,10 @@ fn spoil_ops(world: &World, state: &mut State, site: SiteId, ops: &mut [RowOp]) 
             }
             RowOp::Clear { store, epoch, .. } if world.is(Double::D1ClearsAlways) => {
                 let (store, epoch) = (*store, *epoch);
-                if let Some(row) = state.at(site).d1.rows_mut().get_mut(&record) {
-                    row.owed.entry(store).and_modify(|leases| leases.retain(|l| l.epoch == epoch));
+                if let Some(row) = state.at(site).d1.rows_mut().get_mut(&record)
+                    && let Some(leases) = row.owed.get_mut(&store)
+                {
+                    leases.retain(|l| l.epoch == epoch);
                 }
             }
             _ => {}

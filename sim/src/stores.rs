@@ -17,14 +17,14 @@ use tidelock_engine::env::{
 };
 use tidelock_engine::erasure::{self, Erase, EraseAnswer, Erasure};
 use tidelock_engine::record::{
-    D1_ROW_BYTES_MAX, KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Loser,
+    D1_ROW_BYTES_MAX, KV_KEY_BYTES_MAX, KV_METADATA_BYTES_MAX, KV_VALUE_BYTES_MAX, Key, Loser,
     R2_KEY_BYTES_MAX, R2_METADATA_BYTES_MAX, RecordId, Stored, Written,
 };
 use tidelock_engine::row::{
     self, BatchAnswer, Change, Changed, Floor, Install, Poll, PollPage, Row, RowAnswer, RowOp, Seq,
     StoreTime,
 };
-use tidelock_engine::tree::{Leaf, Sums, Tree};
+use tidelock_engine::tree::{Digest, Leaf, Sums, Tree};
 use tidelock_engine::version::{ContentHash, Dot, NodeId, Sibling};
 
 /// A read may be served from an edge cache for so long.
@@ -258,7 +258,8 @@ impl R2 {
         metadata: Option<String>,
     ) -> String {
         self.puts += 1;
-        let etag = format!("{:08x}", self.puts);
+        let digit = |at: u32| char::from_digit((self.puts >> (4 * at)) as u32 & 0xf, 16);
+        let etag: String = (0..8).rev().filter_map(digit).collect();
         let held = Some(Object { body, metadata, etag: etag.clone() });
         self.objects.insert(key, Slot { held, written: now });
         etag
@@ -293,6 +294,13 @@ fn change(record: &RecordId, row: &Row) -> Change {
 /// A record whose row changed, with the row that was removed, if it was.
 pub type Touched = (RecordId, Option<Box<Row>>);
 
+/// A dataset's leaves: their sums, and what each record that a coordinator has written adds to them.
+#[derive(Clone, Debug, Default)]
+struct Leaves {
+    tree: Tree,
+    members: BTreeMap<(Leaf, Key), Digest>,
+}
+
 /// D1's primary, holding rows.
 #[derive(Clone, Debug, Default)]
 pub struct D1 {
@@ -305,7 +313,9 @@ pub struct D1 {
     conflicts: BTreeMap<(Seq, String), Conflict>,
     /// Writes whose bytes were erased on request.
     erasures: BTreeMap<(RecordId, Dot), (Sibling, Erasure)>,
-    trees: BTreeMap<Arc<str>, Tree>,
+    leaves: BTreeMap<Arc<str>, Leaves>,
+    /// Records whose versions changed since leaves were asked for: few of those that are written are.
+    unsummed: BTreeSet<RecordId>,
     feed: BTreeMap<Seq, RecordId>,
     /// Rows with a mark.
     owed: BTreeSet<RecordId>,
@@ -375,12 +385,7 @@ impl D1 {
                     (false, false) | (true, true) => {}
                 }
                 if let RowOp::Install(_) = op {
-                    let before = row.as_ref().and_then(|row| row.digest(&record.key));
-                    let tree = match self.trees.get_mut(&record.dataset) {
-                        Some(tree) => tree,
-                        None => self.trees.entry(record.dataset.clone()).or_default(),
-                    };
-                    tree.update(Leaf::of(&record.key), before, after.digest(&record.key));
+                    self.unsummed.insert(record.clone());
                 }
                 if let Some(replaced) = &mut self.replaced {
                     replaced.push((now, record.clone(), row.as_deref().cloned()));
@@ -530,8 +535,7 @@ impl D1 {
         self.writes.remove(record);
         let row = self.rows.remove(record).expect("it was there a moment ago");
         self.feed.remove(&row.seq);
-        let tree = self.trees.entry(record.dataset.clone()).or_default();
-        tree.update(Leaf::of(&record.key), row.digest(&record.key), None);
+        self.unsummed.insert(record.clone());
         if let Some(replaced) = &mut self.replaced {
             replaced.push((now, record.clone(), Some(row.clone())));
         }
@@ -599,29 +603,55 @@ impl D1 {
         self.feed.insert(self.seq, record.clone());
     }
 
+    /// Brings the leaves up to date.
+    fn sum(&mut self) {
+        for record in std::mem::take(&mut self.unsummed) {
+            let RecordId { dataset, key } = &record;
+            let place = (Leaf::of(key), key.clone());
+            let after = self.rows.get(&record).and_then(|row| row.digest(key));
+            let Leaves { tree, members } = self.leaves.entry(dataset.clone()).or_default();
+            let leaf = place.0;
+            let before = match after {
+                Some(after) => members.insert(place, after),
+                None => members.remove(&place),
+            };
+            tree.update(leaf, before, after);
+        }
+    }
+
     /// A page of a dataset's leaves.
-    pub fn leaves(&self, dataset: &str, after: Option<Leaf>, limit: usize) -> Vec<(Leaf, Sums)> {
-        let leaves = self.trees.get(dataset).into_iter().flat_map(Tree::leaves);
+    pub fn leaves(
+        &mut self,
+        dataset: &str,
+        after: Option<Leaf>,
+        limit: usize,
+    ) -> Vec<(Leaf, Sums)> {
+        self.sum();
+        let leaves = self.leaves.get(dataset).into_iter().flat_map(|leaves| leaves.tree.leaves());
         leaves.filter(|(leaf, _)| after.is_none_or(|after| *leaf > after)).take(limit).collect()
     }
 
     /// A page of a leaf's rows.
     pub fn leaf_rows(
-        &self,
+        &mut self,
         dataset: &str,
         leaf: Leaf,
         after: Option<&str>,
         limit: usize,
     ) -> Vec<Change> {
-        let of_leaf = |(record, row): &(&RecordId, &Row)| {
-            let later = after.is_none_or(|after| *record.key > *after);
-            *record.dataset == *dataset
-                && later
-                && row.version.is_some()
-                && Leaf::of(&record.key) == leaf
+        self.sum();
+        let Some((dataset, leaves)) = self.leaves.get_key_value(dataset) else { return Vec::new() };
+        let from = match after {
+            Some(after) => Bound::Excluded((leaf, Key::from(after))),
+            None => Bound::Included((leaf, Key::from(""))),
         };
-        let rows = self.rows.iter().filter(of_leaf).take(limit);
-        rows.map(|(record, row)| change(record, row)).collect()
+        let later = leaves.members.range((from, Bound::Unbounded));
+        let of_leaf = later.take_while(|((of, _), _)| *of == leaf).take(limit);
+        let changes = of_leaf.map(|((_, key), _)| {
+            let record = RecordId { dataset: dataset.clone(), key: key.clone() };
+            change(&record, &self.rows[&record])
+        });
+        changes.collect()
     }
 
     /// Everything that is held of a record.

@@ -274,7 +274,7 @@ impl State {
     /// An intent that no disk has is as if it had never been; its dot stays unused.
     fn withdraw(&mut self, intent: &Arc<Intent>) {
         let dot = intent.dot();
-        self.operations.remove(&dot);
+        self.operations.forget(dot);
         let Some(slot) = self.slots.get_mut(&intent.record) else { return };
         let before = slot.intents.len();
         slot.intents.retain(|pending| pending.intent.dot() != dot);

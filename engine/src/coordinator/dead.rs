@@ -302,7 +302,7 @@ impl<E: Env> Coordinator<E> {
         if letter.store != StoreId::D1 {
             // Its mark may have been left to whoever finds it.
             let slot = state.slots.entry(letter.record.clone()).or_default();
-            slot.owed.entry(letter.store).or_default();
+            slot.owed.get_or_insert_with(letter.store, Box::default);
         }
         self.push(&mut state, letter.store, &letter.record, Priority::Foreground);
         Ok(letter)
@@ -363,7 +363,8 @@ impl State {
                 StoreId::D1 => self.letters.restore(letter, now),
                 StoreId::Kv | StoreId::R2 => {
                     // A claim tells whether it is owed still.
-                    self.slots.entry(record.clone()).or_default().owed.entry(store).or_default();
+                    let slot = self.slots.entry(record.clone()).or_default();
+                    slot.owed.get_or_insert_with(store, Box::default);
                     self.lanes[store].push(&record, Priority::Repair, now);
                     self.letters.restore(letter, now);
                 }

@@ -281,7 +281,7 @@ impl<E: Env> Coordinator<E> {
             Sent::Dead => {
                 let read = RowOp::Read { record: record.clone() };
                 if let Outcome::Applied((_, RowAnswer::Read(row))) = self.row(read).await {
-                    self.learn_row(record, row.as_ref());
+                    self.learn_row(record, row.as_deref());
                 }
                 self.expire_again(record, PAUSE_MAX)
             }

@@ -115,7 +115,7 @@ impl<E: Env> Coordinator<E> {
                 Plan::Lacking => return self.install_failed(record, expire),
                 Plan::Look => match self.row(RowOp::Read { record: record.clone() }).await {
                     Outcome::Applied((_, RowAnswer::Read(row))) => {
-                        plan = self.plan_over(dataset, record, row, None);
+                        plan = self.plan_over(dataset, record, row.map(|row| *row), None);
                         continue;
                     }
                     _ => return self.install_failed(record, expire),
@@ -476,7 +476,7 @@ impl<E: Env> Coordinator<E> {
                 self.installed(record, owe, held, value, installed);
                 Sent::Done
             }
-            Outcome::Applied((_, RowAnswer::Moved(row))) => Sent::Moved(row),
+            Outcome::Applied((_, RowAnswer::Moved(row))) => Sent::Moved(row.map(|row| *row)),
             Outcome::Applied((_, RowAnswer::Dead)) => Sent::Dead,
             Outcome::Applied((now, RowAnswer::NoBlob { until })) => {
                 self.doubt_blobs(record);
@@ -514,16 +514,16 @@ impl<E: Env> Coordinator<E> {
             Stored::Inline(bytes) => Some(bytes),
             Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_) => None,
         };
-        let version = Arc::new(held.version);
-        let target = Target::new(version.clone(), value, whole);
+        let target = Arc::new(Target::new(held.version, value, whole));
+        let version = &target.version;
         let mut state = self.state();
         state.counters.installs += 1;
-        self.learn(&mut state, record, Some(&version), row_seq, seq);
+        self.learn(&mut state, record, Some(version), row_seq, seq);
         state.refused.remove(record);
         let slot = state.slots.entry(record.clone()).or_default();
         slot.failures = 0;
         for store in &owe {
-            let owed = slot.owed.entry(*store).or_default();
+            let owed = slot.owed.get_or_insert_with(*store, Box::default);
             owed.granted(&grant, *store, sent_at, now);
             owed.installed(target.clone());
         }
@@ -531,9 +531,9 @@ impl<E: Env> Coordinator<E> {
         for store in owe {
             self.push_at(&mut state, store, record, Priority::Foreground, here);
         }
-        self.settle(&mut state, record, &version);
+        self.settle(&mut state, record, version);
         if !state.news.is_empty() {
-            let (record, version) = (record.clone(), Some((*version).clone()));
+            let (record, version) = (record.clone(), Some(version.clone()));
             self.announce(&mut state, Change { record, version, row_seq, foreign: false, seq });
         }
     }

@@ -112,7 +112,7 @@ impl<E: Env> Coordinator<E> {
                 return Ok(Some(key));
             }
             check.news += 1;
-            self.learn_row(&record(&key), row.as_ref());
+            self.learn_row(&record(&key), row.as_deref());
         }
         Ok(None)
     }

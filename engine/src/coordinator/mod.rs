@@ -19,7 +19,7 @@
 //! readers, `reload.rs` changes the policy, `expire.rs` ends values whose time has passed, `blobs.rs`
 //! sees to large values in R2, `leave.rs` ends the work of a coordinator that is retired, `force.rs`
 //! does an operator's will with breakers, `logged.rs` brings an audit log what the authority has
-//! settled.
+//! settled, `operations.rs` remembers which record an operation is of.
 //!
 //! Invariant: what a coordinator knows is in one place, [`State`], behind one lock that is never
 //! held across a wait. Whatever leaves the coordinator was durable in the journal before
@@ -39,6 +39,7 @@ mod keep;
 mod leave;
 mod leaves;
 mod logged;
+mod operations;
 mod pass;
 mod patch;
 mod project;
@@ -90,7 +91,7 @@ use crate::lane::{Lane, Next, Priority};
 use crate::last_puts::LastPuts;
 use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
-use crate::record::{PerStore, RecordId, StoreId, StoreSet};
+use crate::record::{PerStore, RecordId, StoreId, StoreMap, StoreSet};
 use crate::recovery::Recovery;
 use crate::row::{Change, Row, Seq};
 use crate::version::{Actor, Dot, NodeId, SiteId, Version, VersionVector};
@@ -99,9 +100,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
-
-/// Operations whose record is remembered, so that their state can be asked for.
-const OPERATIONS_REMEMBERED_MAX: usize = 100_000;
 
 /// One coordinator, from replay to stop.
 pub struct Coordinator<E: Env> {
@@ -133,8 +131,7 @@ struct State {
     last_puts: PerStore<LastPuts>,
     /// Intents that the authority may lack.
     held: Held,
-    operations: BTreeMap<Dot, RecordId>,
-    operation_order: VecDeque<Dot>,
+    operations: operations::Operations,
     news: BTreeMap<NodeId, watch::News>,
     /// The feeds of other sites.
     sites: BTreeMap<SiteId, exchange::Followed>,
@@ -191,7 +188,7 @@ struct Slot {
     /// Not yet known to be in the authority, oldest first.
     intents: VecDeque<Pending>,
     /// Projections that this coordinator is bringing up to date.
-    owed: BTreeMap<StoreId, Box<project::Owed>>,
+    owed: StoreMap<Box<project::Owed>>,
     /// Versions of other sites that the authority here does not hold yet.
     adoptions: Vec<exchange::Adoption>,
     /// Writers that wait for stores.
@@ -279,8 +276,7 @@ impl<E: Env> Coordinator<E> {
             recoveries: PerStore::default(),
             last_puts: PerStore::default(),
             held: Held::default(),
-            operations: BTreeMap::new(),
-            operation_order: VecDeque::new(),
+            operations: operations::Operations::new(actor),
             news: BTreeMap::new(),
             sites: BTreeMap::new(),
             adoptions: 0,
@@ -312,7 +308,7 @@ impl<E: Env> Coordinator<E> {
         state.concurrency[StoreId::D1] = Concurrency::new(pace.batches_max);
         state.counters.replayed_intents = replay.intents.len() as u64;
         for intent in replay.intents {
-            state.remember_operation(intent.dot(), &intent.record);
+            state.operations.remember(intent.dot(), &intent.record);
             state.meet_stamp(env.clock().wall(), &intent.version);
             state.reaping.replayed(node, intent.dot());
             state.hold(Arc::new(intent), true, env.clock().monotonic());
@@ -706,16 +702,6 @@ impl State {
             durable,
             dead: false,
         });
-    }
-
-    fn remember_operation(&mut self, dot: Dot, record: &RecordId) {
-        if self.operation_order.len() >= OPERATIONS_REMEMBERED_MAX
-            && let Some(oldest) = self.operation_order.pop_front()
-        {
-            self.operations.remove(&oldest);
-        }
-        self.operations.insert(dot, record.clone());
-        self.operation_order.push_back(dot);
     }
 
     fn drop_idle_slot(&mut self, record: &RecordId) {

@@ -40,20 +40,20 @@ const KV_EXPIRES_LATER_S: u64 = 3_600;
 const RATE_LIMIT_PAUSE: Duration = Duration::from_millis(1_000);
 
 /// What is to be put.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Target {
-    pub(super) version: Arc<Version>,
+    pub(super) version: Version,
     pub(super) value: Stored,
     /// The bytes, when they are at hand.
     pub(super) whole: Option<Bytes>,
     /// What a whole copy says of itself; the first store that puts one makes it for all.
-    pub(super) described: Arc<OnceLock<String>>,
+    described: OnceLock<String>,
 }
 
 impl Target {
     /// A version and its value.
-    pub(super) fn new(version: Arc<Version>, value: Stored, whole: Option<Bytes>) -> Self {
-        Target { version, value, whole, described: Arc::default() }
+    pub(super) fn new(version: Version, value: Stored, whole: Option<Bytes>) -> Self {
+        Target { version, value, whole, described: OnceLock::new() }
     }
 
     fn metadata(&self, store: StoreId, body: &Body) -> String {
@@ -73,8 +73,8 @@ impl Target {
 /// A projection of one record that this coordinator is bringing up to date.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
-    /// The newest version; `None`: the row must be claimed to know it.
-    pub(super) target: Option<Target>,
+    /// The newest version, shared with the other projections; `None`: the row must be claimed to know it.
+    pub(super) target: Option<Arc<Target>>,
     lease: Option<Held>,
     /// Leases of this incarnation that stand in the row, with no put in doubt.
     quiet: BTreeSet<Epoch>,
@@ -110,7 +110,7 @@ impl Owed {
     }
 
     /// This coordinator has installed what is to be put.
-    pub(super) fn installed(&mut self, target: Target) {
+    pub(super) fn installed(&mut self, target: Arc<Target>) {
         // Only the newest is projected: a former target is forgotten.
         self.target = Some(target);
         self.looked = true;
@@ -187,7 +187,7 @@ enum Step {
     Owe(VersionId),
     Claim { renew: Option<Epoch>, quiet: Vec<Epoch> },
     Look,
-    Put { target: Target, lease: Held, began: Duration },
+    Put { target: Arc<Target>, lease: Held, began: Duration },
 }
 
 /// What a put's outcome asks for.
@@ -284,7 +284,7 @@ impl<E: Env> Coordinator<E> {
         let op = RowOp::Owe { record: record.clone(), store, version, holder: self.actor };
         match self.row(op).await {
             Outcome::Applied((now, RowAnswer::Claimed { row, grant })) => {
-                self.claimed(record, store, row, &grant, Vec::new(), sent_at, now)
+                self.claimed(record, store, *row, &grant, Vec::new(), sent_at, now)
             }
             // The row holds another version by now, or somebody else has marked it.
             Outcome::Applied(_) => Some(self.give_up(record, store)),
@@ -321,7 +321,7 @@ impl<E: Env> Coordinator<E> {
         match self.row(op).await {
             Outcome::Applied((now, RowAnswer::Claimed { row, grant })) => {
                 self.learn_row(record, Some(&row));
-                self.claimed(record, store, row, &grant, quiet, sent_at, now)
+                self.claimed(record, store, *row, &grant, quiet, sent_at, now)
             }
             Outcome::Applied((_, RowAnswer::NotOwed)) => Some(self.give_up(record, store)),
             Outcome::Applied((_, RowAnswer::Held { .. })) => {
@@ -370,14 +370,14 @@ impl<E: Env> Coordinator<E> {
         // A lease of our own whose grant never arrived is not told apart from one with a put in
         // doubt: it stays until it expires.
         let version = row.version.expect("a mark is set together with a version");
-        let same = owed.target.as_ref().is_some_and(|target| *target.version == version);
+        let same = owed.target.as_ref().is_some_and(|target| target.version == version);
         if !same {
             let value = row.value.unwrap_or(Stored::Tombstone);
             let whole = match &value {
                 Stored::Inline(bytes) => Some(bytes.clone()),
                 Stored::Tombstone | Stored::Reference { .. } | Stored::Erased(_) => None,
             };
-            owed.target = Some(Target::new(Arc::new(version), value, whole));
+            owed.target = Some(Arc::new(Target::new(version, value, whole)));
         }
         None
     }
@@ -416,7 +416,7 @@ impl<E: Env> Coordinator<E> {
         dataset: &Dataset,
         record: &RecordId,
         store: StoreId,
-        target: Target,
+        target: Arc<Target>,
         lease: Held,
         began: Duration,
     ) -> Next {

@@ -347,8 +347,8 @@ impl<E: Env> Coordinator<E> {
     async fn read_row(&self, record: &RecordId) -> Result<Option<Row>, ReadError> {
         match self.row(RowOp::Read { record: record.clone() }).await {
             Outcome::Applied((_, RowAnswer::Read(row))) => {
-                self.learn_row(record, row.as_ref());
-                Ok(row)
+                self.learn_row(record, row.as_deref());
+                Ok(row.map(|row| *row))
             }
             Outcome::Applied((_, answer)) => {
                 Err(ReadError::Unavailable(format!("D1 answered a read with {answer:?}")))

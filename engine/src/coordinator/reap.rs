@@ -194,7 +194,7 @@ impl<E: Env> Coordinator<E> {
     /// in a projection or at another site. True when one stands there, or something newer.
     pub(super) async fn bury(&self, dataset: &Dataset, record: &RecordId, dead: &Version) -> bool {
         let mut row = match self.row(RowOp::Read { record: record.clone() }).await {
-            Outcome::Applied((_, RowAnswer::Read(row))) => row,
+            Outcome::Applied((_, RowAnswer::Read(row))) => row.map(|row| *row),
             _ => return false,
         };
         for _ in 0..BURY_TRIES {

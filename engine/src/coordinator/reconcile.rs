@@ -25,7 +25,6 @@ use crate::record::{RecordId, StoreId};
 use crate::row::{Seq, StoreTime};
 use crate::version::Version;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -763,8 +762,8 @@ impl<E: Env> Coordinator<E> {
             return;
         }
         let slot = state.slots.entry(record.clone()).or_default();
-        if let Entry::Vacant(vacant) = slot.owed.entry(store) {
-            vacant.insert(Box::new(Owed::differs_from(version.id())));
+        if !slot.owed.contains_key(&store) {
+            slot.owed.insert(store, Box::new(Owed::differs_from(version.id())));
             state.counters.copies_put_again += 1;
             self.push(&mut state, store, record, why);
         }

@@ -180,7 +180,7 @@ impl<E: Env> Coordinator<E> {
             return Turn::Idle;
         }
         let Some(due) = waiting.iter().map(|waiting| waiting.due).min() else { return Turn::Idle };
-        let wait = due.saturating_sub(self.now());
+        let wait = if due.is_zero() { due } else { due.saturating_sub(self.now()) };
         if !wait.is_zero() && waiting.len() < self.pace.batch_ops_max {
             let another_does = std::mem::replace(lingers, true);
             return if another_does { Turn::Idle } else { Turn::Linger(wait) };

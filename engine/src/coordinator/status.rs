@@ -324,7 +324,7 @@ impl<E: Env> Coordinator<E> {
     pub async fn operation(&self, dot: Dot) -> Option<OperationState> {
         let record = {
             let state = self.state();
-            let record = state.operations.get(&dot)?.clone();
+            let record = state.operations.get(dot)?.clone();
             let slot = state.slots.get(&record);
             let waits = slot.is_some_and(|s| s.intents.iter().any(|p| p.intent.dot() == dot));
             if waits || state.lost.contains_key(&dot) {
@@ -346,7 +346,7 @@ impl<E: Env> Coordinator<E> {
         }
         match self.row(RowOp::Read { record: record.clone() }).await {
             Outcome::Applied((_, RowAnswer::Read(row))) => {
-                self.learn_row(&record, row.as_ref());
+                self.learn_row(&record, row.as_deref());
                 let version = row.and_then(|row| row.version);
                 if version.is_some_and(|version| version.history.covers_dot(dot)) {
                     Some(OperationState::Applied { pending: self.pending_projections(&record) })

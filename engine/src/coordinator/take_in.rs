@@ -91,7 +91,7 @@ impl<E: Env> Coordinator<E> {
             }
         };
         let mut row = match self.row(RowOp::Read { record: record.clone() }).await {
-            Outcome::Applied((_, RowAnswer::Read(row))) => row,
+            Outcome::Applied((_, RowAnswer::Read(row))) => row.map(|row| *row),
             _ => return TookIn::Undecided,
         };
         for _ in 0..TAKE_IN_TRIES {

@@ -13,7 +13,6 @@ use crate::record::StoreId;
 use crate::row::{Change, Poll, PollPage};
 use crate::version::SiteId;
 use std::collections::VecDeque;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,8 +118,8 @@ impl<E: Env> Coordinator<E> {
                 continue;
             }
             let slot = state.slots.entry(record.clone()).or_default();
-            if let Entry::Vacant(vacant) = slot.owed.entry(store) {
-                vacant.insert(Box::default());
+            if !slot.owed.contains_key(&store) {
+                slot.owed.insert(store, Box::default());
                 state.counters.taken_over += 1;
             }
             self.push(&mut state, store, &record, Priority::Repair);

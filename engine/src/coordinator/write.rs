@@ -305,7 +305,8 @@ impl<E: Env> Coordinator<E> {
                     !is_known || history.compare(context) != Some(std::cmp::Ordering::Equal)
                 }
                 Condition::None => {
-                    let is_known = state.ledger.row_seq(record).is_some();
+                    let ledger = &state.ledger;
+                    let is_known = ledger.is_complete() || ledger.row_seq(record).is_some();
                     !is_known && state.newest_own(record, self.actor.node).is_none()
                 }
             }
@@ -332,8 +333,8 @@ impl<E: Env> Coordinator<E> {
         let unreachable = |detail: String| WriteRefusal::AuthorityUnreachable { detail };
         match self.row(RowOp::Read { record: record.clone() }).await {
             Outcome::Applied((_, RowAnswer::Read(row))) => {
-                self.learn_row(record, row.as_ref());
-                Ok(row)
+                self.learn_row(record, row.as_deref());
+                Ok(row.map(|row| *row))
             }
             Outcome::Applied((_, other)) => Err(unreachable(format!("answered {other:?}"))),
             Outcome::Refused(refusal) => Err(unreachable(refusal.to_string())),
@@ -449,7 +450,7 @@ impl<E: Env> Coordinator<E> {
         state.counters.conflicts += losers.len() as u64;
         let intent = Arc::new(Intent { record: record.clone(), version, value, losers, only_over });
         state.hold(intent.clone(), false, now);
-        state.remember_operation(dot, record);
+        state.operations.remember(dot, record);
         let (done, settled) = oneshot::channel();
         let mut missing: StoreSet = dataset.write_through().collect();
         if intent.only_over.is_some() {

@@ -3,11 +3,10 @@
 //! A mark is a list of leases. The newest says who holds it (rule A4); the older ones bound what may
 //! still land (rules A5 to A5c).
 
-use super::{Row, RowAnswer, StoreTime};
-use crate::record::StoreId;
+use super::{Row, RowAnswer, StoreTime, moved};
+use crate::record::{StoreId, StoreMap};
 use crate::version::{Actor, VersionId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// How long a lease lasts. Longer than [`REPUT_MS`], else two coordinators take over from each
 /// other for ever.
@@ -47,7 +46,7 @@ pub struct Grant {
     pub ends: StoreTime,
     /// Until when puts of others (or of this coordinator's former life) can land, per projection
     /// where that is still to come. A projection that is absent here: the holder is alone.
-    pub others_until: BTreeMap<StoreId, StoreTime>,
+    pub others_until: StoreMap<StoreTime>,
 }
 
 impl Row {
@@ -65,7 +64,7 @@ impl Row {
 }
 
 /// When the first of a row's marks has no holder any more; `None`: nothing is owed.
-pub fn first_end(owed: &BTreeMap<StoreId, Vec<Lease>>) -> Option<StoreTime> {
+pub fn first_end(owed: &StoreMap<Vec<Lease>>) -> Option<StoreTime> {
     let held =
         |leases: &Vec<Lease>| leases.iter().map(|lease| lease.ends).max().unwrap_or_default();
     owed.values().map(held).min()
@@ -141,12 +140,12 @@ pub(super) fn apply_claim(
         }
     };
     row.owed.insert(store, leases);
-    let mut others_until = BTreeMap::new();
+    let mut others_until = StoreMap::default();
     if let Some(until) = row.others_until(store, mine.epoch, now) {
         others_until.insert(store, until);
     }
     let grant = Grant { epoch: mine.epoch, ends: mine.ends, others_until };
-    (Some(row.clone()), RowAnswer::Claimed { row, grant })
+    (Some(row.clone()), RowAnswer::Claimed { row: Box::new(row), grant })
 }
 
 pub(super) fn apply_owe(
@@ -157,10 +156,10 @@ pub(super) fn apply_owe(
     now: StoreTime,
 ) -> (Option<Row>, RowAnswer) {
     let Some(row) = row.filter(|row| is_of(row, version)) else {
-        return (None, RowAnswer::Moved(row.cloned()));
+        return (None, moved(row));
     };
     if row.has_foreign_write() {
-        return (None, RowAnswer::Moved(Some(row.clone())));
+        return (None, moved(Some(row)));
     }
     if let Some(leases) = row.owed.get(&store) {
         // Marked already: whoever holds the mark puts this version, or lets it lapse.
@@ -172,8 +171,8 @@ pub(super) fn apply_owe(
     let lease = lease(row.epoch, holder, now);
     row.owed.insert(store, vec![lease]);
     // No mark means that no other put can be in flight.
-    let grant = Grant { epoch: lease.epoch, ends: lease.ends, others_until: BTreeMap::new() };
-    (Some(row.clone()), RowAnswer::Claimed { row, grant })
+    let grant = Grant { epoch: lease.epoch, ends: lease.ends, others_until: StoreMap::default() };
+    (Some(row.clone()), RowAnswer::Claimed { row: Box::new(row), grant })
 }
 
 pub(super) fn apply_clear(
@@ -188,7 +187,7 @@ pub(super) fn apply_clear(
         return (None, RowAnswer::NotOwed);
     };
     if !is_of(row, version) || !leases.iter().any(|lease| lease.epoch == epoch) {
-        return (None, RowAnswer::Moved(Some(row.clone())));
+        return (None, moved(Some(row)));
     }
     let others = leases
         .iter()
@@ -223,7 +222,7 @@ pub(super) fn apply_forgo(
         return (None, RowAnswer::NotOwed);
     };
     if !is_of(row, version) {
-        return (None, RowAnswer::Moved(Some(row.clone())));
+        return (None, moved(Some(row)));
     }
     if let Some(until) = leases.iter().map(|lease| lease.until).max().filter(|until| *until > now) {
         return (None, RowAnswer::NotAlone { until });

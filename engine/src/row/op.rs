@@ -171,11 +171,11 @@ impl RowOp {
     }
 }
 
-/// What became of a [`RowOp`].
+/// What became of a [`RowOp`]. Most answers are short, so that rows are boxed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RowAnswer {
     /// The row, if there is one.
-    Read(Option<Row>),
+    Read(Option<Box<Row>>),
     /// The version is in; its projections are owed under this lease.
     Installed {
         /// The row sequence now.
@@ -186,11 +186,11 @@ pub enum RowAnswer {
         grant: Grant,
     },
     /// The row is not what was expected: this is what it is.
-    Moved(Option<Row>),
+    Moved(Option<Box<Row>>),
     /// The mark is the claimer's; this is the row to project.
     Claimed {
         /// As it stands.
-        row: Row,
+        row: Box<Row>,
         /// The right to project.
         grant: Grant,
     },

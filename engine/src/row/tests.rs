@@ -1,6 +1,6 @@
 use super::*;
 use crate::blob::BlobsSeen;
-use crate::record::RecordId;
+use crate::record::{RecordId, StoreId};
 use crate::version::{Actor, ContentHash, Dot, NodeId, Sibling};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ fn a2_an_install_tests_history_and_row_sequence() {
     row.row_seq += 1; // what the trigger does for a foreign write
     let (changed, answer) = apply_to_row(Some(&row), &op(expect), StoreTime(1), Seq(2));
     assert_eq!(changed, None);
-    assert_eq!(answer, RowAnswer::Moved(Some(row.clone())));
+    assert_eq!(answer, RowAnswer::Moved(Some(Box::new(row.clone()))));
     let (changed, _) = apply_to_row(Some(&row), &op(row.expect()), StoreTime(1), Seq(2));
     assert!(changed.is_some_and(|row| !row.has_foreign_write()));
 }
@@ -125,13 +125,13 @@ fn a_value_is_not_ended_before_its_time_by_the_authoritys_clock() {
     let row = row.expect("nothing was there");
     let end = op(&brief.expired(), &row);
     let early = apply_to_row(Some(&row), &end, StoreTime(499), Seq(2));
-    assert_eq!(early, (None, RowAnswer::Moved(Some(row.clone()))));
+    assert_eq!(early, (None, RowAnswer::Moved(Some(Box::new(row.clone())))));
     let (ended, _) = apply_to_row(Some(&row), &end, StoreTime(500), Seq(2));
     let ended = ended.expect("its time has come");
     assert!(ended.version.as_ref().is_some_and(|v| v.current().is_expired_form()));
     // Another coordinator's finds the row moved.
     let again = apply_to_row(Some(&ended), &end, StoreTime(501), Seq(3));
-    assert_eq!(again, (None, RowAnswer::Moved(Some(ended.clone()))));
+    assert_eq!(again, (None, RowAnswer::Moved(Some(Box::new(ended.clone())))));
     // What vouched for the value's copy does not vouch for its absence.
     let op = RowOp::Clear {
         record: record(),
@@ -210,7 +210,7 @@ fn a5b_a_mark_is_cleared_for_its_own_version_only() {
         quiet: vec![],
     };
     let (changed, answer) = apply_to_row(Some(&row), &op, StoreTime(20), Seq(3));
-    assert_eq!((changed, answer), (None, RowAnswer::Moved(Some(row))));
+    assert_eq!((changed, answer), (None, RowAnswer::Moved(Some(Box::new(row)))));
 }
 
 #[test]
@@ -230,7 +230,10 @@ fn a_mark_is_forgone_once_nothing_can_land_and_for_its_own_version_only() {
     assert_eq!(forgo(&after, &row, until.0), (None, RowAnswer::NotOwed));
     // A write that came since owes the store again: a late message must not take that away.
     let (newer, _) = install(Some(&row), 1, 2, 10);
-    assert_eq!(forgo(&newer, &row, 60_000), (None, RowAnswer::Moved(Some(newer.clone()))));
+    assert_eq!(
+        forgo(&newer, &row, 60_000),
+        (None, RowAnswer::Moved(Some(Box::new(newer.clone()))))
+    );
 }
 
 #[test]
@@ -273,7 +276,7 @@ fn deleted(row: &Row, counter: u64) -> Row {
         writes: vec![],
     }));
     let (changed, _) = apply_to_row(Some(row), &op, StoreTime(1), Seq(2));
-    Row { owed: BTreeMap::new(), ..changed.expect("installed") }
+    Row { owed: StoreMap::default(), ..changed.expect("installed") }
 }
 
 fn reap(row: &Row, floor: &Floor, next_seq: u64) -> (Changed, RowAnswer) {
@@ -337,7 +340,10 @@ fn a6_what_was_deleted_is_not_installed_where_its_tombstone_was_reaped() {
     assert_eq!(of(first.clone(), absent.expect()).1, RowAnswer::Dead);
     // A conditional write that was cancelled: what it expected does not come back.
     let another = version(2, 7, &VersionVector::new());
-    assert_eq!(of(another.clone(), Expect::default()).1, RowAnswer::Moved(Some(absent.clone())));
+    assert_eq!(
+        of(another.clone(), Expect::default()).1,
+        RowAnswer::Moved(Some(Box::new(absent.clone())))
+    );
     let (Changed::Row(row), _) = of(another, absent.expect()) else { panic!("a new record") };
     assert!(row.row_seq > floor.row_seq && !row.has_foreign_write());
     // Nor is there anything in it that what was written there since would have to be told of.

@@ -87,7 +87,7 @@ async fn one<W: World>(world: &W, op: RowOp) -> RowAnswer {
 
 async fn read<W: World>(world: &W, key: &str) -> Option<Row> {
     match one(world, RowOp::Read { record: named(key) }).await {
-        RowAnswer::Read(row) => row,
+        RowAnswer::Read(row) => row.map(|row| *row),
         other => panic!("a read is answered with a row: {other:?}"),
     }
 }
@@ -123,7 +123,7 @@ fn clear(key: &str, version: VersionId, epoch: Epoch) -> RowOp {
 
 async fn claimed<W: World>(world: &W, op: RowOp) -> (Row, Grant) {
     match one(world, op).await {
-        RowAnswer::Claimed { row, grant } => (row, grant),
+        RowAnswer::Claimed { row, grant } => (*row, grant),
         other => panic!("the mark is claimed: {other:?}"),
     }
 }
@@ -189,7 +189,7 @@ async fn d1_installs_over_what_is_expected_alone<W: World>(world: &W) {
     for stale in [None, Some(&before), Some(&other_seq)] {
         let op = install("expected", stale, 2, 1, inline("stale"));
         let answer = one(world, RowOp::Install(Box::new(op))).await;
-        assert_eq!(answer, RowAnswer::Moved(Some(now.clone())));
+        assert_eq!(answer, RowAnswer::Moved(Some(Box::new(now.clone()))));
     }
     let nothing = install("expected/nothing", Some(&now), 2, 1, inline("stale"));
     let answer = one(world, RowOp::Install(Box::new(nothing))).await;
@@ -311,7 +311,7 @@ async fn d1_holds_renews_and_clears_a_mark<W: World>(world: &W) {
     let mut other = id(&row);
     other.hash = ContentHash::of(b"another version");
     let moved = one(world, clear("renew", other, grant.epoch)).await;
-    assert_eq!(moved, RowAnswer::Moved(Some(renewed_row)));
+    assert_eq!(moved, RowAnswer::Moved(Some(Box::new(renewed_row))));
     let cleared = one(world, clear("renew", id(&row), grant.epoch)).await;
     assert_eq!(cleared, RowAnswer::Cleared);
     assert_eq!(one(world, claim("renew", 2, None)).await, RowAnswer::NotOwed);
@@ -670,7 +670,7 @@ async fn row_of<W: World>(world: &W, op: Install) -> Row {
     let answer = one(world, RowOp::Install(Box::new(op))).await;
     assert!(matches!(answer, RowAnswer::Installed { .. }), "{answer:?}");
     match one(world, RowOp::Read { record }).await {
-        RowAnswer::Read(Some(row)) => row,
+        RowAnswer::Read(Some(row)) => *row,
         other => panic!("it was installed: {other:?}"),
     }
 }

@@ -36,7 +36,7 @@ async fn row(d1: &EmbeddedD1, key: &str) -> Option<Row> {
         panic!("a read is applied")
     };
     let [RowAnswer::Read(row)] = &batch.answers[..] else { panic!("{batch:?}") };
-    row.clone()
+    row.as_deref().cloned()
 }
 
 fn install(key: &str, over: Option<&Row>, counter: u64, value: Stored) -> RowOp {

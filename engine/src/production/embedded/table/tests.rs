@@ -71,7 +71,7 @@ async fn row(d1: &EmbeddedD1, key: &str) -> Option<Row> {
         panic!("a read is applied")
     };
     let [RowAnswer::Read(row)] = &batch.answers[..] else { panic!("{batch:?}") };
-    row.clone()
+    row.as_deref().cloned()
 }
 
 fn value(row: Option<&Row>) -> Option<String> {
