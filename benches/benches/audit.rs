@@ -30,6 +30,8 @@ fn conflict(n: u64) -> Event {
         won: Some(winner),
         losers: vec![loser],
         strategy: "lww".into(),
+        why: None,
+        contexts: None,
     })))
 }
 

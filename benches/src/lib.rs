@@ -129,7 +129,7 @@ impl Memory {
             let expect = d1.rows().get(&record).map(|row| row.expect()).unwrap_or_default();
             let holder = version.current().dot.actor;
             let (losers, owe, blobs_seen) = (Vec::new(), Vec::new(), BlobsSeen::default());
-            let (by, writes) = (By::Lww, Vec::new());
+            let (by, writes) = (By::Lww.into(), Vec::new());
             let op = Install {
                 record,
                 expect,

@@ -9,10 +9,11 @@
 //! winner or once more against the same, is the conflict that is known already. Its bytes are asked
 //! for by themselves, since lists of conflicts must stay small.
 
+use crate::audit::Words;
 use crate::erasure::Erasure;
 use crate::record::RecordId;
 use crate::row::{Seq, StoreTime};
-use crate::version::{Dot, Malformed, Sibling};
+use crate::version::{Dot, Malformed, Sibling, Version};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -101,6 +102,44 @@ impl FromStr for By {
     }
 }
 
+/// What decided, and what there is to say of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// What decided.
+    pub by: By,
+    /// Why a rule gave no answer, or which fields of a merge no rule settles.
+    pub why: Option<Words>,
+}
+
+impl From<By> for Decision {
+    fn from(by: By) -> Self {
+        Decision { by, why: None }
+    }
+}
+
+/// Text of a history, at most, that is noted with a conflict.
+const CONTEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// What the authority's version of a record included before a conflict was settled, and after, as
+/// contexts are given to readers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contexts {
+    /// Before; empty: there was no record.
+    pub before: Box<str>,
+    /// After.
+    pub after: Box<str>,
+}
+
+impl Contexts {
+    /// Of an install. `None`: they are longer than anybody would read.
+    pub fn noted(before: Option<&Version>, after: &Version) -> Option<Self> {
+        let before = before.map(|version| version.history.to_text()).unwrap_or_default();
+        let after = after.history.to_text();
+        let fits = before.len().max(after.len()) <= CONTEXT_BYTES_MAX;
+        fits.then(|| Contexts { before: before.into(), after: after.into() })
+    }
+}
+
 /// One value that lost, without its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
@@ -118,6 +157,10 @@ pub struct Conflict {
     pub won: Option<Sibling>,
     /// What decided.
     pub by: By,
+    /// What there is to say of that.
+    pub why: Option<Words>,
+    /// What was known before and after; `None`: this was not noted.
+    pub contexts: Option<Contexts>,
     /// Its bytes were erased.
     pub erased: Option<Erasure>,
 }

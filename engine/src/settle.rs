@@ -15,6 +15,7 @@
 //! values have in common or the bytes of one of them, makes its result give way to that of whoever had
 //! it (rule V5, [`Basis`]).
 
+use crate::audit::Words;
 use crate::conflict::By;
 use crate::merge::{self, BaseUse, FieldConflict, Merged, Side, Unmergeable, Whose};
 use crate::policy::{Conflicts, Dataset, Kind, Ruling, UserRule};
@@ -65,8 +66,8 @@ pub struct Settled {
     pub losers: Vec<Loser>,
     /// What decided.
     pub by: By,
-    /// Fields of a merge that no declared rule settled.
-    pub unresolved: Vec<FieldConflict>,
+    /// Which fields of a merge no declared rule settled, or why a rule gave no answer.
+    pub why: Option<Words>,
 }
 
 /// What decided of a set that was settled elsewhere, under the same ruling.
@@ -133,14 +134,15 @@ pub fn settle(
     let known: Vec<&Sibling> =
         set.siblings().iter().filter(|sibling| values.of(sibling).is_some()).collect();
     let all = known.len() == set.siblings().len();
-    let chosen = |by: By, rank: &dyn Fn(&Sibling) -> bool| {
+    let chosen_as = |by: By, why: Option<Words>, rank: &dyn Fn(&Sibling) -> bool| {
         let of = if all { set.siblings().iter().collect() } else { known.clone() };
         let shown = of.into_iter().max_by_key(|s| (rank(s), s.stamp, s.dot))?;
         let value = values.of(shown)?.clone();
         // What the bytes are missing of could be what is to be shown.
         let basis = if all { Basis::Chosen } else { Basis::Unsettled };
-        Some(finish(set, values, *shown, value, basis, by, Vec::new()))
+        Some(finish(set, values, *shown, value, basis, by, why))
     };
+    let chosen = |by: By, rank: &dyn Fn(&Sibling) -> bool| chosen_as(by, None, rank);
     let by_ruling = decided(rules.ruling, set);
     match rules.ruling {
         Ruling::Lww
@@ -157,11 +159,14 @@ pub fn settle(
                         Basis::Unsettled | Basis::Chosen | Basis::TwoWay => By::MergeTwoWay,
                     };
                     let value = Stored::Inline(bytes);
-                    Some(finish(set, values, shown, value, basis, by, unresolved))
+                    Some(finish(set, values, shown, value, basis, by, listed(&unresolved)))
                 }
                 // Deletes beside at most one value: there is nothing to merge.
                 Err(None) if all => chosen(By::EditWins, &|sibling| !sibling.deleted),
-                Err(_) => chosen(By::MergeFellBack, &|sibling| !sibling.deleted),
+                Err(why) => {
+                    let why = why.map(|why| Words::from(why.to_string()));
+                    chosen_as(By::MergeFellBack, why, &|sibling| !sibling.deleted)
+                }
             }
         }
         Ruling::Rule { rule, fallback } => {
@@ -169,19 +174,26 @@ pub fn settle(
             match made {
                 Ok((shown, value, basis)) => {
                     let by = By::Rule(rule.name().clone());
-                    Some(finish(set, values, shown, value, basis, by, Vec::new()))
+                    Some(finish(set, values, shown, value, basis, by, None))
                 }
                 Err(why) => {
-                    if let Some(why) = why {
+                    if let Some(why) = &why {
                         let (rule, key) = (rule.name(), rules.key);
                         tracing::warn!(%rule, key, %why, "a rule gave no answer: its fallback decides");
                     }
                     let by = By::RuleFellBack(rule.name().clone());
-                    chosen(by, &|sibling| prefers(fallback, sibling))
+                    let why = why.as_deref().map(Words::from);
+                    chosen_as(by, why, &|sibling| prefers(fallback, sibling))
                 }
             }
         }
     }
+}
+
+/// The fields that no rule settles, one after another.
+fn listed(unresolved: &[FieldConflict]) -> Option<Words> {
+    let each: Vec<String> = unresolved.iter().map(FieldConflict::to_string).collect();
+    (!each.is_empty()).then(|| each.join("; ").into())
 }
 
 /// What a ruling that chooses one of the values puts before the later stamp.
@@ -214,7 +226,7 @@ fn finish(
     value: Stored,
     basis: Basis,
     by: By,
-    unresolved: Vec<FieldConflict>,
+    why: Option<Words>,
 ) -> Settled {
     let beside = set.siblings().iter().filter(|sibling| **sibling != shown);
     let losers = beside.filter_map(|sibling| {
@@ -227,7 +239,7 @@ fn finish(
         By::Lww => Version::settled(set.history.clone(), shown),
         _ => set.showing(shown, basis),
     };
-    Settled { held: Held { version, value }, losers, by, unresolved }
+    Settled { held: Held { version, value }, losers, by, why }
 }
 
 /// Why a rule was not asked, or gave no answer; `None`: not all bytes are at hand.

@@ -43,6 +43,8 @@ fn conflict() -> Conflict {
         won: Some(winner),
         losers: vec![loser],
         strategy: "lww".into(),
+        why: None,
+        contexts: None,
     })
 }
 

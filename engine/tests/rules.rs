@@ -98,8 +98,15 @@ fn a_rule_decides_and_where_it_fails_its_fallback_does() {
     let (status, siblings) = read(&server, "b");
     assert_eq!((status, siblings["siblings"].as_array().map(Vec::len)), (300, Some(2)));
     let fell = conflicts(&server).into_iter().filter(|conflict| conflict["key"] == "b");
-    let fell: Vec<Value> = fell.map(|conflict| conflict["strategy"].clone()).collect();
-    assert_eq!(fell, ["rule_fell_back:boldest"]);
+    let fell: Vec<Value> = fell.collect();
+    let strategies: Vec<&Value> = fell.iter().map(|conflict| &conflict["strategy"]).collect();
+    assert_eq!(strategies, ["rule_fell_back:boldest"]);
+    let told = |of: &Value| of.as_str().expect("it is noted").to_owned();
+    let why = told(&fell[0]["why"]);
+    assert!(!why.is_empty());
+    let contexts = &fell[0]["contexts"];
+    let (before, after) = (told(&contexts["before"]), told(&contexts["after"]));
+    assert!(before != after && after.contains(&told(&fell[0]["id"])), "{contexts}");
     server.kill();
     // What a rule made is what it was after a restart, and so is what it could not make.
     let server = Server::start(&data);
@@ -109,6 +116,12 @@ fn a_rule_decides_and_where_it_fails_its_fallback_does() {
         let logged = stdout(&server.cli(&["audit", "list"]));
         logged.contains("rule:boldest") && logged.contains("rule_fell_back:boldest")
     });
+    let logged = stdout(&server.cli(&["audit", "list", "--json"]));
+    let entries = logged.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut of_it = entries.filter(|entry| entry["event"]["why"] == *why);
+    let id = told(&of_it.next().expect("it is logged with it")["event"]["id"]);
+    let entry = stdout(&server.cli(&["audit", "show", &id]));
+    assert!(entry.contains(&why) && entry.contains(&before) && entry.contains(&after), "{entry}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use tidelock_engine::blob::{self, Condemned};
-use tidelock_engine::conflict::{Conflict, ConflictQuery, Place, Which};
+use tidelock_engine::conflict::{Conflict, ConflictQuery, Contexts, Place, Which};
 use tidelock_engine::env::{
     KeyPage, KvEntry, Listed, Object, Outcome, PutIf, Refusal, RefusalKind, RowHistory,
 };
@@ -355,6 +355,13 @@ impl D1 {
             let next_seq = Seq(self.seq.0 + 1);
             let row = self.rows.get_mut(record);
             let floor = self.floors.get(&record.dataset).unwrap_or(&self.no_floor);
+            let contexts = match op {
+                RowOp::Install(install) if !install.losers.is_empty() => {
+                    let before = row.as_deref().and_then(|row| row.version.as_ref());
+                    Contexts::noted(before, &install.version)
+                }
+                _ => None,
+            };
             let (after, answer) = row::apply(row.as_deref(), floor, op, now, next_seq);
             let after = match after {
                 Changed::Nothing => None,
@@ -431,7 +438,9 @@ impl D1 {
                         lost: loser.sibling,
                         winner: loser.winner,
                         won: (won.dot == loser.winner).then_some(won),
-                        by: install.by.clone(),
+                        by: install.by.by.clone(),
+                        why: install.by.why.clone(),
+                        contexts: contexts.clone(),
                         erased,
                     };
                     self.conflicts.insert((next_seq, loser.sibling.dot.to_text()), conflict);

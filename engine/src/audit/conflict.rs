@@ -5,6 +5,7 @@
 
 use super::event::Words;
 use super::text;
+use crate::conflict::Contexts;
 use crate::record::RecordId;
 use crate::row::Seq;
 use crate::version::{ContentHash, Dot, Malformed, Sibling, SiteId, Stamp};
@@ -126,6 +127,12 @@ pub struct ConflictFacts {
     pub losers: Vec<Original>,
     /// The strategy that decided, by its name: `lww`.
     pub strategy: Words,
+    /// What there is to say of that: why a rule fell back, which fields no rule settles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Words>,
+    /// What the record's version included before and after, where it was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contexts: Option<Contexts>,
 }
 
 /// A conflict and its id.
@@ -202,6 +209,8 @@ pub(super) mod tests {
             won: Some(winner),
             losers: vec![loser],
             strategy: "lww".into(),
+            why: None,
+            contexts: None,
         })
     }
 

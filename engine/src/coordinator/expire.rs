@@ -262,7 +262,7 @@ impl<E: Env> Coordinator<E> {
                 expect,
                 held,
                 losers: Vec::new(),
-                by: By::Lww,
+                by: By::Lww.into(),
                 writes: Vec::new(),
                 conditional: None,
             })

@@ -9,7 +9,7 @@ use super::project::Target;
 use super::{Coordinator, State};
 use crate::blob::BlobsSeen;
 use crate::breaker::COOL_DOWN;
-use crate::conflict::By;
+use crate::conflict::{By, Decision};
 use crate::dead_letter::{Ending, Refused, Verdict};
 use crate::env::{Env, Outcome, Refusal, RowHistory};
 use crate::journal::{Intent, LetterNote};
@@ -39,7 +39,7 @@ pub(super) struct Candidate {
     pub(super) held: Held,
     pub(super) losers: Vec<Loser>,
     /// What decided against these.
-    pub(super) by: By,
+    pub(super) by: Decision,
     /// What is new of it, write by write, where such are merged.
     pub(super) writes: Vec<Written>,
     /// An intent with a condition: it happens over `expect`, or not at all.
@@ -51,7 +51,7 @@ pub(super) struct Candidate {
 struct Ours {
     held: Held,
     losers: Vec<Loser>,
-    by: By,
+    by: Decision,
     /// What is new of it, write by write, where such are merged.
     writes: Vec<Written>,
     /// It is an intent of a journal, and no version of another site.
@@ -331,7 +331,7 @@ impl<E: Env> Coordinator<E> {
         }
         let take_in = |held: Held, losers: Vec<Loser>, suspect: Sibling| {
             let expect = expect.clone();
-            let by = By::Lww;
+            let by = By::Lww.into();
             let writes = written(&held).filter(|_| merges).into_iter().collect();
             let candidate = Candidate { expect, held, losers, by, writes, conditional: None };
             Plan::Install { candidate, suspect }
@@ -414,7 +414,7 @@ impl<E: Env> Coordinator<E> {
                 let version = ours.held.version;
                 let is_old = ours.from_journal && version.current().dot.actor != self.actor;
                 if is_old && !foreign {
-                    let by = By::Lww;
+                    let by = By::Lww.into();
                     let (held, writes) = (merged, Vec::new());
                     let candidate =
                         Candidate { expect, held, losers, by, writes, conditional: None };
@@ -711,7 +711,7 @@ impl super::Slot {
     fn ours(&self, own: NodeId, merges: bool) -> Option<Ours> {
         if let Some(adoption) = self.adoptions.iter().find(|adoption| !adoption.dead) {
             let Adoption { held, losers, writes, .. } = adoption.clone();
-            let by = By::Lww;
+            let by = By::Lww.into();
             return Some(Ours { held, losers, by, writes, from_journal: false, only_over: None });
         }
         let mut losers = Vec::new();
@@ -747,7 +747,7 @@ impl super::Slot {
         losers.truncate(kept);
         let held = Held { version: intent.version.clone(), value: intent.value.clone() };
         let only_over = intent.only_over.clone().map(|expect| (intent, expect));
-        let by = By::Lww;
+        let by = By::Lww.into();
         Some(Ours { held, losers, by, writes, from_journal: true, only_over })
     }
 }
@@ -786,7 +786,7 @@ impl Ours {
         if *ruling == Ruling::Lww && self.held.version.basis() == Basis::Unsettled {
             self.held.version = self.held.version.collapsed();
         }
-        self.by = settle::decided(ruling, &self.held.version);
+        self.by = settle::decided(ruling, &self.held.version).into();
         self
     }
 
@@ -810,10 +810,7 @@ impl Ours {
 
     /// The same as it was settled; `kept`: what the authority keeps already.
     fn with(mut self, settled: Settled, kept: Vec<Loser>) -> Self {
-        let Settled { held, losers, by, unresolved } = settled;
-        if !unresolved.is_empty() {
-            tracing::info!(?unresolved, "fields of a merge that no rule settles");
-        }
+        let Settled { held, losers, by, why } = settled;
         // What was to lose when it was written, and is shown after all, stands in the row.
         self.losers.retain(|loser| loser.sibling != *held.version.current());
         let is_kept = |dot: Dot| kept.iter().any(|loser| loser.sibling.dot == dot);
@@ -821,7 +818,7 @@ impl Ours {
         let new =
             losers.into_iter().filter(|l| !is_kept(l.sibling.dot) && noted.insert(l.sibling.dot));
         self.losers.extend(new);
-        Ours { held, by, ..self }
+        Ours { held, by: Decision { by, why }, ..self }
     }
 }
 

@@ -84,5 +84,7 @@ fn event(site: SiteId, settled: &Conflict) -> Event {
         won: settled.won.as_ref().map(Original::from),
         losers: vec![Original::from(&settled.lost)],
         strategy: settled.by.to_string().into(),
+        why: settled.why.clone(),
+        contexts: settled.contexts.clone(),
     })))
 }

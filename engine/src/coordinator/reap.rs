@@ -204,7 +204,7 @@ impl<E: Env> Coordinator<E> {
                 return true;
             }
             let held = resolve::buried(self.site(), record, dead);
-            let (expect, by) = (found.expect(), By::Lww);
+            let (expect, by) = (found.expect(), By::Lww.into());
             let (losers, writes) = (Vec::new(), Vec::new());
             let candidate = Candidate { expect, held, losers, by, writes, conditional: None };
             match self.send_install(dataset, record, candidate).await {

@@ -226,7 +226,7 @@ fn taken_in(
     if let Some(version) = described {
         let ours = Held { version: version.clone(), value };
         let over = |held, losers| {
-            let (expect, by, writes) = (expect.clone(), By::Lww, written(&held, ruling));
+            let (expect, by, writes) = (expect.clone(), By::Lww.into(), written(&held, ruling));
             TakenIn::Over(Candidate { expect, held, losers, by, writes, conditional: None })
         };
         return match theirs.map(|theirs| resolve::meet(ruling, &ours, &theirs)) {
@@ -253,6 +253,7 @@ fn taken_in(
     let held = Held { version: found, value };
     let losers = losers.into_iter().collect();
     let by = if *ruling == Ruling::Lww { By::Lww } else { By::PreferStore };
+    let by = by.into();
     let writes = written(&held, ruling);
     TakenIn::Over(Candidate { expect, held, losers, by, writes, conditional: None })
 }
@@ -275,7 +276,7 @@ fn kept_beside(site: SiteId, record: &RecordId, row: &Row, body: &Bytes) -> Take
     let sibling = Sibling { stamp: won.stamp, ..*lost };
     let loser = Loser { sibling, value: Stored::Inline(body.clone()), winner: won.dot };
     let held = Held { version: theirs.version.including(&found.history), value: theirs.value };
-    let (expect, losers, by) = (row.expect(), vec![loser], By::PreferStore);
+    let (expect, losers, by) = (row.expect(), vec![loser], By::PreferStore.into());
     TakenIn::Over(Candidate { expect, held, losers, by, writes: Vec::new(), conditional: None })
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Epoch, Expect, Floor, Grant, Row, Seq, StoreTime};
 use crate::blob::BlobsSeen;
-use crate::conflict::By;
+use crate::conflict::Decision;
 use crate::record::{Loser, RecordId, StoreId, Stored, Written};
 use crate::version::{Actor, ContentHash, Version, VersionId, VersionVector};
 use serde::{Deserialize, Serialize};
@@ -113,7 +113,7 @@ pub struct Install {
     /// The blobs that it refers to, but for those that rows or losers refer to already (rule A0).
     pub blobs_seen: BlobsSeen,
     /// What decided against the losers.
-    pub by: By,
+    pub by: Decision,
     /// What is new of it, write by write, where such are merged: of all that came so, the newest
     /// [`WRITES_MAX`] are kept, of [`WRITE_BYTES_MAX`] together.
     pub writes: Vec<Written>,

@@ -144,6 +144,7 @@ fn a_rule_is_asked_with_all_values_and_what_they_have_in_common() {
     for other in [&beyond, &inline("{broken")] {
         let fell = two(&rule, (dot(1, 1), 20, &gone), (dot(2, 1), 10, other));
         assert_eq!((&fell.held.value, &fell.by), (other, &By::RuleFellBack(name())));
+        assert!(fell.why.is_some(), "{other:?}: why is noted with it");
         assert!(fell.held.version.is_apart());
         assert_eq!(decided(&rule.default, &fell.held.version), fell.by);
     }
@@ -200,6 +201,7 @@ fn what_cannot_be_merged_falls_back_and_says_so() {
     let (json, none) = (inline("{\"n\":1}"), inline("{broken"));
     let merged = two(&conflicts(Ruling::Merge), (dot(1, 1), 10, &json), (dot(2, 1), 20, &none));
     assert_eq!((merged.held.value, merged.by), (none, By::MergeFellBack));
+    assert!(merged.why.is_some_and(|why| why.contains("JSON")));
     assert_eq!(merged.losers.len(), 1);
 }
 

@@ -73,7 +73,7 @@ fn conflict_of(line: &[u8]) -> Option<ConflictFacts> {
 
 /// Everything that the log says of a conflict is so.
 fn is_of(facts: &ConflictFacts, site: SiteId, conflict: &Conflict) -> bool {
-    let Conflict { record, seq, at, lost, winner, won, by, erased: _ } = conflict;
+    let Conflict { record, seq, at, lost, winner, won, by, why, contexts, erased: _ } = conflict;
     let [loser] = &facts.losers[..] else { return false };
     (facts.site, &facts.record, facts.seq, facts.settled_ms) == (site, record, *seq, at.0)
         && facts.winner == *winner
@@ -84,6 +84,7 @@ fn is_of(facts: &ConflictFacts, site: SiteId, conflict: &Conflict) -> bool {
         }
         && names(loser, lost)
         && *facts.strategy == *by.to_string()
+        && (&facts.why, &facts.contexts) == (why, contexts)
 }
 
 fn names(logged: &Original, value: &Sibling) -> bool {

@@ -4,7 +4,7 @@ use super::{Case, RefusalKind, World, applied, cases, refused};
 use bytes::Bytes;
 use std::sync::Arc;
 use tidelock_engine::blob::BlobsSeen;
-use tidelock_engine::conflict::{Conflict, ConflictQuery, Which};
+use tidelock_engine::conflict::{By, Conflict, ConflictQuery, Contexts, Decision, Which};
 use tidelock_engine::env::{RowHistory, RowStore};
 use tidelock_engine::erasure::{Erase, EraseAnswer, Erasure};
 use tidelock_engine::record::{D1_ROW_BYTES_MAX, Loser, RecordId, StoreId, Stored, Written};
@@ -458,11 +458,14 @@ async fn d1_lists_conflicts_in_the_order_in_which_they_were_settled<W: World>(wo
         Loser { sibling, value, winner }
     };
     let mut row: Option<Row> = None;
-    let mut seqs = Vec::new();
+    let (mut seqs, mut contexts) = (Vec::new(), Vec::new());
     for (counter, lost) in [(1, vec![12]), (2, vec![11, 13]), (3, vec![12, 14])] {
         let mut op = elsewhere("disputed", "a", row.as_ref(), counter, inline("won"));
         let winner = op.version.current().dot;
         op.losers = lost.into_iter().map(|n| loser(n, inline("lost"), winner)).collect();
+        op.by = Decision { by: By::MergeFellBack, why: Some(format!("{counter}th").into()) };
+        let before = row.as_ref().and_then(|row| row.version.as_ref());
+        contexts.push(Contexts::noted(before, &op.version));
         let after = row_of(world, op).await;
         seqs.push(after.seq);
         row = Some(after);
@@ -474,6 +477,9 @@ async fn d1_lists_conflicts_in_the_order_in_which_they_were_settled<W: World>(wo
     for conflict in &all {
         assert_eq!(conflict.won.map(|won| won.dot), Some(conflict.winner));
         assert!(conflict.at > StoreTime(0) && *conflict.record.key == *"a");
+        let nth = seqs.iter().position(|seq| *seq == conflict.seq).expect("it is of one of them");
+        assert_eq!((&conflict.by, &conflict.contexts), (&By::MergeFellBack, &contexts[nth]));
+        assert_eq!(conflict.why, Some(format!("{}th", nth + 1).into()));
     }
     for at in 0..all.len() {
         let place = Some(all[at].place());

@@ -8,6 +8,7 @@ use super::{
     ClientArgs, line, redaction,
 };
 use crate::audit::{Conflict, Entry, Event, Kind, Original, Unreadable};
+use crate::conflict::Contexts;
 use crate::cron;
 use crate::policy::parse;
 use crate::production::audit::{AuditError, Cursor, Filter, Outcome, Reader, Sound, Wanted};
@@ -329,9 +330,16 @@ fn detail(shown: &mut String, conflict: &Conflict) {
         at_ms => cron::utc_text(at_ms),
     };
     tell("settled", format!("{settled}, at {}, by {}", facts.site, &*facts.strategy));
+    if let Some(why) = &facts.why {
+        tell("why", why.to_string());
+    }
     tell("won", facts.won.as_ref().map_or_else(|| facts.winner.to_text(), original));
     for loser in &facts.losers {
         tell("lost", original(loser));
+    }
+    if let Some(Contexts { before, after }) = &facts.contexts {
+        tell("before", if before.is_empty() { "no record".to_owned() } else { before.to_string() });
+        tell("after", after.to_string());
     }
 }
 

@@ -202,6 +202,9 @@ fn shown(conflict: &Value) -> String {
         if merged { "as" } else { "won" },
         text(&conflict["winner"]),
     );
+    if let Some(why) = conflict["why"].as_str() {
+        let _ = writeln!(shown, "        {why}");
+    }
     let stands = match (now.is_null(), conflict["winner_stands"].as_bool()) {
         (true, _) => "nothing".to_owned(),
         (false, Some(true)) if merged => format!("what was made of all, {}", what(now)),

@@ -3,7 +3,8 @@
 use super::d1::{Reference, damaged, integer, number, parse, reference_of, text};
 use super::database::Failure;
 use super::erasures;
-use crate::conflict::{By, Conflict, ConflictQuery, Place, Which};
+use crate::audit::Words;
+use crate::conflict::{Conflict, ConflictQuery, Contexts, Decision, Place, Which};
 use crate::erasure::Erasure;
 use crate::record::{Loser, RecordId, Stored};
 use crate::row::{Seq, StoreTime};
@@ -17,7 +18,8 @@ pub(super) struct Kept<'i> {
     pub(super) seq: Seq,
     pub(super) at: StoreTime,
     pub(super) won: &'i Sibling,
-    pub(super) by: By,
+    pub(super) by: &'i Decision,
+    pub(super) contexts: Option<&'i Contexts>,
 }
 
 /// Files from before conflicts had places, or were decided in more than one way, get the columns; what
@@ -37,6 +39,12 @@ pub(super) fn add_places(connection: &Connection) -> rusqlite::Result<()> {
     }
     if lacks("decided")? {
         connection.execute_batch("ALTER TABLE tidelock_losers ADD COLUMN decided TEXT")?;
+    }
+    if lacks("why")? {
+        connection.execute_batch(
+            "ALTER TABLE tidelock_losers ADD COLUMN why TEXT; \
+             ALTER TABLE tidelock_losers ADD COLUMN contexts TEXT",
+        )?;
     }
     Ok(())
 }
@@ -58,8 +66,8 @@ pub(super) fn keep(
         Stored::Tombstone | Stored::Erased(_) => (None, None),
     };
     let sql = "INSERT INTO tidelock_losers(dataset, key, dot, winner, sibling, reference, value, \
-                                           seq, kept_at, won, decided) \
-               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 WHERE NOT EXISTS \
+                                           seq, kept_at, won, decided, why, contexts) \
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13 WHERE NOT EXISTS \
                    (SELECT 1 FROM tidelock_losers WHERE dataset = ?1 AND key = ?2 AND dot = ?3)";
     let kept = connection.prepare_cached(sql)?.execute(params![
         &*record.dataset,
@@ -72,7 +80,9 @@ pub(super) fn keep(
         integer(kept.seq.0),
         integer(kept.at.0),
         (kept.won.dot == loser.winner).then(|| text(kept.won)),
-        kept.by.to_string(),
+        kept.by.by.to_string(),
+        kept.by.why.as_deref(),
+        kept.contexts.map(text),
     ])?;
     if let (Stored::Erased(erasure), 1) = (&loser.value, kept) {
         erasures::note(connection, record, &loser.sibling, erasure)?;
@@ -143,7 +153,7 @@ pub(super) fn find(
     let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
     let sql = format!(
         "SELECT dataset, key, l.sibling, winner, ifnull(seq, 0), ifnull(kept_at, 0), won, \
-                ifnull(decided, 'lww'), erasure \
+                ifnull(decided, 'lww'), erasure, why, contexts \
          FROM tidelock_losers AS l LEFT JOIN tidelock_erasures USING (dataset, key, dot) \
          WHERE {all} {order} LIMIT {limit}"
     );
@@ -163,7 +173,11 @@ pub(super) fn find(
         let by = by.parse().map_err(|error| damaged(&record, &error))?;
         let erased: Option<String> = row.get(8)?;
         let erased = erased.map(|text| parse(&record, text)).transpose()?;
-        found.push(Conflict { record, seq, at, lost, winner, won, by, erased });
+        let why: Option<String> = row.get(9)?;
+        let why = why.map(Words::from);
+        let contexts: Option<String> = row.get(10)?;
+        let contexts = contexts.map(|text| parse(&record, text)).transpose()?;
+        found.push(Conflict { record, seq, at, lost, winner, won, by, why, contexts, erased });
     }
     Ok(found)
 }

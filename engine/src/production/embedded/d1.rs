@@ -21,7 +21,7 @@ use super::database::{Database, Failure, OpenError};
 use super::table::{BindProblem, UserTable};
 use super::{StoreClock, blobs, conflicts, erasures, outcome, writes};
 use crate::blob::Condemned;
-use crate::conflict::{Conflict, ConflictQuery};
+use crate::conflict::{Conflict, ConflictQuery, Contexts};
 use crate::env::{Outcome, Refusal, RefusalKind, RowHistory, RowStore, Unavailable};
 use crate::erasure::{Erase, EraseAnswer};
 use crate::policy::{Policy, Table};
@@ -381,9 +381,14 @@ fn one(
     };
     let own_bytes = match op {
         RowOp::Install(install) => {
+            let contexts = || {
+                let before = before.as_ref().and_then(|row| row.version.as_ref());
+                Contexts::noted(before, &install.version)
+            };
+            let contexts = (!install.losers.is_empty()).then(contexts).flatten();
             for loser in &install.losers {
                 let (seq, won, by) = (after.seq, install.version.current(), &install.by);
-                let kept = conflicts::Kept { seq, at: now, won, by: by.clone() };
+                let kept = conflicts::Kept { seq, at: now, won, by, contexts: contexts.as_ref() };
                 conflicts::keep(connection, record, loser, &kept)?;
             }
             writes::keep(connection, record, &install.writes)?;

@@ -101,6 +101,9 @@ CREATE TABLE IF NOT EXISTS tidelock_losers(
     won TEXT,
     -- What decided; NULL: the later stamp.
     decided TEXT,
+    -- Why a rule gave no answer, or which fields no rule settles; what was known before and after.
+    why TEXT,
+    contexts TEXT,
     PRIMARY KEY (dataset, key, dot, winner)
 );
 -- What was erased on request: no table has its bytes, or takes them again.

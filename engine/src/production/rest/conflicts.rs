@@ -302,6 +302,8 @@ pub(super) fn summary(conflict: &Conflict) -> Value {
         "winner": conflict.winner.to_string(),
         "won": conflict.won.as_ref().map(write),
         "strategy": conflict.by.to_string(),
+        "why": conflict.why.as_deref(),
+        "contexts": conflict.contexts,
         "erased": conflict.erased.as_ref().map(|erasure| json!({
             "at_ms": erasure.at.0,
             "by": &*erasure.by,
