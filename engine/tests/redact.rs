@@ -79,7 +79,7 @@ fn what_lost_is_erased_and_everything_else_of_it_stays() {
     assert!(preview.status.success(), "{}", stderr(&preview));
     let told = stdout(&preview);
     let bytes = secret.len();
-    assert!(told.contains(&format!("files/a: 1 values would be erased, {bytes} bytes")), "{told}");
+    assert!(told.contains(&format!("files/a: 1 value would be erased, {bytes} bytes")), "{told}");
     assert!(told.contains("--yes") && told.contains(&lost), "{told}");
     let body = json!({"dataset": "files", "key": "a", "operations": [lost]});
     let unsaid = server.send("POST", "/v1/redactions", body.to_string().as_bytes());
@@ -184,7 +184,7 @@ fn a_merge_that_would_start_from_what_is_erased_goes_without_it() {
             // No conflict names it: it was superseded, and is kept for merges alone.
             let all = ["--dataset", "docs", "--key", key, "--reason", "asked for", "--yes"];
             let done = redact(&server, &all);
-            assert!(stdout(&done).contains("the bytes of 1 values"), "{done:?}");
+            assert!(stdout(&done).contains("the bytes of 1 value of"), "{done:?}");
         }
         put(&server, &path, &read, &json!({"left": 6, "of": ""}).to_string());
         server.until_idle();

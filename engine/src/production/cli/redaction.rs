@@ -49,6 +49,13 @@ fn listed(values: &Value) -> &[Value] {
     values.as_array().map_or(&[], Vec::as_slice)
 }
 
+fn many(values: &[Value]) -> String {
+    match values.len() {
+        1 => "1 value".to_owned(),
+        many => format!("{many} values"),
+    }
+}
+
 fn record(of: &Value) -> String {
     format!("{}/{}", of["dataset"].as_str().unwrap_or("-"), of["key"].as_str().unwrap_or("-"))
 }
@@ -71,9 +78,9 @@ fn nothing(preview: &Value) -> CliError {
 fn previewed(preview: &Value) -> String {
     let (values, standing) = (listed(&preview["values"]), listed(&preview["standing"]));
     let mut shown = format!(
-        "{}: {} values would be erased, {} bytes\n",
+        "{}: {} would be erased, {} bytes\n",
         record(preview),
-        values.len(),
+        many(values),
         preview["bytes"]
     );
     let mut tell = |value: &Value, so: &str| {
@@ -100,8 +107,8 @@ fn previewed(preview: &Value) -> String {
 
 fn erased(preview: &Value, answer: &Value) -> String {
     let mut said = format!(
-        "the bytes of {} values of {} are erased at this site; what is known of them stays",
-        listed(&answer["erased"]).len(),
+        "the bytes of {} of {} are erased at this site; what is known of them stays",
+        many(listed(&answer["erased"])),
         record(answer)
     );
     if preview["more"] == true {
