@@ -197,8 +197,9 @@ impl<E: Env> Coordinator<E> {
     }
 }
 
-/// True when a merge makes of a write what its patch says, whatever has been written meanwhile. A user's rule
-/// may make anything of it, and whether a test holds the authority alone can tell.
+/// True when a merge makes of a write what its patch says, but for fields that others have changed meanwhile
+/// and no rule settles. A user's rule may make anything of it, and whether a test holds the authority alone
+/// can tell.
 fn keeps_its_effect(
     patch: &Patch,
     conflicts: &Conflicts,
