@@ -106,7 +106,7 @@ fn a_rule_decides_and_where_it_fails_its_fallback_does() {
     assert!(!why.is_empty());
     let contexts = &fell[0]["contexts"];
     let (before, after) = (told(&contexts["before"]), told(&contexts["after"]));
-    assert!(before != after && after.contains(&told(&fell[0]["id"])), "{contexts}");
+    assert!(before != after && !before.is_empty(), "one stood there: {contexts}");
     server.kill();
     // What a rule made is what it was after a restart, and so is what it could not make.
     let server = Server::start(&data);
