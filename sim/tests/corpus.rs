@@ -156,3 +156,9 @@ fn what_a_rule_made_of_values_and_a_later_delete() {
 fn sets_in_which_a_delete_was_reaped_at_one_of_two_sites() {
     clean_in(Profile::Conflicts, &[136, 574, 4_580]);
 }
+
+#[test]
+fn a_put_whose_bytes_came_after_its_coordinator_had_stopped() {
+    let scenario = Scenario::generate(Profile::Conflicts, 28_829);
+    assert_eq!(run::run(&scenario, None, false).violations, []);
+}

@@ -600,8 +600,8 @@ impl<E: Env> Coordinator<E> {
         self.back_off(failures)
     }
 
-    /// Sends the copy, or the delete, that the version asks for. `None`: nothing was sent, since the
-    /// store stopped answering meanwhile.
+    /// Sends the copy, or the delete, that the version asks for. `None`: nothing was sent, since the store
+    /// stopped answering while the bytes were fetched, or this coordinator has stopped.
     async fn put(
         &self,
         dataset: &Dataset,
@@ -640,7 +640,7 @@ impl<E: Env> Coordinator<E> {
                 Err(refusal) => return Some(Outcome::Refused(refusal)),
             },
         };
-        if target.whole.is_none() && !self.state().admits(store) {
+        if target.whole.is_none() && (self.is_stopped() || !self.state().admits(store)) {
             return None;
         }
         let metadata = target.metadata(store, &body);
