@@ -531,6 +531,21 @@ pub struct Written {
 mod tests {
     use super::*;
 
+    /// Rows stand in D1 as text, those of builds before [`StoreMap`] too.
+    #[test]
+    fn what_stores_have_is_spelled_and_ordered_as_by_a_map() {
+        let pairs = [(StoreId::R2, vec![3]), (StoreId::Kv, vec![1, 2])];
+        let (mut own, map) = (StoreMap::default(), BTreeMap::from(pairs.clone()));
+        pairs.into_iter().for_each(|(store, one)| drop(own.insert(store, one)));
+        let text = serde_json::to_string(&map).unwrap();
+        assert_eq!(serde_json::to_string(&own).unwrap(), text);
+        assert_eq!(serde_json::from_str::<StoreMap<Vec<i32>>>(&text).unwrap(), own);
+        assert!(own.keys().eq(map.keys()) && own.values().eq(map.values()));
+        assert!(own.len() == 2 && !own.contains_key(&StoreId::D1));
+        own.retain(|store, _| *store == StoreId::R2);
+        assert_eq!((own.remove(&StoreId::R2), own.is_empty()), (Some(vec![3]), true));
+    }
+
     #[test]
     fn keys_are_ordered_as_their_text_is() {
         let texts = ["", "a", "a\0", "a\0b", "ab", "abcdefgh", "abcdefgha", "abcdefghi", "b", "ü"];

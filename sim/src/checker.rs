@@ -15,7 +15,7 @@ mod sets;
 mod wait;
 
 pub use copies::{Copy, Damage};
-pub use fate::{Fate, Present};
+pub use fate::{Fate, Present, is_readable};
 pub use invariant::{Invariant, Violation};
 pub use session::{Asked, Told};
 pub use sets::{Law, counted};

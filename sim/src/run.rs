@@ -14,7 +14,7 @@ mod stopwatch;
 
 pub(crate) use session::{write, write_foreign};
 
-use crate::checker::{Awaited, Fate, Invariant, Told, Violation};
+use crate::checker::{Awaited, Fate, Invariant, Told, Violation, is_readable};
 use crate::disk::Landing;
 use crate::double::Double;
 use crate::env::SimEnv;
@@ -385,12 +385,8 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
             note_counters(&mut outcome.sometimes, &coordinator.status().counters);
         }
     }
-    let readable = |value: &Stored, hash: ContentHash| match value {
-        Stored::Tombstone => hash == ContentHash::of(&[]),
-        Stored::Erased(_) => true,
-        Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
-        Stored::Reference { hash: referred, .. } => *referred == hash && holds_blob(stores, hash),
-    };
+    let blob = |hash| holds_blob(stores, hash);
+    let readable = |value: &Stored, hash| is_readable(value, hash, blob);
     let present = if keep {
         state.checker.present(SiteId(0), stores.d1.rows(), stores.d1.losers(), &readable)
     } else {

@@ -258,8 +258,7 @@ impl R2 {
         metadata: Option<String>,
     ) -> String {
         self.puts += 1;
-        let digit = |at: u32| char::from_digit((self.puts >> (4 * at)) as u32 & 0xf, 16);
-        let etag: String = (0..8).rev().filter_map(digit).collect();
+        let etag = format!("{:08x}", self.puts);
         let held = Some(Object { body, metadata, etag: etag.clone() });
         self.objects.insert(key, Slot { held, written: now });
         etag

@@ -53,6 +53,18 @@ impl Present {
     }
 }
 
+/// True when what is kept of a value is what its writer gave; `blob`: its site's R2 holds bytes of this hash
+/// under their own name.
+pub fn is_readable(value: &Stored, hash: ContentHash, blob: impl Fn(ContentHash) -> bool) -> bool {
+    match value {
+        Stored::Tombstone => hash == ContentHash::of(&[]),
+        // That somebody asked for it is `stays-erased`.
+        Stored::Erased(_) => true,
+        Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
+        Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
+    }
+}
+
 impl Checker {
     /// At the end: what a site's authority holds against everything that was promised. `blob` tells
     /// whether its R2 holds bytes of a hash under their own name.
@@ -87,13 +99,7 @@ impl Checker {
             let record = wrong.map(|(record, _)| record.to_string()).unwrap_or_default();
             format!("the authority's {record} holds other bytes than its version names")
         });
-        let readable = |value: &Stored, hash: ContentHash| match value {
-            Stored::Tombstone => hash == ContentHash::of(&[]),
-            // That somebody asked for it is `stays-erased`.
-            Stored::Erased(_) => true,
-            Stored::Inline(bytes) => ContentHash::of(bytes) == hash,
-            Stored::Reference { hash: referred, .. } => *referred == hash && blob(hash),
-        };
+        let readable = |value: &Stored, hash| is_readable(value, hash, &blob);
         let present = self.present(site, rows, losers, &readable);
         let mut lost = Vec::new();
         let mut kept = 0;

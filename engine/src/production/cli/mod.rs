@@ -93,8 +93,8 @@ enum Verb {
     /// Hold a store, or let work through to it whatever it answers
     #[command(subcommand)]
     Store(StoreVerb),
-    /// Read the audit log of a data folder, and look whether it is what was written; no server is
-    /// needed
+    /// Read the audit log of a data folder, and look whether it is what was written, without a server;
+    /// have a server erase bytes
     Audit(AuditArgs),
 }
 

@@ -279,7 +279,11 @@ async fn what_lost_before_conflicts_had_places_comes_first() {
     let former = "DROP INDEX tidelock_losers_by_place;
                   ALTER TABLE tidelock_losers DROP COLUMN seq;
                   ALTER TABLE tidelock_losers DROP COLUMN kept_at;
-                  ALTER TABLE tidelock_losers DROP COLUMN won";
+                  ALTER TABLE tidelock_losers DROP COLUMN won;
+                  ALTER TABLE tidelock_losers DROP COLUMN decided;
+                  ALTER TABLE tidelock_losers DROP COLUMN why;
+                  ALTER TABLE tidelock_losers DROP COLUMN contexts;
+                  DROP TABLE tidelock_erasures";
     Connection::open(&file).unwrap().execute_batch(former).unwrap();
     let embedded = Embedded::open(folder.path(), clock(&time)).unwrap();
     keep(&embedded, 2).await;
@@ -290,6 +294,8 @@ async fn what_lost_before_conflicts_had_places_comes_first() {
     assert_eq!(told[0], (1, 0, false));
     assert_eq!((told.len(), told[1].0), (2, 2), "{found:?}");
     assert!(found[1].seq > found[0].seq && found[1].at >= BEGUN);
+    assert_eq!(found[0].contexts, None);
+    assert!(found[1].contexts.is_some(), "{found:?}");
 }
 
 #[test]
