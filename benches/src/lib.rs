@@ -193,6 +193,10 @@ impl Env for Memory {
         // Distinct is all that this world needs.
         self.inner.drawn.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
     }
+
+    fn hash_seed(&self) -> u64 {
+        7
+    }
 }
 
 impl Clock for Memory {

@@ -45,6 +45,9 @@ pub trait Env: Clone + Send + Sync + 'static {
     /// The next number of this coordinator's random stream: from the seed in the simulator, from
     /// the operating system in production.
     fn random(&self) -> u64;
+    /// A number that nobody else can guess, for tables that are searched by hashes: it decides nothing
+    /// that can be seen, and is no part of the random stream. In the simulator any number.
+    fn hash_seed(&self) -> u64;
 }
 
 /// Time, as this coordinator sees it.

@@ -17,8 +17,10 @@
 //! bounded where it is accepted.
 
 use crate::record::RecordId;
+use crate::record_map::RecordMap;
 use crate::retry::Budget;
-use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map as map};
+use indexmap::map;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,7 +92,7 @@ pub enum Next {
 }
 
 /// Who waits, by priority.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Queues {
     each: [VecDeque<(u64, RecordId)>; 4],
     tickets: u64,
@@ -108,9 +110,9 @@ impl Queues {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Lane {
-    entries: BTreeMap<RecordId, Entry>,
+    entries: RecordMap<Entry>,
     /// How many entries each dataset has.
     of: BTreeMap<Arc<str>, usize>,
     queues: Queues,
@@ -126,6 +128,23 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// An empty one; `seed`: see [`Env::hash_seed`](crate::env::Env::hash_seed).
+    pub fn new(seed: u64) -> Self {
+        Lane {
+            entries: RecordMap::new(seed),
+            of: BTreeMap::new(),
+            queues: Queues::default(),
+            turns: [0; 4],
+            under_way: 0,
+            delayed: BTreeSet::new(),
+            retrying: BTreeSet::new(),
+            budget: Budget::default(),
+            retries: 0,
+            parked: BTreeSet::new(),
+            paused: false,
+        }
+    }
+
     /// News of a record. One that is delayed stays so: news does not shorten a back-off. True when
     /// it is work that was not owed before.
     pub fn push(&mut self, record: &RecordId, priority: Priority, now: Duration) -> bool {
@@ -363,7 +382,7 @@ mod tests {
 
     #[test]
     fn news_during_work_is_not_lost_and_not_doubled() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         assert!(lane.push(&record("a"), Foreground, NOW));
         assert!(!lane.push(&record("a"), Foreground, NOW));
         let taken = lane.take(WIDTH).unwrap();
@@ -378,7 +397,7 @@ mod tests {
 
     #[test]
     fn back_off_holds_until_due_or_resumed() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         lane.push(&record("a"), Foreground, NOW);
         let taken = lane.take(WIDTH).unwrap();
         lane.finish(&taken, Next::At(seconds(2)));
@@ -398,7 +417,7 @@ mod tests {
         use crate::retry::{FLOOR_PER_SECOND, SAVED_MAX, SHARE_PERMILLE};
         const RECORDS: u64 = 300;
         const SECONDS: u64 = 60;
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         for n in 0..RECORDS {
             lane.push(&record(&n.to_string()), Foreground, NOW);
         }
@@ -422,7 +441,7 @@ mod tests {
     /// The store is well again and the budget is spent: everything that waits is there in time.
     #[test]
     fn what_waits_for_the_budget_goes_within_moments_once_the_store_is_well() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         for n in 0..500 {
             lane.push(&record(&n.to_string()), Foreground, NOW);
             let taken = lane.take(WIDTH).unwrap();
@@ -444,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_paused_lane_gives_nothing_and_forgets_nothing() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         lane.pause();
         lane.push(&record("a"), Foreground, NOW);
         assert_eq!(lane.take(WIDTH), None);
@@ -454,7 +473,7 @@ mod tests {
 
     #[test]
     fn what_is_parked_waits_for_news_or_its_time_and_not_for_the_store() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         for wakes in ["news", "time"] {
             lane.push(&record("a"), Foreground, NOW);
             let taken = lane.take(WIDTH).unwrap();
@@ -474,7 +493,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_parked_while_there_is_news_is_not_parked() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         lane.push(&record("a"), Foreground, NOW);
         let taken = lane.take(WIDTH).unwrap();
         lane.push(&record("a"), Foreground, NOW);
@@ -484,7 +503,7 @@ mod tests {
 
     #[test]
     fn a_record_has_the_best_priority_of_its_reasons() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         lane.push(&record("bulk"), Bulk, NOW);
         lane.push(&record("repair"), Repair, NOW);
         lane.push(&record("bulk"), Foreground, NOW);
@@ -495,7 +514,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_width_is_under_way() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         for key in ["a", "b", "c"] {
             lane.push(&record(key), Foreground, NOW);
         }
@@ -508,7 +527,7 @@ mod tests {
 
     #[test]
     fn the_oldest_work_counts_from_when_it_came() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         lane.push(&record("a"), Foreground, seconds(1));
         lane.push(&record("a"), Foreground, seconds(2));
         assert_eq!(lane.oldest(), Some(seconds(1)));
@@ -523,7 +542,7 @@ mod tests {
 
     #[test]
     fn every_priority_has_its_share_of_turns() {
-        let mut lane = Lane::default();
+        let mut lane = Lane::new(7);
         for n in 0..100 {
             for priority in Priority::ALL {
                 lane.push(&record(&format!("{priority:?}{n}")), priority, NOW);
@@ -535,7 +554,7 @@ mod tests {
                 |p: Priority| round.iter().filter(|k| k.starts_with(&format!("{p:?}"))).count();
             assert_eq!([8, 4, 2, 1], Priority::ALL.map(of));
         }
-        let mut idle = Lane::default();
+        let mut idle = Lane::new(7);
         idle.push(&record("x"), Reconciliation, NOW);
         assert_eq!(idle.take(WIDTH), Some(record("x")), "turns that nobody needs are given on");
     }
@@ -566,7 +585,7 @@ mod tests {
         fn no_news_is_lost_and_no_record_is_worked_on_twice(
             steps in proptest::collection::vec(anything(), 1..200)
         ) {
-            let mut lane = Lane::default();
+            let mut lane = Lane::new(7);
             let mut under_way: Vec<RecordId> = Vec::new();
             let mut owed: BTreeSet<RecordId> = BTreeSet::new();
             for step in steps {

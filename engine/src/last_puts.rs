@@ -4,17 +4,23 @@
 //! no more than was put in the last second and the keys of one more.
 
 use crate::record::RecordId;
-use std::collections::{BTreeMap, VecDeque};
+use crate::record_map::RecordMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The last puts of one store.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LastPuts {
-    at: BTreeMap<RecordId, Duration>,
+    at: RecordMap<Duration>,
     order: VecDeque<(Duration, RecordId)>,
 }
 
 impl LastPuts {
+    /// None yet; `seed`: see [`Env::hash_seed`](crate::env::Env::hash_seed).
+    pub fn new(seed: u64) -> Self {
+        LastPuts { at: RecordMap::new(seed), order: VecDeque::new() }
+    }
+
     /// A put to a record's key ended now.
     pub fn note(&mut self, record: &RecordId, now: Duration, apart: Duration) {
         while let Some((at, _)) = self.order.front()
@@ -46,7 +52,7 @@ mod tests {
         let record = |key: &str| RecordId { dataset: Arc::from("d"), key: key.into() };
         let ms = Duration::from_millis;
         let apart = ms(1_000);
-        let mut puts = LastPuts::default();
+        let mut puts = LastPuts::new(7);
         puts.note(&record("a"), ms(0), apart);
         puts.note(&record("a"), ms(700), apart);
         assert_eq!(puts.next(&record("a"), ms(1_200), apart), Some(ms(1_700)));

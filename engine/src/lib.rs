@@ -3,7 +3,7 @@
 //! A write goes one way: `coordinator` → `journal` → `lane` → the stores → `ledger`. Everything
 //! that decides is a plain function or state machine with time and randomness passed in;
 //! everything that waits goes through the traits in [`env`]. The engine itself draws no entropy,
-//! reads no clock, spawns no thread and iterates no hash table.
+//! reads no clock, spawns no thread and iterates in no order that a hash has made.
 //!
 //! With the feature `production` (on by default) [`production`] binds the traits to real disks,
 //! sockets and clocks, and the binary `tidelock` serves them.
@@ -39,6 +39,7 @@ pub mod policy;
 pub mod production;
 pub mod projection;
 pub mod record;
+pub mod record_map;
 pub mod recovery;
 pub mod resolve;
 pub mod retry;

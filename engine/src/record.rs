@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -371,6 +372,16 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
+impl Hash for Key {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.head);
+        if let Some(rest) = self.text.as_bytes().get(HEAD_BYTES..) {
+            state.write(rest);
+        }
+    }
+}
+
 impl From<&str> for Key {
     fn from(text: &str) -> Self {
         Key::from(Arc::<str>::from(text))
@@ -416,12 +427,27 @@ impl<'de> Deserialize<'de> for Key {
 }
 
 /// Names a record: a dataset and a key in it. Ordered by dataset, then key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Eq, Serialize, Deserialize)]
 pub struct RecordId {
     /// The dataset's name.
     pub dataset: Arc<str>,
     /// The key within it.
     pub key: Key,
+}
+
+impl Hash for RecordId {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.dataset.as_bytes());
+        self.key.hash(state);
+    }
+}
+
+impl PartialEq for RecordId {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
 }
 
 impl Ord for RecordId {

@@ -85,6 +85,10 @@ impl Env for SimEnv {
     fn random(&self) -> u64 {
         self.random.lock().expect("drawing does not panic").next_u64()
     }
+
+    fn hash_seed(&self) -> u64 {
+        u64::from(self.node.0)
+    }
 }
 
 impl Clock for SimEnv {

@@ -92,6 +92,7 @@ use crate::last_puts::LastPuts;
 use crate::ledger::Ledger;
 use crate::policy::{Pace, Policy};
 use crate::record::{PerStore, RecordId, StoreId, StoreMap, StoreSet};
+use crate::record_map::RecordMap;
 use crate::recovery::Recovery;
 use crate::row::{Change, Row, Seq};
 use crate::version::{Actor, Dot, NodeId, SiteId, Version, VersionVector};
@@ -119,7 +120,7 @@ struct State {
     counter: u64,
     clock: HybridClock,
     ledger: Ledger,
-    slots: BTreeMap<RecordId, Box<Slot>>,
+    slots: RecordMap<Box<Slot>>,
     lanes: PerStore<Lane>,
     breakers: PerStore<Breaker>,
     /// Of these, such as an operator has forced.
@@ -262,19 +263,20 @@ impl<E: Env> Coordinator<E> {
     ) -> Result<Arc<Self>, JournalError> {
         let replay = env.storage().journal().replay().await?;
         let actor = Actor { node, incarnation: env.random() };
+        let seed = env.hash_seed();
         let mut state = State {
             policy: Arc::new(policy),
             counter: 0,
             clock: HybridClock::default(),
             ledger: Ledger::default(),
-            slots: BTreeMap::new(),
-            lanes: PerStore::default(),
+            slots: RecordMap::new(seed),
+            lanes: PerStore::of(Lane::new(seed)),
             breakers: PerStore::default(),
             forced: BTreeMap::new(),
             concurrency: PerStore::of(Concurrency::new(pace.lane_width)),
             health: PerStore::default(),
             recoveries: PerStore::default(),
-            last_puts: PerStore::default(),
+            last_puts: PerStore::of(LastPuts::new(seed)),
             held: Held::default(),
             operations: operations::Operations::new(actor),
             news: BTreeMap::new(),

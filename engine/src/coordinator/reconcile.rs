@@ -22,6 +22,7 @@ use crate::ledger::Noted;
 use crate::policy::{Dataset, Limits, Policy};
 use crate::projection::{self, Form, Named};
 use crate::record::{RecordId, StoreId};
+use crate::record_map::RecordMap;
 use crate::row::{Seq, StoreTime};
 use crate::version::Version;
 use std::collections::BTreeMap;
@@ -186,7 +187,7 @@ impl Copied {
 struct Beside<'s> {
     now: StoreTime,
     limits: Limits,
-    slots: &'s BTreeMap<RecordId, Box<Slot>>,
+    slots: &'s RecordMap<Box<Slot>>,
     echoes: &'s mut BTreeMap<RecordId, (Found, Duration)>,
 }
 

@@ -49,7 +49,7 @@ impl<E: Env> Coordinator<E> {
         };
         filters.retain(|place, _| kept(place));
         passes.retain(|(dataset, store, _), _| kept(&(dataset.clone(), *store)));
-        for (record, slot) in &mut state.slots {
+        for (record, slot) in state.slots.iter_mut() {
             slot.owed
                 .retain(|store, _| !changes.dropped.contains(&(record.dataset.clone(), *store)));
             // Nobody waits for a store that is no longer kept.

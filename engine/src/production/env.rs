@@ -91,6 +91,10 @@ impl Env for ProductionEnv {
     fn random(&self) -> u64 {
         rand::random()
     }
+
+    fn hash_seed(&self) -> u64 {
+        rand::random()
+    }
 }
 
 /// The machine's clocks.
