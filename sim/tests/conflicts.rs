@@ -132,6 +132,30 @@ fn v7_nothing_is_built_on_a_conditional_write_that_is_not_decided() {
     }
 }
 
+/// A inc, which D1 refuses for good; A puts what it adds to what it had read of D1. The increment waits for an
+/// operator, under a condition that nobody has decided: it is no value beside the other.
+#[test]
+fn v7_what_is_dead_under_a_condition_stands_beside_nothing() {
+    let scenario = Scenario::still(2)
+        .under(Law::Counter)
+        .fault(Kind::D1Constraint, Place::Store(StoreId::D1), 2_900..6_000, 0)
+        .then(1_000, 0, "k", add(1))
+        .then(3_000, 0, "k", INCREMENT)
+        .then(4_500, 0, "k", add(16));
+    clean(&scenario);
+}
+
+/// A inc; B inc over that, which D1 refuses for good; B inc over both; then each of them inc at once. They start
+/// from what the three had made, and D1 must know what that was: what is dead is a part of it. (What
+/// `shrink` left of a seed whose profile had `d1.constraint`.)
+#[test]
+fn v8_what_was_written_over_a_dead_write_started_from_it() {
+    let scenario = include_str!("scenarios/v8-over-a-dead-write.json");
+    let scenario: Scenario = serde_json::from_str(scenario).expect("a scenario");
+    let outcome = clean(&scenario);
+    assert!(outcome.conflicts >= 1);
+}
+
 /// Adds to a counter whatever it is.
 const INCREMENT: Act = Act::Increment { amount: 4 };
 

@@ -155,7 +155,9 @@ impl<E: Env> Coordinator<E> {
         }
     }
 
-    /// Dead writes whose time has come are tried again.
+    /// Dead writes whose time has come are tried again. Not one under a condition that others were written
+    /// over since: its condition was not decided, so they do not include it, and their numbers cover its own.
+    /// It ends with them.
     pub(super) fn exhume(&self, record: &RecordId) {
         let mut state = self.state();
         if state.letters.is_empty() {
@@ -164,9 +166,12 @@ impl<E: Env> Coordinator<E> {
         let now = self.now();
         let State { slots, letters, .. } = &mut *state;
         let Some(slot) = slots.get_mut(record) else { return };
-        for pending in &mut slot.intents {
+        let own = |pending: &super::Pending| pending.is_kept_for(self.actor.node).is_none();
+        let last = slot.intents.iter().rposition(own);
+        for (at, pending) in slot.intents.iter_mut().enumerate() {
             let until = letters.dead_until(record, StoreId::D1, pending.intent.dot());
-            pending.dead = until.is_some_and(|until| until > now);
+            let overtaken = pending.intent.only_over.is_some() && Some(at) < last;
+            pending.dead = overtaken || until.is_some_and(|until| until > now);
         }
         for adoption in &mut slot.adoptions {
             let dot = adoption.held.version.current().dot;

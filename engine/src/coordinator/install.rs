@@ -723,7 +723,7 @@ impl super::Slot {
                 if newest.is_none() && !pending.dead {
                     losers.clone_from(&pending.intent.losers);
                     writes.extend(pending.intent.written().filter(|_| merges));
-                    newest = Some((pending.intent.clone(), losers.len()));
+                    newest = Some((pending.intent.clone(), losers.len(), writes.len()));
                     break;
                 }
                 continue;
@@ -732,19 +732,22 @@ impl super::Slot {
             if conditional && newest.is_some() && !pending.dead {
                 break;
             }
-            // Whatever covers a dead write keeps what that had to keep.
+            // Whatever covers a dead write keeps what that had to keep, and was written over it. What is dead
+            // under a condition nobody has written over.
             losers.extend(pending.intent.losers.iter().cloned());
+            let is_over = !pending.dead || !conditional;
+            writes.extend(pending.intent.written().filter(|_| merges && is_over));
             if pending.dead {
                 continue;
             }
-            writes.extend(pending.intent.written().filter(|_| merges));
-            newest = Some((pending.intent.clone(), losers.len()));
+            newest = Some((pending.intent.clone(), losers.len(), writes.len()));
             if conditional {
                 break;
             }
         }
-        let (intent, kept) = newest?;
-        losers.truncate(kept);
+        let (intent, losers_kept, writes_kept) = newest?;
+        losers.truncate(losers_kept);
+        writes.truncate(writes_kept);
         let held = Held { version: intent.version.clone(), value: intent.value.clone() };
         let only_over = intent.only_over.clone().map(|expect| (intent, expect));
         let by = By::Lww.into();

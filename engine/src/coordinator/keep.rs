@@ -80,4 +80,11 @@ impl State {
         let slot = self.slots.get(record)?;
         slot.intents.iter().rfind(|pending| pending.is_kept_for(own).is_none())
     }
+
+    /// The same without what is under a condition that the authority has not decided.
+    pub(super) fn newest_unconditional(&self, record: &RecordId, own: NodeId) -> Option<&Pending> {
+        let slot = self.slots.get(record)?;
+        let is_own = |pending: &&Pending| pending.is_kept_for(own).is_none();
+        slot.intents.iter().filter(is_own).rfind(|pending| pending.intent.only_over.is_none())
+    }
 }

@@ -552,7 +552,8 @@ struct Base {
     stamp: crate::version::Stamp,
     /// The newest of it has a value.
     live: bool,
-    /// What it is known by.
+    /// What it is known by, without what is under a condition that was not decided: nobody's value stands
+    /// beside that.
     versions: [Option<Version>; 3],
     /// The newest intent of this coordinator, when that is what the write is built on.
     newest: Option<Arc<Intent>>,
@@ -612,11 +613,8 @@ impl State {
         if known.is_none() && looked.is_none() && newest.is_none() {
             return None;
         }
-        let versions = [
-            known.and_then(|known| known.version),
-            looked.and_then(|looked| looked.held.as_ref()).map(|held| held.version.clone()),
-            newest.as_ref().map(|intent| intent.version.clone()),
-        ];
+        let known = known.and_then(|known| known.version);
+        let looked = looked.and_then(|looked| looked.held.as_ref()).map(|held| &held.version);
         let mut base = Base {
             history: VersionVector::new(),
             stamp: Default::default(),
@@ -624,12 +622,20 @@ impl State {
             versions: Default::default(),
             newest,
         };
-        for version in versions.iter().flatten() {
+        let newest = base.newest.as_ref().map(|intent| &intent.version);
+        for version in known.iter().chain(looked).chain(newest) {
             base.live = !version.current().deleted && !version.current().has_expired(now);
             base.history = base.history.join(&version.history);
             base.stamp = base.stamp.max(version.stamp());
         }
-        base.versions = versions;
+        let decided = match &base.newest {
+            Some(newest) if newest.only_over.is_some() => {
+                self.newest_unconditional(record, own).map(|pending| &pending.intent)
+            }
+            newest => newest.as_ref(),
+        };
+        let decided = decided.map(|intent| intent.version.clone());
+        base.versions = [known, looked.cloned(), decided];
         if base.history.is_empty() {
             // What seems to have never been may have been deleted and reaped.
             base.stamp = self.ledger.deleted_stamp(&record.dataset);
