@@ -15,17 +15,15 @@ use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tidelock_engine::audit::{Chain, Conflict, Entry, Event, Head};
-use tidelock_engine::coordinator::Logged;
+use tidelock_engine::audit::{Chain, Entry, Event, Head, Settled};
+use tidelock_engine::coordinator::{Logged, Trail};
 use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{Call, End, Kind, Moment};
 
 /// Between two looks at what the authority has settled, as the server has it.
 const EVERY: Duration = Duration::from_secs(1);
-/// The same after the disk had no room.
+/// The same after the log has refused what it was given.
 const EVERY_REFUSED: Duration = Duration::from_millis(1_500);
-/// Until an operator has restarted a server whose log takes nothing more.
-const OPERATOR_TAKES: Duration = Duration::from_millis(500);
 /// Conflicts in one append: few, so that what waits takes several and a crash finds a page half written.
 const PAGE: usize = 6;
 /// Between two looks at whether a log is complete.
@@ -45,17 +43,44 @@ pub struct AuditLog {
 /// A log as the process has it that appends.
 struct Opened {
     chain: Chain,
-    /// The log's own last conflict.
-    last: Option<Box<Conflict>>,
+    /// What it says last of how far it has the authority's conflicts.
+    ending: Option<Event>,
+    /// What the disk has of it for certain.
+    bytes: usize,
+    /// The last append failed so that nobody knows what the disk has of it.
+    is_unknown: bool,
 }
 
-/// Why an append was not taken.
-enum Refused {
-    /// There is no room. Nothing of it was written, and the same may succeed later.
-    Full,
-    /// What became of it shows when the log is opened again; until then it takes no more.
-    Unknown,
+/// The log of a coordinator, as it is followed into.
+struct Kept<'a> {
+    world: &'a Arc<World>,
+    node: NodeId,
+    opened: &'a mut Opened,
 }
+
+impl Trail for Kept<'_> {
+    type Error = Refused;
+    /// There is one page.
+    type Cursor = std::convert::Infallible;
+
+    async fn append(&mut self, events: Vec<(u64, Event)>) -> Result<(), Refused> {
+        self.world.append(self.node, self.opened, events).await
+    }
+
+    async fn settled(
+        &mut self,
+        _from: Option<Self::Cursor>,
+    ) -> Result<(Vec<Settled>, Option<Self::Cursor>), Refused> {
+        let state = self.world.state();
+        let log = &state.disks[usize::from(self.node.0)].audit;
+        let conflicts = log.events().filter(|event| matches!(event, Event::Conflict(_)));
+        Ok((conflicts.filter_map(|event| event.followed_through()).collect(), None))
+    }
+}
+
+/// An append was not taken. Nothing of it is there, or what is there is cut off before the next; after a
+/// crash before that, it shows when the log is opened.
+struct Refused;
 
 fn read(line: &[u8]) -> Entry {
     Entry::parse(line).expect("what stands here was written so")
@@ -68,7 +93,9 @@ impl AuditLog {
         let torn = whole < self.bytes.len();
         self.bytes.truncate(whole);
         let head = self.lines().next_back().map_or(Head::START, |line| read(line).head());
-        (Opened { chain: Chain::resume(head), last: self.last_conflict() }, torn)
+        let ending = self.events().find(|event| event.kind().is_followed());
+        let chain = Chain::resume(head);
+        (Opened { chain, ending, bytes: self.bytes.len(), is_unknown: false }, torn)
     }
 
     /// Its lines, without their ends.
@@ -76,14 +103,15 @@ impl AuditLog {
         self.bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
     }
 
-    /// The last conflict that it tells of.
-    fn last_conflict(&self) -> Option<Box<Conflict>> {
+    /// What it tells, the newest first.
+    fn events(&self) -> impl Iterator<Item = Event> {
         let entries = self.lines().rev().map(read);
-        let told = entries.map(|entry| entry.event().expect("this build has written it"));
-        told.into_iter().find_map(|event| match event {
-            Event::Conflict(conflict) => Some(conflict),
-            _ => None,
-        })
+        entries.map(|entry| entry.event().expect("this build has written it"))
+    }
+
+    /// The last of its authority's conflicts that it has.
+    fn last_conflict(&self) -> Option<Settled> {
+        self.events().find(|event| event.kind().is_followed())?.followed_through()
     }
 
     /// What the disk holds of it when another takes its place.
@@ -111,58 +139,47 @@ impl AuditLog {
 /// runtime: if it held the world meanwhile, neither would ever be dropped.
 pub async fn follow(world: Weak<World>, node: NodeId) {
     let at = usize::from(node.0);
+    let (mut opened, mut logged) = {
+        let Some(world) = world.upgrade() else { return };
+        let (mut opened, torn) = {
+            let mut state = world.state();
+            let (opened, torn) = state.disks[at].audit.open();
+            if torn {
+                state.sometimes.insert("an-audit-log-ended-in-a-torn-entry");
+            }
+            (opened, torn)
+        };
+        let logged = Logged::behind(opened.ending.as_ref(), PAGE);
+        // The last entry is not the last conflict.
+        let event = Event::Operator {
+            who: "operator".into(),
+            action: "start".into(),
+            target: format!("n{}", node.0).as_str().into(),
+            reason: if torn { "it was torn" } else { "" }.into(),
+        };
+        let events = vec![(world.store_time().0, event)];
+        // Where it is not in the log, the server says so, and goes on.
+        let _ = world.append(node, &mut opened, events).await;
+        (opened, logged)
+    };
     loop {
-        let (mut opened, mut logged) = {
-            let Some(world) = world.upgrade() else { return };
-            let (mut opened, torn) = {
-                let mut state = world.state();
-                let (opened, torn) = state.disks[at].audit.open();
-                if torn {
-                    state.sometimes.insert("an-audit-log-ended-in-a-torn-entry");
-                }
-                (opened, torn)
-            };
-            let logged = Logged::behind(opened.last.as_deref(), PAGE);
-            // The last entry is not the last conflict.
-            let event = Event::Operator {
-                who: "operator".into(),
-                action: "start".into(),
-                target: format!("n{}", node.0).as_str().into(),
-                reason: if torn { "it was torn" } else { "" }.into(),
-            };
-            let events = vec![(world.store_time().0, event)];
-            // Where it is not in the log, the server says so, and goes on.
-            match world.append(node, &mut opened, events).await {
-                Ok(()) | Err(Refused::Full) => (opened, logged),
-                Err(Refused::Unknown) => {
-                    drop(world);
-                    madsim::time::sleep(OPERATOR_TAKES).await;
-                    continue;
+        let followed = {
+            let Some(world) = world.upgrade().filter(|world| !world.is_over()) else { return };
+            let running = world.state().processes[at].coordinator.clone();
+            match running {
+                None => Ok(false),
+                Some(coordinator) => {
+                    let mut kept = Kept { world: &world, node, opened: &mut opened };
+                    logged.follow(&coordinator, &mut kept).await
                 }
             }
         };
-        loop {
-            let followed = {
-                let Some(world) = world.upgrade().filter(|world| !world.is_over()) else { return };
-                let running = world.state().processes[at].coordinator.clone();
-                match running {
-                    None => Ok(false),
-                    Some(coordinator) => {
-                        logged
-                            .follow(&coordinator, |events| world.append(node, &mut opened, events))
-                            .await
-                    }
-                }
-            };
-            let pause = match followed {
-                Ok(true) => continue,
-                Ok(false) => EVERY,
-                Err(Refused::Full) => EVERY_REFUSED,
-                Err(Refused::Unknown) => break,
-            };
-            madsim::time::sleep(pause).await;
-        }
-        madsim::time::sleep(OPERATOR_TAKES).await;
+        let pause = match followed {
+            Ok(true) => continue,
+            Ok(false) => EVERY,
+            Err(Refused) => EVERY_REFUSED,
+        };
+        madsim::time::sleep(pause).await;
     }
 }
 
@@ -182,7 +199,7 @@ fn is_behind(world: &World) -> bool {
             return false;
         };
         let last = state.disks[usize::from(node.0)].audit.last_conflict();
-        last.is_none_or(|last| last.facts().seq < newest.seq)
+        last.is_none_or(|last| last.seq < newest.seq)
     })
 }
 
@@ -222,6 +239,11 @@ impl World {
         }
         let (fsync, slow_ms) = {
             let mut state = self.state();
+            let log = &mut state.disks[at].audit;
+            if std::mem::take(&mut opened.is_unknown) && log.bytes.len() > opened.bytes {
+                log.bytes.truncate(opened.bytes);
+                state.sometimes.insert("what-a-failed-append-left-was-cut-off-an-audit-log");
+            }
             state.disks[at].audit.pending = Some(lines);
             let fsync = 1_000 + u64::from(state.audit_choices[at].next_u32() % 3_000);
             (Duration::from_micros(fsync), self.slow_ms(&mut state, node))
@@ -237,17 +259,18 @@ impl World {
             if full {
                 log.pending = None;
                 state.sometimes.insert("a-full-disk-took-no-audit-entry");
-                Err(Refused::Full)
+                Err(Refused)
             } else if failed {
                 log.end_append(&mut state.audit_choices[at]);
                 state.sometimes.insert("an-append-to-an-audit-log-failed");
-                Err(Refused::Unknown)
+                opened.is_unknown = true;
+                Err(Refused)
             } else {
                 let lines = log.pending.take().expect("one append at a time");
                 if !self.is(Double::LogDropsAppends) {
                     log.bytes.extend_from_slice(&lines);
                 }
-                opened.chain = chain;
+                (opened.chain, opened.bytes) = (chain, log.bytes.len());
                 let head = chain.head();
                 self.note(state, End::Node(node.0), "logged", None, head.seq, || {
                     format!("{} entries, up to {}", events.len(), head.seq)

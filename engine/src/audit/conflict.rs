@@ -135,6 +135,22 @@ pub struct ConflictFacts {
     pub contexts: Option<Contexts>,
 }
 
+/// Which conflict of an authority, and which settling of it: an authority that was set back may settle
+/// the same one again, and another at the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The place in the site's change feed of the install that kept what lost.
+    pub seq: Seq,
+    /// The write that lost.
+    #[serde(with = "text")]
+    pub lost: Dot,
+    /// The write that won.
+    #[serde(with = "text")]
+    pub winner: Dot,
+    /// When that was, by the store side's clock, in milliseconds since the epoch; 0: not noted.
+    pub settled_ms: u64,
+}
+
 /// A conflict and its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
@@ -153,6 +169,12 @@ impl Conflict {
     /// Its name.
     pub fn id(&self) -> ConflictId {
         self.id
+    }
+
+    /// Which it is for its authority; `None`: nothing lost in it, as none that is logged.
+    pub fn settled(&self) -> Option<Settled> {
+        let ConflictFacts { seq, settled_ms, winner, ref losers, .. } = self.facts;
+        losers.first().map(|lost| Settled { seq, lost: lost.dot, winner, settled_ms })
     }
 
     /// What is known of it.

@@ -238,7 +238,7 @@ mod tests {
             assert_eq!(json["event"]["kind"], event.kind().name());
         }
         let about: Vec<bool> = entries().iter().map(|e| e.record() == Some(record())).collect();
-        assert_eq!(about, [true, false, true, true, true, false]);
+        assert_eq!(about, [true, false, true, true, true, false, false]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariant: an event's JSON begins with its kind, names the record that it is about as `record`, and
 //! has its members in one order. Members may be added; none changes its meaning.
 
-use super::conflict::{Conflict, ConflictId, Original};
+use super::conflict::{Conflict, ConflictId, Original, Settled};
 use super::text;
 use crate::record::RecordId;
 use crate::version::{ContentHash, Dot};
@@ -116,6 +116,14 @@ pub enum Event {
         /// How many entries went with it.
         entries: u64,
     },
+    /// D1 is not the one that was followed: it was set back to an earlier time, or forward again. Of the
+    /// conflicts that the log tells before this, D1 has those up to the one behind which the log goes on.
+    SetBack {
+        /// The one behind which it was followed until then; `None`: from the first on.
+        last: Option<Settled>,
+        /// The newest in the log that D1 has; `None`: it has none of them, and all of its own are told.
+        behind: Option<Settled>,
+    },
 }
 
 /// What an event is, without the rest of it.
@@ -133,18 +141,31 @@ pub enum Kind {
     Redacted,
     /// See [`Event::Archived`].
     Archived,
+    /// See [`Event::SetBack`].
+    SetBack,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Conflict,
         Kind::Operator,
         Kind::Restored,
         Kind::Resolved,
         Kind::Redacted,
+        Kind::SetBack,
         Kind::Archived,
     ];
+
+    /// An event of this kind says how far the log has the authority's conflicts.
+    pub fn is_followed(self) -> bool {
+        match self {
+            Kind::Conflict | Kind::SetBack => true,
+            Kind::Operator | Kind::Restored | Kind::Resolved | Kind::Redacted | Kind::Archived => {
+                false
+            }
+        }
+    }
 
     /// The name in entries and on the command line.
     pub const fn name(self) -> &'static str {
@@ -155,6 +176,7 @@ impl Kind {
             Kind::Resolved => "resolved",
             Kind::Redacted => "redacted",
             Kind::Archived => "archived",
+            Kind::SetBack => "set-back",
         }
     }
 }
@@ -185,6 +207,20 @@ impl Event {
             Event::Resolved { .. } => Kind::Resolved,
             Event::Redacted { .. } => Kind::Redacted,
             Event::Archived { .. } => Kind::Archived,
+            Event::SetBack { .. } => Kind::SetBack,
+        }
+    }
+
+    /// The authority's last conflict that a log has which ends so, where this is what says it.
+    pub fn followed_through(&self) -> Option<Settled> {
+        match self {
+            Event::Conflict(conflict) => conflict.settled(),
+            Event::SetBack { behind, .. } => *behind,
+            Event::Operator { .. }
+            | Event::Restored { .. }
+            | Event::Resolved { .. }
+            | Event::Redacted { .. }
+            | Event::Archived { .. } => None,
         }
     }
 }
@@ -238,6 +274,7 @@ pub(super) mod tests {
                 by: words("ops"),
                 reason: words("asked for by whom it is about"),
             },
+            Event::SetBack { last: conflict(3).settled(), behind: None },
             Event::Archived { through_seq: 4, through_hash: hash, entries: 4 },
         ]
     }

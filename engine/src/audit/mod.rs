@@ -27,7 +27,7 @@ mod storm;
 mod verify;
 
 pub use chain::{Chain, Head};
-pub use conflict::{Conflict, ConflictFacts, ConflictId, Original};
+pub use conflict::{Conflict, ConflictFacts, ConflictId, Original, Settled};
 pub use entry::{Entry, Unreadable};
 pub use event::{Event, Kind, Words};
 pub use retention::Retention;

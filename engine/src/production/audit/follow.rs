@@ -10,10 +10,10 @@
 //! an operator does is done first and logged then; where the log takes nothing more, that is reported,
 //! and whoever asked is told nothing else.
 
-use super::{Archived, AuditError, Filter, Log, Reader, Retention};
-use crate::audit::{ConflictId, Event, Kind, Original};
+use super::{Archived, AuditError, Cursor, Filter, Log, PAGE_ENTRIES_MAX, Reader, Retention};
+use crate::audit::{ConflictId, Event, Kind, Original, Settled};
 use crate::conflict;
-use crate::coordinator::{Logged, Resolved};
+use crate::coordinator::{Logged, Resolved, Trail};
 use crate::env::{Clock, Env};
 use crate::production::node::Node;
 use crate::record::RecordId;
@@ -226,29 +226,58 @@ fn retain(
     }
 }
 
-/// Where the log stands among the authority's conflicts: behind its own last one.
+/// Where the log stands among the authority's conflicts: its own last word of them says so.
 fn logged(data: &Path) -> Result<Logged, AuditError> {
-    let filter = Filter { kind: Some(Kind::Conflict), ..Filter::default() };
-    let page = Reader::of(data).page(&filter, None, 1)?;
-    let Some(entry) = page.entries.into_iter().next() else {
-        return Ok(Logged::behind(None, BATCH));
-    };
-    match entry.event() {
-        Ok(Event::Conflict(conflict)) => Ok(Logged::behind(Some(&conflict), BATCH)),
-        Ok(_) | Err(_) => Err(AuditError::Damaged(format!(
-            "entry {} is a conflict that this build cannot read",
-            entry.seq()
-        ))),
+    let reader = Reader::of(data);
+    let mut from = None;
+    loop {
+        let page = reader.page(&Filter::default(), from, PAGE_ENTRIES_MAX)?;
+        let says = |entry: &&crate::audit::Entry| entry.kind().is_some_and(Kind::is_followed);
+        if let Some(entry) = page.entries.iter().find(says) {
+            let event = entry.event().map_err(|_| {
+                AuditError::Damaged(format!(
+                    "entry {} is a conflict, or says where to go on, and this build cannot read it",
+                    entry.seq()
+                ))
+            })?;
+            return Ok(Logged::behind(Some(&event), BATCH));
+        }
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return Ok(Logged::behind(None, BATCH)),
+        }
+    }
+}
+
+impl Trail for Audit {
+    type Error = AuditError;
+    type Cursor = Cursor;
+
+    async fn append(&mut self, events: Vec<(u64, Event)>) -> Result<(), AuditError> {
+        Audit::append(self, events).await
+    }
+
+    async fn settled(
+        &mut self,
+        from: Option<Cursor>,
+    ) -> Result<(Vec<Settled>, Option<Cursor>), AuditError> {
+        let reader = self.reader.clone();
+        let filter = Filter { kind: Some(Kind::Conflict), ..Filter::default() };
+        let read = move || reader.page(&filter, from, PAGE_ENTRIES_MAX);
+        let read = tokio::task::spawn_blocking(read).await;
+        let page = read.unwrap_or_else(|error| Err(AuditError::Io(error.to_string())))?;
+        let events = page.entries.iter().filter_map(|entry| entry.event().ok());
+        Ok((events.filter_map(|event| event.followed_through()).collect(), page.next))
     }
 }
 
 /// Brings the log every conflict that the authority settles, until the node is gone.
-pub async fn follow<E: Env>(node: Arc<Node<E>>, audit: Audit) {
+pub async fn follow<E: Env>(node: Arc<Node<E>>, mut audit: Audit) {
     let mut logged = audit.logged.clone();
     loop {
         // Without a coordinator they wait at D1.
         let followed = match node.reader() {
-            Ok(coordinator) => logged.follow(&coordinator, |events| audit.append(events)).await,
+            Ok(coordinator) => logged.follow(&coordinator, &mut audit).await,
             Err(_) => Ok(false),
         };
         let pause = match followed {
@@ -266,4 +295,71 @@ pub async fn follow<E: Env>(node: Arc<Node<E>>, audit: Audit) {
 /// Wall time, in milliseconds since the epoch.
 pub fn wall_ms<E: Env>(node: &Node<E>) -> u64 {
     u64::try_from(node.env().clock().wall().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::tests::{Place, fill};
+    use super::*;
+    use crate::row::Seq;
+    use crate::version::{Actor, NodeId};
+
+    fn keep(seconds: u64) -> Retention {
+        Retention { keep: Duration::from_secs(seconds), segments_max: 1_000 }
+    }
+
+    /// Small segments, of which all but the last are from the first minute after the epoch.
+    fn filled() -> (Place, Log) {
+        let place = Place::new();
+        let mut log = place.open().unwrap().with_small_segments();
+        fill(&mut log, 1..=40);
+        (place, log)
+    }
+
+    fn archived(place: &Place) -> usize {
+        std::fs::read_dir(place.reader().folder().join("archive")).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn what_is_old_leaves_at_the_start_without_an_entry() {
+        let (place, log) = filled();
+        drop(Audit::start(log, place.folder.path(), 60_000, keep(100)).unwrap());
+        assert_eq!(archived(&place), 0);
+        let (place, log) = filled();
+        drop(Audit::start(log, place.folder.path(), 60_000, keep(10)).unwrap());
+        assert!(archived(&place) > 0);
+    }
+
+    #[test]
+    fn what_is_old_leaves_once_a_day_and_at_once_where_the_retention_is_another() {
+        let (place, mut log) = filled();
+        let mut retained = None;
+        let now_ms = 60_000;
+        retain(&mut log, keep(100), now_ms, &mut retained);
+        retain(&mut log, keep(100), now_ms + RETENTION_EVERY_MS - 1, &mut retained);
+        assert_eq!(archived(&place), 0, "it was looked at less than a day ago");
+        retain(&mut log, keep(100), now_ms + RETENTION_EVERY_MS, &mut retained);
+        assert!(archived(&place) > 0);
+
+        let (place, mut log) = filled();
+        let mut retained = None;
+        retain(&mut log, keep(100), now_ms, &mut retained);
+        retain(&mut log, keep(10), now_ms, &mut retained);
+        assert!(archived(&place) > 0);
+    }
+
+    #[test]
+    fn a_log_goes_on_where_it_says_however_much_else_it_tells_since() {
+        let (place, mut log) = filled();
+        let logged = || logged(place.folder.path()).unwrap();
+        assert_eq!(logged(), Logged::behind(None, BATCH));
+        let dot = |counter| Dot { actor: Actor { node: NodeId(1), incarnation: 7 }, counter };
+        let (lost, winner) = (dot(3), dot(4));
+        let behind = Some(Settled { seq: Seq(9), lost, winner, settled_ms: 5 });
+        let event = Event::SetBack { last: None, behind };
+        log.append(&[(41, event.clone())]).unwrap();
+        fill(&mut log, 42..=42 + PAGE_ENTRIES_MAX as u64);
+        assert_eq!(logged(), Logged::behind(Some(&event), BATCH));
+        assert_ne!(logged(), Logged::behind(None, BATCH));
+    }
 }

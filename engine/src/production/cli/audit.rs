@@ -7,7 +7,7 @@ use super::{
     AuditArgs, AuditExportArgs, AuditListArgs, AuditShowArgs, AuditVerb, AuditVerifyArgs, CliError,
     ClientArgs, line, redaction,
 };
-use crate::audit::{Conflict, Entry, Event, Kind, Original, Unreadable};
+use crate::audit::{Conflict, Entry, Event, Kind, Original, Settled, Unreadable};
 use crate::conflict::Contexts;
 use crate::cron;
 use crate::policy::parse;
@@ -295,6 +295,17 @@ fn summary(event: &Event) -> String {
         }
         Event::Archived { through_seq, entries, .. } => {
             format!("{entries} entries through {through_seq} left the log")
+        }
+        Event::SetBack { last, behind } => {
+            let from = |settled: &Option<Settled>| match settled {
+                Some(settled) => format!("behind {} at {}", settled.lost, settled.seq.0),
+                None => "from its first conflict on".to_owned(),
+            };
+            format!(
+                "D1 was set to another time: it was followed {}, and is now {}",
+                from(last),
+                from(behind)
+            )
         }
     }
 }

@@ -646,7 +646,7 @@ struct AuditListArgs {
     /// Only what is about this dataset's records
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Only this kind: conflict, operator, restored, resolved, redacted or archived
+    /// Only this kind: conflict, operator, restored, resolved, redacted, archived or set-back
     #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
     /// Only what is no older, as in 90s, 24h or 30d, or since these milliseconds after the epoch
