@@ -6,6 +6,7 @@ use super::tail::{Failed, Tail};
 use crate::audit::{Chain, Entry, Event, Head, Verifier};
 use crate::production::journal::FolderLock;
 use std::fs::{File, OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -39,18 +40,9 @@ impl Log {
         let folder = Folder::of(data);
         segment::make(&folder.live)?;
         segment::sync(data)?;
-        let all = folder.all()?;
-        let Some(last) = all.last() else {
+        let Some((last, end)) = end_of(&folder)? else {
             return Log::of(folder, 1, begin_file, 0, Chain::new(), 0);
         };
-        if last.is_archived {
-            return Err(AuditError::Damaged(format!(
-                "the newest segment is in the archive, {}: those behind it are gone",
-                last.path.display()
-            )));
-        }
-        let end = examine(last)?;
-        let head = if end.entries > 0 { end.head } else { head_before(&all)? };
         if end.torn_bytes > 0 {
             tracing::warn!(
                 file = %last.path.display(),
@@ -60,7 +52,7 @@ impl Log {
             );
         }
         let number = last.number;
-        Log::of(folder, number, open_file, end.bytes, Chain::resume(head), end.torn_bytes)
+        Log::of(folder, number, open_file, end.bytes, Chain::resume(end.head), end.torn_bytes)
     }
 
     fn of(
@@ -111,7 +103,7 @@ impl Log {
         within(lines.len(), SEGMENT_BYTES_MAX as usize)?;
         // Before a segment is begun: what was torn may be cut off the last segment only.
         if self.tail.is_poisoned() {
-            return Err(self.error(Failed::Poisoned));
+            self.recover()?;
         }
         let bytes = self.tail.bytes();
         if bytes > 0 && bytes + lines.len() as u64 > self.segment_bytes_max {
@@ -125,14 +117,40 @@ impl Log {
         Ok(entries)
     }
 
+    /// Goes on behind the last entry that was durable, after an append of which nobody knows what the
+    /// disk has. What is read of it may be what the kernel remembers and could not write, and calls clean
+    /// since then; so all of it is cut off, and what stands before must be read to be as it was appended.
+    fn recover(&mut self) -> Result<(), AuditError> {
+        let path = self.folder.path(self.number);
+        let failed = |error: std::io::Error| AuditError::of(&path, &error);
+        let damaged = |what| AuditError::Damaged(format!("{}: {what}", path.display()));
+        let file = open_file(&self.folder, self.number)?;
+        let bytes = self.tail.bytes();
+        let there = file.metadata().map_err(failed)?.len();
+        if there < bytes {
+            return Err(damaged("entries that were durable are gone from its end"));
+        }
+        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+        let (last, end) = end_of(&self.folder)?.ok_or_else(|| damaged("it is gone"))?;
+        if (last.number, end.head, end.bytes) != (self.number, self.chain.head(), bytes) {
+            return Err(damaged("it does not end in the entry that was the last to be durable"));
+        }
+        tracing::warn!(
+            file = %path.display(),
+            bytes = there - bytes,
+            "what an append that had failed left of itself is cut off the audit log, which goes on"
+        );
+        self.tail = Tail::of(Box::new(file), bytes);
+        Ok(())
+    }
+
     fn error(&self, failed: Failed) -> AuditError {
         let path = self.folder.path(self.number);
         match failed {
             Failed::Undone(error) => AuditError::of(&path, &error),
             Failed::Unknown(error) => AuditError::Io(format!("{}: {error}", path.display())),
             Failed::Poisoned => AuditError::Io(format!(
-                "{}: an append failed before, and what became of it is not known until the log is \
-                 opened again",
+                "{}: an append failed before, and what became of it is not known",
                 path.display()
             )),
         }
@@ -151,8 +169,13 @@ fn within(bytes: usize, bytes_max: usize) -> Result<(), AuditError> {
 
 fn begin_file(folder: &Folder, number: u64) -> Result<File, AuditError> {
     let path = folder.path(number);
-    let file = OpenOptions::new().append(true).create_new(true).mode(MODE).open(&path);
-    let file = file.map_err(|error| AuditError::of(&path, &error))?;
+    let failed = |error: std::io::Error| AuditError::of(&path, &error);
+    // It may be there without a byte: begun before, and its folder could not be synced.
+    let file = OpenOptions::new().append(true).create(true).mode(MODE).open(&path);
+    let file = file.map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() > 0 {
+        return Err(failed(ErrorKind::AlreadyExists.into()));
+    }
     // A new file is durable only once its folder's entry is.
     segment::sync(&folder.live)?;
     Ok(file)
@@ -167,6 +190,23 @@ fn open_file(folder: &Folder, number: u64) -> Result<File, AuditError> {
         file.set_permissions(Permissions::from_mode(MODE)).map_err(failed)?;
     }
     Ok(file)
+}
+
+/// The last segment, and where the log ends by what is read of it; `None`: there is none.
+fn end_of(folder: &Folder) -> Result<Option<(Segment, End)>, AuditError> {
+    let mut all = folder.all()?;
+    let Some(last) = all.last() else { return Ok(None) };
+    if last.is_archived {
+        return Err(AuditError::Damaged(format!(
+            "the newest segment is in the archive, {}: those behind it are gone",
+            last.path.display()
+        )));
+    }
+    let mut end = examine(last)?;
+    if end.entries == 0 {
+        end.head = head_before(&all)?;
+    }
+    Ok(all.pop().map(|last| (last, end)))
 }
 
 /// Reads a segment whole and holds its entries against each other.
@@ -225,7 +265,7 @@ fn head_before(all: &[Segment]) -> Result<Head, AuditError> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::tail::tests::Small;
-    use super::super::{Outcome, Reader};
+    use super::super::{Outcome, Reader, Retention};
     use super::*;
     use std::path::PathBuf;
     use tempfile::TempDir;
@@ -440,30 +480,106 @@ pub(super) mod tests {
         assert_eq!(place.verified(&log), 6);
     }
 
+    /// A log of two segments whose last append failed so that nobody knows what the disk has of it, on a
+    /// disk that is sound again: written whole and not synced, or in part and not taken back.
+    fn of_unknown_end(place: &Place, room: usize) -> Log {
+        let mut log = place.open().unwrap();
+        fill(&mut log, 1..=2);
+        log.segment_bytes_max = 1;
+        fill(&mut log, 3..=3);
+        log.segment_bytes_max = 10_000;
+        let head = log.head();
+        let medium = open_file(&log.folder, 2).unwrap();
+        log.tail.replace(Box::new(Small { medium, room, syncs: false, cuts: false }));
+        let error = log.append(&[(4, operator(4))]).unwrap_err();
+        assert!(matches!(error, AuditError::Io(_)), "{error}");
+        assert_eq!(log.head(), head);
+        log
+    }
+
     #[test]
-    fn after_an_append_whose_fate_is_unknown_the_log_must_be_opened_again() {
-        let place = Place::new();
-        // Written whole and not synced; then written in part, and not taken back.
-        for (room, found) in [(9_999, 2), (300, 2)] {
-            let mut log = place.open().unwrap();
-            if log.head() == Head::START {
-                fill(&mut log, 1..=1);
-            }
-            let head = log.head();
-            let medium = open_file(&log.folder, 1).unwrap();
+    fn after_an_append_whose_fate_is_unknown_the_log_goes_on_behind_the_last_durable_entry() {
+        for room in [9_999, 300, 0] {
+            let place = Place::new();
+            let mut log = of_unknown_end(&place, room);
+            let entries = log.append(&[(5, operator(5))]).unwrap();
+            assert_eq!(entries[0].seq(), 4, "room for {room} bytes");
+            assert_eq!(place.verified(&log), 4);
+            // Also where the next goes to a new segment: what is torn may stand in the last one only.
+            let medium = open_file(&log.folder, 2).unwrap();
             log.tail.replace(Box::new(Small { medium, room, syncs: false, cuts: false }));
-            // Not even in a new segment: what is torn may stand in the last one only.
-            log.segment_bytes_max = 10_000;
-            for _ in 0..2 {
-                let error = log.append(&[(2, operator(2))]).unwrap_err();
-                assert!(matches!(error, AuditError::Io(_)), "{error}");
-                assert_eq!(log.head(), head);
-                log.segment_bytes_max = 1;
-            }
+            log.append(&[(6, operator(6))]).unwrap_err();
+            log.segment_bytes_max = 1;
+            fill(&mut log, 7..=7);
+            assert!(place.segment(3).exists());
+            assert_eq!(place.verified(&log), 5);
+            let head = log.head();
             drop(log);
-            assert!(!place.segment(2).exists());
-            assert_eq!(place.open().unwrap().head().seq, found, "room for {room} bytes");
+            assert_eq!(place.open().unwrap().head(), head);
         }
+    }
+
+    #[test]
+    fn a_log_of_unknown_end_takes_nothing_until_it_reads_what_was_durable() {
+        let rewrite = |path: &Path, change: &dyn Fn(&mut Vec<u8>)| {
+            let mut text = std::fs::read(path).unwrap();
+            change(&mut text);
+            std::fs::write(path, text).unwrap();
+        };
+        let check = |what: &str, harm: &dyn Fn(&Path), expected: &str| {
+            let place = Place::new();
+            let mut log = of_unknown_end(&place, 9_999);
+            let (path, head) = (place.segment(2), log.head());
+            let sound = std::fs::read(&path).unwrap();
+            harm(&path);
+            for _ in 0..2 {
+                let error = log.append(&[(5, operator(5))]).expect_err(what).to_string();
+                assert!(error.contains(expected), "{what}: {error}");
+                assert_eq!((log.head(), place.segment(3).exists()), (head, false), "{what}");
+            }
+            std::fs::write(&path, sound).unwrap();
+            fill(&mut log, 5..=5);
+            assert_eq!(place.verified(&log), 4, "{what}");
+        };
+        check("the disk does not answer", &|p| std::fs::remove_file(p).unwrap(), "cannot be read");
+        check("it dropped what was durable", &|p| rewrite(p, &|t| t.truncate(100)), "are gone");
+        check("another byte", &|p| rewrite(p, &|t| t[200] ^= 1), "line 1");
+        let place = Place::new();
+        let mut log = of_unknown_end(&place, 9_999);
+        std::fs::copy(place.segment(2), place.segment(3)).unwrap();
+        let error = log.append(&[(5, operator(5))]).unwrap_err().to_string();
+        assert!(error.contains("the last to be durable"), "{error}");
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_get_to_the_disk_moves_nothing() {
+        let place = Place::new();
+        let mut log = place.open().unwrap();
+        fill(&mut log, 1..=2);
+        log.segment_bytes_max = 1;
+        fill(&mut log, 3..=3);
+        log.segment_bytes_max = 10_000;
+        let medium = open_file(&log.folder, 2).unwrap();
+        log.tail.replace(Box::new(Small { medium, room: 0, syncs: true, cuts: true }));
+        let retention = Retention { segments_max: 1, ..Retention::default() };
+        let error = log.archive(&retention, 9).unwrap_err();
+        assert!(matches!(error, AuditError::Full(_)), "{error}");
+        assert!(place.segment(1).exists());
+        assert_eq!(place.verified(&log), 3);
+    }
+
+    #[test]
+    fn a_segment_that_was_begun_and_not_made_durable_is_begun_again() {
+        let place = Place::new();
+        let mut log = place.open().unwrap();
+        fill(&mut log, 1..=2);
+        std::fs::write(place.segment(2), "").unwrap();
+        log.segment_bytes_max = 1;
+        fill(&mut log, 3..=3);
+        assert_eq!(place.verified(&log), 3);
+        std::fs::write(place.segment(3), "somebody else's").unwrap();
+        assert!(matches!(log.append(&[(4, operator(4))]), Err(AuditError::Io(_))));
+        assert_eq!(std::fs::read(place.segment(3)).unwrap(), b"somebody else's");
     }
 
     #[test]

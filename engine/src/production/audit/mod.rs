@@ -8,7 +8,7 @@
 //!
 //! Invariant: a segment is appended to and moved whole, and nothing else is ever done to it, but for
 //! one thing: what a crash left of an append, an incomplete last line of the last segment, is cut off
-//! when the log is opened. Everything else that is not as it was written is damage: it is reported, and
+//! when the log is opened, and what a failed one left, before the next. Everything else that is not as it was written is damage: it is reported, and
 //! left as it is.
 //!
 //! [`Audit`] is what the server has: a thread that appends, and [`follow`], which brings it the
@@ -48,8 +48,8 @@ use std::path::Path;
 pub enum AuditError {
     /// The disk has no room. Of an append: nothing of it was written, and the same may succeed later.
     Full(String),
-    /// Reading or writing failed. Of an append: what became of it shows when the log is opened again,
-    /// and until then it takes no more.
+    /// Reading or writing failed. Of an append: what became of it is not known, and it is undone before
+    /// the log takes another; after a crash before that, it shows when the log is opened.
     Io(String),
     /// What was read is not what was written.
     Damaged(String),

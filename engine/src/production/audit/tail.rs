@@ -2,7 +2,7 @@
 //!
 //! Invariant: as long as this takes more, the file is as long as what was appended and synced. A write
 //! that fails is taken back; where that fails too, or a sync does, nobody knows what the disk holds,
-//! and nothing more is taken until the file has been opened and read again.
+//! and nothing more is taken: whoever has this opens the file anew, and reads it, before it goes on.
 
 use std::fs::File;
 use std::io::{Result, Write};
