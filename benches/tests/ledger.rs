@@ -93,9 +93,12 @@ async fn an_authority_that_was_set_back_is_read_anew() {
     let forgotten = |c: &Arc<Coordinator<Memory>>| c.status().counters.ledgers_forgotten;
     coordinator.check_ledger("bench").await.expect("D1 answers");
     assert_eq!(forgotten(&coordinator), 1);
+    let listed = |c: &Arc<Coordinator<Memory>>| c.open_conflicts(None, None, 9);
+    assert_eq!(listed(&coordinator), None, "it would have gaps");
     while !coordinator.status().ledger_complete {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    assert_eq!(listed(&coordinator), Some(Vec::new()));
     let check = coordinator.check_ledger("bench").await.expect("D1 answers");
     assert_eq!(check.differing, 0);
     // What KV and R2 hold is newer, and the look over them brings it back.

@@ -10,15 +10,10 @@
 
 mod server;
 
-use server::{Server, cli_with, folder, stderr, stdout};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use server::{PEER_SECRET, Server, folder, introduce, stderr, stdout};
 use std::path::Path;
 
-const CONFIG: &str = r#"
-node = NODE
-site = NODE
-
+const DATASETS: &str = r#"
 [[dataset]]
 name = "notes"
 kind = "text"
@@ -27,30 +22,8 @@ kv = {}
 r2 = {}
 "#;
 
-/// What both hold in `peer-token`.
-const SECRET: &str = "the-same-secret-at-both";
-
-/// Starts a coordinator with stores of its own at `listen`.
 fn start(data: &Path, node: u16, listen: &str) -> Server {
-    fs::create_dir_all(data).unwrap();
-    let file = data.with_extension("toml");
-    fs::write(&file, CONFIG.replace("NODE", &node.to_string())).unwrap();
-    let secret = data.join("peer-token");
-    fs::write(&secret, format!("{SECRET}\n")).unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-    let file = file.display().to_string();
-    Server::run(cli_with(&["serve", "--listen", listen, "--config", &file], data), data)
-}
-
-/// Tells each of the other.
-fn introduce(a: &Server, b: &Server) {
-    let meet = |server: &Server, node: &str, other: &Server| {
-        let url = format!("http://{}", other.address);
-        let added = server.cli(&["peer", "add", node, &url, "--site", node]);
-        assert!(added.status.success(), "{}", stderr(&added));
-    };
-    meet(a, "2", b);
-    meet(b, "1", a);
+    Server::start_site(data, node, listen, DATASETS)
 }
 
 fn put(server: &Server, key: &str, value: &str) {
@@ -154,10 +127,10 @@ fn a_peer_with_another_secret_or_another_version_is_refused() {
     };
     assert_eq!(hear("guess", "5", b"").problem(), "unauthorized");
     assert_eq!(hear(&server.token, "5", b"").problem(), "unauthorized", "no operator's token");
-    let other = hear(SECRET, "2", b"");
+    let other = hear(PEER_SECRET, "2", b"");
     assert_eq!((other.status, other.problem().as_str()), (426, "wire-version"));
     assert!(other.text().contains("version \\\"2\\\""), "{}", other.text());
-    assert_eq!(hear(SECRET, "5", b"x").problem(), "bad-request");
+    assert_eq!(hear(PEER_SECRET, "5", b"x").problem(), "bad-request");
 }
 
 #[test]

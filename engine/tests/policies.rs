@@ -11,11 +11,9 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Reply, Server, cli_with, folder, stderr, stdout};
+use server::{Reply, Server, folder, introduce, stderr, stdout};
 
-const CONFIG: &str = r#"
-listen = "127.0.0.1:0"
-
+const DATASETS: &str = r#"
 [[dataset]]
 name = "docs"
 kind = "json"
@@ -32,10 +30,20 @@ default = "keep_siblings"
 "/tags" = "set_union"
 "#;
 
+/// What is open in it stays so.
+const DRAFTS: &str = r#"
+[[dataset]]
+name = "drafts"
+kind = "text"
+d1 = {}
+conflict = { default = "keep_siblings" }
+"#;
+
 fn started() -> (tempfile::TempDir, std::path::PathBuf, Server) {
     let (folder, data) = folder();
     std::fs::create_dir_all(&data).unwrap();
-    std::fs::write(data.join("tidelock.toml"), CONFIG).unwrap();
+    let config = format!("listen = \"127.0.0.1:0\"\n{DATASETS}");
+    std::fs::write(data.join("tidelock.toml"), config).unwrap();
     let server = Server::start(&data);
     (folder, data, server)
 }
@@ -200,7 +208,12 @@ fn logged(server: &Server, kind: &str) -> Vec<Value> {
 
 #[test]
 fn what_stands_open_is_listed_page_by_page_and_until_it_is_resolved() {
-    let (_folder, data, server) = started();
+    let (_folder, data) = folder();
+    std::fs::create_dir_all(&data).unwrap();
+    let datasets = format!("{DATASETS}{DRAFTS}");
+    let config = format!("listen = \"127.0.0.1:0\"\n{datasets}");
+    std::fs::write(data.join("tidelock.toml"), config).unwrap();
+    let server = Server::start(&data);
     assert!(stdout(&server.cli(&["conflicts", "list", "--open"])).contains("No record"));
     for key in ["a", "b", "c", "settled"] {
         put(&server, key, "", &json!("one"));
@@ -210,12 +223,31 @@ fn what_stands_open_is_listed_page_by_page_and_until_it_is_resolved() {
     let read = context(&put(&server, "carts/a", "", &json!(1)));
     server.send_with("DELETE", &path("carts/a"), &[("x-context", &read)], b"");
     put(&server, "carts/a", &read, &json!(2));
+    // Of two datasets: one alone is asked for, or one after the other.
+    for value in ["one", "second"] {
+        let (path, beside) = ("/v1/records/drafts/b", [("x-context", "")]);
+        let put = server.send_with("PUT", path, &beside, value.as_bytes());
+        assert!(matches!(put.status, 200 | 201), "{put:?}");
+    }
     server.until_idle();
+    assert_eq!(keys(&open(&server, "&dataset=docs")), ["a", "b", "c", "carts/a"]);
+    assert_eq!(keys(&open(&server, "&dataset=drafts")), ["b"]);
+    let unknown = server.send("GET", "/v1/conflicts?open=true&dataset=nowhere", b"");
+    assert_eq!((unknown.status, unknown.problem()), (404, "unknown-dataset".to_owned()));
+    let cli = stdout(&server.cli(&["conflicts", "list", "--open", "--dataset", "drafts"]));
+    assert!(cli.contains("drafts/b: 2 values") && !cli.contains("docs/"), "{cli}");
     let page = open(&server, "&dataset=docs&limit=2");
     assert_eq!(keys(&page), ["a", "b"]);
     let next = page["next"].as_str().unwrap();
-    let rest = open(&server, &format!("&limit=3&after={next}"));
-    assert_eq!((keys(&rest), &rest["next"]), (vec!["c", "carts/a"], &Value::Null));
+    let rest = open(&server, &format!("&limit=4&after={next}"));
+    assert_eq!((keys(&rest), &rest["next"]), (vec!["c", "carts/a", "b"], &Value::Null));
+    let page = open(&server, &format!("&limit=2&after={next}"));
+    let last = open(&server, &format!("&limit=9&after={}", page["next"].as_str().unwrap()));
+    assert_eq!((keys(&page), keys(&last)), (vec!["c", "carts/a"], vec!["b"]));
+    // Behind the last record of the last dataset there is none of those before it.
+    let end = open(&server, "&dataset=drafts&limit=1");
+    let end = open(&server, &format!("&after={}", end["next"].as_str().unwrap()));
+    assert_eq!(keys(&end), Vec::<&str>::new());
     assert_eq!(rest["open"][1]["strategy"], "delete_wins");
     server.kill();
     // The ledger is filled anew from D1.
@@ -263,7 +295,7 @@ fn what_stands_open_is_listed_page_by_page_and_until_it_is_resolved() {
         assert_eq!((copy("a").text(), copy("b").text()), ("\"second\"".into(), "\"both\"".into()));
         assert_eq!((copy("c").status, copy("carts/a").status), (404, 404), "{store}");
     }
-    assert!(keys(&open(&server, "")).is_empty());
+    assert_eq!(keys(&open(&server, "")), ["b"], "nobody has decided about the draft");
 
     let resolved = logged(&server, "resolved");
     assert_eq!(resolved.len(), 4);
@@ -339,30 +371,13 @@ fn a_conflict_that_has_moved_on_is_not_resolved_and_what_it_is_now_is_given() {
     }
 }
 
-/// Starts a coordinator with stores of its own at `listen`.
-fn start_site(data: &std::path::Path, node: u16, listen: &str) -> Server {
-    std::fs::create_dir_all(data).unwrap();
-    let file = data.with_extension("toml");
-    let config = CONFIG.replace("listen = \"127.0.0.1:0\"\n", "");
-    std::fs::write(&file, format!("node = {node}\nsite = {node}\n{config}")).unwrap();
-    let secret = data.join("peer-token");
-    std::fs::write(&secret, "the-same-secret-at-both\n").unwrap();
-    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let file = file.display().to_string();
-    Server::run(cli_with(&["serve", "--listen", listen, "--config", &file], data), data)
-}
-
 #[test]
 fn two_sites_that_were_apart_agree_on_what_both_did() {
     let (_keep, root) = folder();
     let (a_data, b_data) = (root.join("a"), root.join("b"));
-    let a = start_site(&a_data, 1, "127.0.0.1:0");
-    let b = start_site(&b_data, 2, "127.0.0.1:0");
-    for (server, node, other) in [(&a, "2", &b), (&b, "1", &a)] {
-        let url = format!("http://{}", other.address);
-        let added = server.cli(&["peer", "add", node, &url, "--site", node]);
-        assert!(added.status.success(), "{}", stderr(&added));
-    }
+    let a = Server::start_site(&a_data, 1, "127.0.0.1:0", DATASETS);
+    let b = Server::start_site(&b_data, 2, "127.0.0.1:0", DATASETS);
+    introduce(&a, &b);
     put(&a, "stock/a", "", &json!({"left": 10, "tags": ["x"]}));
     let until = |server: &Server, expected: &Value| {
         server.until(&format!("{expected}"), || {
@@ -383,9 +398,9 @@ fn two_sites_that_were_apart_agree_on_what_both_did() {
     a.kill();
     changed(&b, "-3", "y");
     b.kill();
-    let a = start_site(&a_data, 1, &a_address);
+    let a = Server::start_site(&a_data, 1, &a_address, DATASETS);
     changed(&a, "5", "z");
-    let b = start_site(&b_data, 2, &b_address);
+    let b = Server::start_site(&b_data, 2, &b_address, DATASETS);
     for server in [&a, &b] {
         server.until("the same at both", || {
             let copy = server.send("GET", &format!("{}?store=kv", path("stock/a")), b"");

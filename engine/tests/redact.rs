@@ -11,7 +11,7 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Reply, Server, cli_with, folder, stderr, stdout};
+use server::{Reply, Server, folder, stderr, stdout};
 use std::path::{Path, PathBuf};
 
 /// Nothing else that stands in the files is like it.
@@ -144,7 +144,7 @@ fn what_lost_is_erased_and_everything_else_of_it_stays() {
     server.stop();
 }
 
-const CONFIG: &str = r#"
+const DATASETS: &str = r#"
 [[dataset]]
 name = "docs"
 kind = "json"
@@ -154,14 +154,7 @@ conflict = { default = "merge", fields = { "/left" = "delta_sum" } }
 "#;
 
 fn start(data: &Path, node: u16, listen: &str) -> Server {
-    std::fs::create_dir_all(data).unwrap();
-    let file = data.with_extension("toml");
-    std::fs::write(&file, format!("node = {node}\nsite = {node}\n{CONFIG}")).unwrap();
-    let secret = data.join("peer-token");
-    std::fs::write(&secret, "the-same-secret-at-both\n").unwrap();
-    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let file = file.display().to_string();
-    Server::run(cli_with(&["serve", "--listen", listen, "--config", &file], data), data)
+    Server::start_site(data, node, listen, DATASETS)
 }
 
 fn newest(server: &Server) -> Value {

@@ -471,6 +471,18 @@ mod tests {
     }
 
     #[test]
+    fn a_head_that_an_older_checkpoint_names_is_known_still() {
+        let (mut lines, head) = log(6);
+        let mut chain = Chain::resume(head);
+        for through in [4, 6] {
+            let head = parsed(&lines[through - 1]).head();
+            lines.push(line(&chain.append(7, &checkpoint(head))));
+        }
+        let noted = parsed(&lines[3]).hash();
+        assert_eq!(verify(&lines[6..], Some(noted)).unwrap().expected_at, Some(4));
+    }
+
+    #[test]
     fn a_checkpoint_that_does_not_fit_is_found() {
         let (lines, head) = log(4);
         let check = |through: Head, from: usize| {

@@ -2,9 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses the part that it needs")]
 
-use std::fs::{File, read_to_string, remove_file};
+use std::fs::{File, Permissions, read_to_string, remove_file};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
@@ -16,6 +17,9 @@ use tempfile::TempDir;
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tidelock");
 /// No wait in a test is longer. Slow machines are slow, not wrong.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// What all that are started as sites hold in `peer-token`.
+pub const PEER_SECRET: &str = "the-same-secret-at-both";
 
 /// A running `tidelock serve`.
 pub struct Server {
@@ -63,6 +67,19 @@ impl Reply {
 }
 
 impl Server {
+    /// Starts a coordinator with stores of its own and these datasets at `listen`, which the others that
+    /// are started so take for a peer.
+    pub fn start_site(data: &Path, node: u16, listen: &str, datasets: &str) -> Self {
+        std::fs::create_dir_all(data).unwrap();
+        let file = data.with_extension("toml");
+        std::fs::write(&file, format!("node = {node}\nsite = {node}\n{datasets}")).unwrap();
+        let secret = data.join("peer-token");
+        std::fs::write(&secret, format!("{PEER_SECRET}\n")).unwrap();
+        std::fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        let file = file.display().to_string();
+        Server::run(cli_with(&["serve", "--listen", listen, "--config", &file], data), data)
+    }
+
     /// Starts on a folder and a free port, and waits until it answers.
     pub fn start(data: &Path) -> Self {
         let mut command = Command::new(BINARY);
@@ -265,6 +282,15 @@ pub fn refused_start(data: &Path, args: &[&str]) -> (i32, String) {
     }
     let output = child.wait_with_output().unwrap();
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Tells the sites 1 and 2 of each other.
+pub fn introduce(a: &Server, b: &Server) {
+    for (server, node, other) in [(a, "2", b), (b, "1", a)] {
+        let url = format!("http://{}", other.address);
+        let added = server.cli(&["peer", "add", node, &url, "--site", node]);
+        assert!(added.status.success(), "{}", stderr(&added));
+    }
 }
 
 /// A folder for one test; the data folder in it is `data`.
