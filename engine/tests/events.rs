@@ -151,6 +151,7 @@ fn what_cannot_be_followed_is_refused_with_words() {
     refused("/v1/events?after=-1", &[], "bad-request", "`after`");
     refused("/v1/events", &[("last-event-id", "x")], "bad-request", "`last-event-id`");
     refused("/v1/events?kind=eclipse", &[], "bad-request", "the kinds are");
+    refused("/v1/events?dataset=nowhere", &[], "unknown-dataset", "the datasets are");
     refused("/v1/events?since=1", &[], "bad-request", "since");
     let anybody = server.plain("GET", "/v1/events", &[], b"").unwrap();
     assert_eq!(anybody.problem(), "unauthorized");

@@ -75,6 +75,18 @@ fn what_lost_is_erased_and_everything_else_of_it_stays() {
     // Shown first, and nothing is done without a reason or a yes.
     let unsaid = redact(&server, &[&lost, "--yes"]);
     assert_eq!(unsaid.status.code(), Some(2), "{}", stderr(&unsaid));
+    // What is no operation id is no request either.
+    let not_one = [
+        &["audit", "redact", "1.2", "--reason", "asked for"][..],
+        &["conflicts", "show", "1.2"],
+        &["conflicts", "restore", "1.2"],
+        &["conflicts", "resolve", "files", "a", "--take", "1.2", "--context", ""],
+    ];
+    for args in not_one {
+        let usage = server.cli(args);
+        assert_eq!(usage.status.code(), Some(2), "{args:?}: {}", stderr(&usage));
+        assert!(stderr(&usage).contains("1.2"), "{}", stderr(&usage));
+    }
     let preview = redact(&server, &[&lost, "--reason", "asked for"]);
     assert!(preview.status.success(), "{}", stderr(&preview));
     let told = stdout(&preview);

@@ -27,14 +27,14 @@ pub fn conflicts(args: &ConflictsArgs) -> Result<(), CliError> {
             line::print(&if client.json { Value::from(found).to_string() } else { listed(&found) });
         }
         ConflictsVerb::Show { id, lost: true, client } => {
-            let path = format!("{PLACE}/{}/lost", segment(id));
+            let path = format!("{PLACE}/{id}/lost");
             let answer = Client::find(client)?.send(Method::GET, &path, &[], b"")?;
             let mut out = std::io::stdout().lock();
             // A reader that went away has read what it wanted.
             let _ = out.write_all(&answer.body).and_then(|()| out.flush());
         }
         ConflictsVerb::Show { id, lost: false, client } => {
-            let answer = Client::find(client)?.document(&format!("{PLACE}/{}", segment(id)))?;
+            let answer = Client::find(client)?.document(&format!("{PLACE}/{id}"))?;
             line::print(&if client.json { answer.to_string() } else { shown(&answer) });
         }
         ConflictsVerb::Restore { id, if_match, client } => {
@@ -42,7 +42,7 @@ pub fn conflicts(args: &ConflictsArgs) -> Result<(), CliError> {
             let etag = match if_match {
                 Some(etag) => Some(etag.clone()),
                 None => {
-                    let shown = client_of.document(&format!("{PLACE}/{}", segment(id)))?;
+                    let shown = client_of.document(&format!("{PLACE}/{id}"))?;
                     shown["now"]["etag"].as_str().map(str::to_owned)
                 }
             };
@@ -51,11 +51,11 @@ pub fn conflicts(args: &ConflictsArgs) -> Result<(), CliError> {
                 Some(tag) => ("if-match", tag.as_str()),
                 None => ("if-none-match", "*"),
             };
-            let path = format!("{PLACE}/{}:restore", segment(id));
+            let path = format!("{PLACE}/{id}:restore");
             let answer = client_of.send(Method::POST, &path, &[over], b"")?;
             let operation = answer.header("x-operation").unwrap_or("-").to_owned();
             let said = format!("what lost in {id} is written again, as operation {operation}");
-            let json = json!({ "restored": id, "operation": operation });
+            let json = json!({ "restored": id.to_text(), "operation": operation });
             line::print(&if client.json { json.to_string() } else { said });
         }
         ConflictsVerb::Resolve(args) => resolve(args)?,
@@ -68,7 +68,7 @@ fn resolve(args: &ConflictsResolveArgs) -> Result<(), CliError> {
         args;
     let mut decision = json!({ "dataset": dataset, "key": key, "reason": reason });
     match (take, value_file) {
-        (Some(operation), _) => decision["take"] = json!(operation),
+        (Some(operation), _) => decision["take"] = json!(operation.to_text()),
         (None, Some(file)) => decision["base64"] = json!(STANDARD.encode(input(Some(file))?)),
         (None, None) => decision["delete"] = json!(delete),
     }

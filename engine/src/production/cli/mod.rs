@@ -26,7 +26,7 @@ use super::serve::serve;
 use crate::audit::Kind;
 use crate::policy::parse;
 use crate::record::StoreId;
-use crate::version::ContentHash;
+use crate::version::{ContentHash, Dot};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fmt;
 use std::io::IsTerminal;
@@ -470,7 +470,7 @@ enum ConflictsVerb {
     /// Show one: what lost, what stands now, and how they differ
     Show {
         /// The operation id of the write that lost
-        id: String,
+        id: Dot,
         /// Give the bytes that lost, and nothing else
         #[arg(long)]
         lost: bool,
@@ -482,7 +482,7 @@ enum ConflictsVerb {
     /// Write what lost again, over what stands now
     Restore {
         /// The operation id of the write that lost
-        id: String,
+        id: Dot,
         /// Only over this version, named by its etag; default: the one that stands at this moment
         #[arg(long, value_name = "ETAG")]
         if_match: Option<String>,
@@ -498,7 +498,7 @@ struct ConflictsResolveArgs {
     key: String,
     /// The value of this operation, one of those that stand there
     #[arg(long, value_name = "OPERATION")]
-    take: Option<String>,
+    take: Option<Dot>,
     /// Another value, from this file, or - for standard input
     #[arg(long, value_name = "FILE|-")]
     value_file: Option<PathBuf>,
@@ -686,7 +686,7 @@ struct AuditExportArgs {
 struct AuditRedactArgs {
     /// The operation id of a write that lost
     #[arg(value_name = "CONFLICT", conflicts_with_all = ["dataset", "key"])]
-    conflict: Option<String>,
+    conflict: Option<Dot>,
     /// With --key: all of a record but what stands there now
     #[arg(long, value_name = "NAME", requires = "key", required_unless_present = "conflict")]
     dataset: Option<String>,

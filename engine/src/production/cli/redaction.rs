@@ -14,7 +14,7 @@ pub fn redact(args: &AuditRedactArgs) -> Result<(), CliError> {
     let json = client.json;
     let client = Client::find(client)?;
     let preview = match (conflict, dataset, key) {
-        (Some(id), _, _) => client.document(&format!("{PLACE}?conflict={}", segment(id)))?,
+        (Some(id), _, _) => client.document(&format!("{PLACE}?conflict={id}"))?,
         (None, Some(dataset), Some(key)) => {
             let (dataset, key) = (segment(dataset), segment(key));
             client.document(&format!("{PLACE}?dataset={dataset}&key={key}"))?

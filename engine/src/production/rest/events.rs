@@ -11,7 +11,7 @@
 
 use super::App;
 use super::problem::{Kind, Problem};
-use super::records::bad;
+use super::records::{bad, known};
 use crate::audit::{self, Storm, Taken};
 use crate::env::Env;
 use crate::production::audit::{AuditError, Counting, Filter, Forward, Gone, Told};
@@ -61,6 +61,9 @@ pub(super) async fn events<E: Env>(
             return Err(bad(format!("`storms` is {other:?}; it is \"every\" or \"summarised\"")));
         }
     };
+    if let Some(dataset) = &query.dataset {
+        known(&app.node.policy(), dataset)?;
+    }
     let filter = Filter { dataset: query.dataset, kind, since_ms: None };
     let told = app.audit.told();
     let head_seq = told.borrow().head_seq;
