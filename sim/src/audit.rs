@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tidelock_engine::audit::{Chain, Entry, Event, Head, Settled};
-use tidelock_engine::coordinator::{Logged, Trail};
+use tidelock_engine::coordinator::{Backwards, Logged, Trail};
 use tidelock_engine::version::{NodeId, SiteId};
 use tidelock_faults::{Call, End, Kind, Moment};
 
@@ -70,7 +70,7 @@ impl Trail for Kept<'_> {
     async fn settled(
         &mut self,
         _from: Option<Self::Cursor>,
-    ) -> Result<(Vec<Settled>, Option<Self::Cursor>), Refused> {
+    ) -> Result<Backwards<Self::Cursor>, Refused> {
         let state = self.world.state();
         let log = &state.disks[usize::from(self.node.0)].audit;
         let conflicts = log.events().filter(|event| matches!(event, Event::Conflict(_)));

@@ -28,6 +28,9 @@ use crate::env::{Clock, Env, Unavailable};
 use crate::version::SiteId;
 use std::future::Future;
 
+/// Some of a log's conflicts, the newest first, and where the next begin; `None`: there are no more.
+pub type Backwards<C> = (Vec<Settled>, Option<C>);
+
 /// An audit log, as it is followed into.
 pub trait Trail {
     /// Why it did not do what it was asked.
@@ -42,12 +45,11 @@ pub trait Trail {
         events: Vec<(u64, Event)>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Some of its conflicts, the newest first, from a place on or from its end, and where the next
-    /// begin; `None`: there are no more.
+    /// Its conflicts from a place on, or from its end.
     fn settled(
         &mut self,
         from: Option<Self::Cursor>,
-    ) -> impl Future<Output = Result<(Vec<Settled>, Option<Self::Cursor>), Self::Error>> + Send;
+    ) -> impl Future<Output = Result<Backwards<Self::Cursor>, Self::Error>> + Send;
 }
 
 /// How far an audit log has the conflicts of its site's authority.

@@ -65,7 +65,7 @@ pub use dead::DeadLetterError;
 pub use force::{ForceError, Kept};
 pub use leave::Leaving;
 pub use leaves::LedgerCheck;
-pub use logged::{Logged, Trail};
+pub use logged::{Backwards, Logged, Trail};
 pub use pass::{Billed, Brake, Leave, Over, Pass, PassError};
 pub use patch::{Patching, Unpatched};
 pub use read::{Read, ReadError};

@@ -3,7 +3,7 @@
 use super::{Checker, Invariant};
 use crate::audit::LOGGED_WITHIN_MS;
 use crate::world::EPOCH_MS;
-use tidelock_engine::audit::{ConflictFacts, Event, Original, verify};
+use tidelock_engine::audit::{ConflictFacts, Event, Kind, Original, verify};
 use tidelock_engine::conflict::Conflict;
 use tidelock_engine::version::{NodeId, Sibling, SiteId};
 
@@ -21,6 +21,14 @@ impl Checker {
         let broken = verify(lines.clone(), None).err();
         self.hold(Invariant::AuditComplete, at_ms, broken.is_none(), || {
             format!("the log of n{}: {}", node.0, broken.map(|b| b.to_string()).unwrap_or_default())
+        });
+        let is_set_back = |line: &[u8]| event_of(line, Kind::SetBack).is_some();
+        let set_back = lines.clone().filter(|line| is_set_back(line)).count();
+        self.hold(Invariant::AuditComplete, at_ms, set_back == 0, || {
+            format!(
+                "the log of n{} says {set_back} times that D1 was set back, and none was",
+                node.0
+            )
         });
         let mut logged = lines.filter_map(conflict_of);
         let mut problem = None;
@@ -62,13 +70,17 @@ impl Checker {
 
 /// What a line tells, if it tells of a conflict. Its hash has been held against its content.
 fn conflict_of(line: &[u8]) -> Option<ConflictFacts> {
-    let (_, event) = std::str::from_utf8(line).ok()?.split_once("\"event\":")?;
-    let event =
-        event.strip_suffix('}').filter(|event| event.starts_with("{\"kind\":\"conflict\""))?;
-    match serde_json::from_str(event) {
+    match serde_json::from_str(event_of(line, Kind::Conflict)?) {
         Ok(Event::Conflict(conflict)) => Some(conflict.facts().clone()),
         Ok(_) | Err(_) => None,
     }
+}
+
+/// What a line tells, if it is of a kind.
+fn event_of(line: &[u8], kind: Kind) -> Option<&str> {
+    let (_, event) = std::str::from_utf8(line).ok()?.split_once("\"event\":")?;
+    let is_of = |event: &&str| event.starts_with(&format!("{{\"kind\":\"{}\"", kind.name()));
+    event.strip_suffix('}').filter(is_of)
 }
 
 /// Everything that the log says of a conflict is so.

@@ -11,9 +11,9 @@
 //! and whoever asked is told nothing else.
 
 use super::{Archived, AuditError, Cursor, Filter, Log, PAGE_ENTRIES_MAX, Reader, Retention};
-use crate::audit::{ConflictId, Event, Kind, Original, Settled};
+use crate::audit::{ConflictId, Event, Kind, Original};
 use crate::conflict;
-use crate::coordinator::{Logged, Resolved, Trail};
+use crate::coordinator::{Backwards, Logged, Resolved, Trail};
 use crate::env::{Clock, Env};
 use crate::production::node::Node;
 use crate::record::RecordId;
@@ -257,10 +257,7 @@ impl Trail for Audit {
         Audit::append(self, events).await
     }
 
-    async fn settled(
-        &mut self,
-        from: Option<Cursor>,
-    ) -> Result<(Vec<Settled>, Option<Cursor>), AuditError> {
+    async fn settled(&mut self, from: Option<Cursor>) -> Result<Backwards<Cursor>, AuditError> {
         let reader = self.reader.clone();
         let filter = Filter { kind: Some(Kind::Conflict), ..Filter::default() };
         let read = move || reader.page(&filter, from, PAGE_ENTRIES_MAX);
@@ -301,6 +298,7 @@ pub fn wall_ms<E: Env>(node: &Node<E>) -> u64 {
 mod tests {
     use super::super::log::tests::{Place, fill};
     use super::*;
+    use crate::audit::Settled;
     use crate::row::Seq;
     use crate::version::{Actor, NodeId};
 

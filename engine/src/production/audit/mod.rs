@@ -8,8 +8,8 @@
 //!
 //! Invariant: a segment is appended to and moved whole, and nothing else is ever done to it, but for
 //! one thing: what a crash left of an append, an incomplete last line of the last segment, is cut off
-//! when the log is opened, and what a failed one left, before the next. Everything else that is not as it was written is damage: it is reported, and
-//! left as it is.
+//! when the log is opened, and what a failed one left, before the next. Everything else that is not as it
+//! was written is damage: it is reported, and left as it is.
 //!
 //! [`Audit`] is what the server has: a thread that appends, and [`follow`], which brings it the
 //! conflicts of this site's authority in their order, each once.
