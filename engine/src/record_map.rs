@@ -131,6 +131,26 @@ mod tests {
         assert_eq!((map.get(&of("a")), map.get(&of("b"))), (Some(&1), None));
     }
 
+    /// Every name by its whole length, and no two processes by the same numbers: nobody can choose records
+    /// that all stand in one place.
+    #[test]
+    fn records_are_told_apart_by_all_of_their_names_and_by_the_seed() {
+        let hash = |seed: u64, dataset: &str, key: &str| {
+            let map: RecordMap<()> = RecordMap::new(seed);
+            map.0.hasher().hash_one(RecordId { dataset: Arc::from(dataset), key: key.into() })
+        };
+        let one = hash(7, "notes", "12345678-a");
+        assert_eq!(one, hash(7, "notes", "12345678-a"));
+        for other in [
+            hash(7, "notes", "12345678-b"),
+            hash(7, "notes", "02345678-a"),
+            hash(7, "files", "12345678-a"),
+            hash(8, "notes", "12345678-a"),
+        ] {
+            assert_ne!(other, one);
+        }
+    }
+
     #[test]
     fn a_backlog_that_has_drained_takes_no_memory() {
         let mut map = RecordMap::new(7);
