@@ -153,6 +153,23 @@ fn audit_conflicts_wait_at_an_authority_that_is_away() {
     assert!(within(&outcome, 6_000..12_000) > 0);
 }
 
+/// D1 fails now and then, so that of the questions after one another some have no answer. That a conflict is not
+/// there is what an answer says, and no log says that D1 was set back.
+#[test]
+fn audit_a_question_without_an_answer_is_not_one_that_finds_nothing() {
+    for seed in 0..12 {
+        let mut scenario = conflicts(2, &[1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000]).fault(
+            Kind::D1ErrorBefore,
+            Place::Store(StoreId::D1),
+            1_500..9_000,
+            0,
+        );
+        scenario.faults[0].permille = 300;
+        scenario.seed = seed;
+        assert!(clean(&scenario).faults[&Kind::D1ErrorBefore].felt > 3);
+    }
+}
+
 /// A disk that was lost, and one that came back from a backup: the log begins anew, or goes on from what
 /// it had then, and has all of it in the end.
 #[test]
