@@ -190,6 +190,32 @@ pub fn settle(
     }
 }
 
+/// The same without values that the authority does not take: they are no part of the set any more, and those
+/// whose bytes are at hand are kept as losers.
+pub fn settle_without(
+    rules: Rules<'_>,
+    set: &Version,
+    refused: &[Dot],
+    values: &Values,
+    writes: &[Written],
+) -> Option<Settled> {
+    let rest = set.without(refused);
+    let mut settled = settle(rules, &rest, values, writes)?;
+    let winner = settled.held.version.current().dot;
+    let refused = set.siblings().iter().filter(|sibling| !rest.siblings().contains(sibling));
+    for sibling in refused {
+        let problem = format!("D1 does not take {}", sibling.dot);
+        let why = settled.why.take().map_or(problem.clone(), |why| format!("{why}; {problem}"));
+        settled.why = Some(Words::from(why));
+        let value = values.of(sibling).cloned();
+        settled.losers.extend(value.map(|value| Loser { sibling: *sibling, value, winner }));
+    }
+    if !rest.is_apart() {
+        settled.by = decided(rules.ruling, set);
+    }
+    Some(settled)
+}
+
 /// The fields that no rule settles, one after another.
 fn listed(unresolved: &[FieldConflict]) -> Option<Words> {
     let each: Vec<String> = unresolved.iter().map(FieldConflict::to_string).collect();

@@ -138,6 +138,34 @@ fn an_acknowledged_write_is_discarded_with_a_reason_and_for_good() {
 }
 
 #[test]
+fn what_waits_for_the_write_over_it_is_not_tried_again_and_says_so() {
+    let (_folder, data) = folder();
+    let server = Server::start(&data);
+    refuse(&data, "d1", "tidelock_records");
+    let absent =
+        server.send_with("PUT", "/v1/records/files/a", &[("if-none-match", "*")], b"poison 1");
+    assert_eq!(absent.status, 504, "{absent:?}");
+    let first = letters(&server, 1)[0]["id"].as_str().unwrap().to_owned();
+    let over = server.send("PUT", "/v1/records/files/a", b"poison 2");
+    let by = over.header("x-operation").unwrap().to_owned();
+    let second = letters(&server, 2).into_iter().find(|letter| letter["operation"] == by.as_str());
+    let second = second.unwrap()["id"].as_str().unwrap().to_owned();
+    let refused = server.cli(&["dlq", "retry", &first]);
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains(&by), "{}", stderr(&refused));
+
+    relent(&data, "d1");
+    let retried = server.cli(&["dlq", "retry", &second]);
+    assert!(retried.status.success(), "{}", stderr(&retried));
+    letters(&server, 0);
+    let ended = server.send("GET", &format!("/v1/dead-letters/{first}"), b"").json();
+    assert_eq!((&ended["outcome"], &ended["by"]), (&"superseded".into(), &by.as_str().into()));
+    let got = server.send("GET", "/v1/records/files/a?read=latest", b"");
+    assert_eq!(got.body, b"poison 2");
+    server.stop();
+}
+
+#[test]
 fn what_no_store_takes_is_kept_in_its_letter_and_the_newer_write_goes_its_way() {
     let (_folder, data) = folder();
     let server = Server::start(&data);

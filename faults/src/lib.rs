@@ -130,6 +130,23 @@ pub enum Place {
     },
 }
 
+impl Place {
+    /// The ends that it names.
+    pub fn ends(&self) -> Vec<End> {
+        match self {
+            Place::Link { from, to } => vec![*from, *to],
+            Place::Disk(node)
+            | Place::Node(node)
+            | Place::Call { node, .. }
+            | Place::Clock { node, .. } => vec![End::Node(*node)],
+            Place::Store(store) | Place::StoreAt { store, .. } | Place::Copy { store, .. } => {
+                vec![End::Store(*store)]
+            }
+            Place::Everywhere => Vec::new(),
+        }
+    }
+}
+
 /// One fault of a plan. Virtual time, in milliseconds from the start of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {

@@ -69,6 +69,8 @@ pub struct Checker {
     seen: BTreeMap<(u16, RecordId), VersionVector>,
     /// Values that the authority has refused for good.
     poison: BTreeSet<ContentHash>,
+    /// Writes that an authority has refused to show, for good or for a while.
+    unshown: BTreeSet<Dot>,
     /// The operations of foreign writes to projections.
     in_projections: BTreeSet<u32>,
     /// Of datasets whose concurrent values the last writer does not decide.
@@ -196,6 +198,11 @@ impl Checker {
 
     fn is_poison(&self, hash: Option<ContentHash>) -> bool {
         hash.is_some_and(|hash| self.poison.contains(&hash))
+    }
+
+    /// The authority refused to show a write.
+    pub fn refused_to_show(&mut self, dot: Dot) {
+        self.unshown.insert(dot);
     }
 
     /// The authority refused a value for good, as it always will.

@@ -270,9 +270,11 @@ fn refuse_install(
         {
             state.felt(Kind::LoadPoisonRecord);
             state.checker.refused_by_the_authority(value);
+            state.checker.refused_to_show(install.version.current().dot);
             return Err(Refusal::new(RefusalKind::Constraint, "CHECK constraint failed: value"));
         }
         if world.strikes(state, site, Kind::D1Constraint).is_some() {
+            state.checker.refused_to_show(install.version.current().dot);
             return Err(Refusal::new(RefusalKind::Constraint, "UNIQUE constraint failed"));
         }
     }

@@ -422,8 +422,11 @@ fn load(what: &str) -> Result<Scenario, String> {
     if is_file {
         let text = std::fs::read_to_string(path)
             .map_err(|error| format!("cannot read the scenario {what}: {error}"))?;
-        return serde_json::from_str(&text)
-            .map_err(|error| format!("{what} is no scenario: {error}"));
+        let no_scenario = |problem: String| format!("{what} is no scenario: {problem}");
+        let scenario: Scenario =
+            serde_json::from_str(&text).map_err(|error| no_scenario(error.to_string()))?;
+        scenario.check().map_err(no_scenario)?;
+        return Ok(scenario);
     }
     let name: Name = what.parse()?;
     Ok(Scenario::generate(name.profile, name.seed))

@@ -150,10 +150,11 @@ impl Profile {
     pub fn leaves_out(self, kind: Kind) -> bool {
         match self {
             Profile::Scale => matches!(kind, Kind::KvChangedValue | Kind::R2ChangedObject),
-            // What is refused for good is passed over by what is written over it, which the checker's
-            // reckoning of sets does not know; `hostile` has these.
-            Profile::Conflicts => matches!(kind, Kind::LoadPoisonRecord | Kind::D1Constraint),
-            Profile::Quick | Profile::Standard | Profile::Hostile | Profile::Liveness => false,
+            Profile::Quick
+            | Profile::Standard
+            | Profile::Hostile
+            | Profile::Liveness
+            | Profile::Conflicts => false,
         }
     }
 
@@ -359,6 +360,53 @@ impl Scenario {
     /// The site whose stores a coordinator has.
     pub fn site_of(&self, node: NodeId) -> SiteId {
         SiteId(node.0 % self.sites)
+    }
+
+    /// Why no world can be made of it; only a file can have it so.
+    pub fn check(&self) -> Result<(), String> {
+        if self.nodes == 0 || self.sites == 0 || self.sites > self.nodes {
+            let Scenario { nodes, sites, .. } = self;
+            return Err(format!(
+                "{nodes} coordinators have no {sites} sites: at least one of each, and none without"
+            ));
+        }
+        if let Some(text) = &self.reconcile_full {
+            text.parse::<Cron>().map_err(|error| format!("its cron {text:?}: {error}"))?;
+        }
+        for operation in &self.operations {
+            let Operation { id, session, node, dataset, .. } = operation;
+            if self.datasets.iter().all(|kept| kept.name != *dataset) {
+                return Err(format!(
+                    "operation {id} is of the dataset {dataset:?}, which it lacks"
+                ));
+            }
+            for end in [End::Session(*session), End::Node(*node)] {
+                self.has(end).map_err(|problem| format!("operation {id}: {problem}"))?;
+            }
+        }
+        for fault in &self.faults {
+            let named = fault.place.ends().into_iter().try_for_each(|end| self.has(end));
+            let site = match fault.place {
+                Place::StoreAt { site, .. } if site >= self.sites => {
+                    Err(format!("there is no site {site}; there are {}, from 0 on", self.sites))
+                }
+                _ => Ok(()),
+            };
+            named.and(site).map_err(|problem| format!("fault {}: {problem}", fault.id))?;
+        }
+        Ok(())
+    }
+
+    fn has(&self, end: End) -> Result<(), String> {
+        let (what, number, count) = match end {
+            End::Node(node) => ("coordinator", node, self.nodes),
+            End::Session(session) => ("session", session, self.sessions),
+            End::Store(_) => return Ok(()),
+        };
+        if number < count {
+            return Ok(());
+        }
+        Err(format!("there is no {what} {number}; there are {count}, from 0 on"))
     }
 
     /// The scenario of a profile and a seed.
@@ -803,6 +851,39 @@ mod tests {
         let scenario = Scenario::generate(Profile::Standard, 7);
         let text = serde_json::to_string_pretty(&scenario).unwrap();
         assert_eq!(serde_json::from_str::<Scenario>(&text).unwrap(), scenario);
+    }
+
+    #[test]
+    fn a_world_can_be_made_of_every_seed() {
+        for (profile, seed) in Profile::ALL.into_iter().flat_map(|p| (0..40).map(move |s| (p, s))) {
+            assert_eq!(Scenario::generate(profile, seed).check(), Ok(()), "{profile}:{seed}");
+        }
+    }
+
+    #[test]
+    fn what_a_file_names_and_no_world_has_is_told() {
+        let refused = |change: fn(&mut Scenario), word: &str| {
+            let mut scenario = Scenario::generate(Profile::Hostile, 1);
+            change(&mut scenario);
+            let problem = scenario.check().unwrap_err();
+            assert!(problem.contains(word), "{problem}");
+        };
+        let at_site = |site| Place::StoreAt { site, store: StoreId::Kv };
+        assert_eq!(
+            Scenario::still(2).fault(Kind::KvForeignWrite, at_site(0), 0..9, 0).check(),
+            Ok(())
+        );
+        refused(|s| s.sites = 9, "9 sites");
+        refused(|s| s.nodes = 0, "0 coordinators");
+        refused(|s| s.operations[0].node = 4, "no coordinator 4");
+        refused(|s| s.operations[0].session = 4, "no session 4");
+        refused(|s| s.operations[0].dataset = "nope".to_owned(), "\"nope\"");
+        refused(|s| s.reconcile_full = Some("nope".to_owned()), "cron");
+        refused(|s| s.faults[0].place = Place::Disk(4), "no coordinator 4");
+        refused(
+            |s| s.faults[0].place = Place::StoreAt { site: 2, store: StoreId::Kv },
+            "no site 2",
+        );
     }
 
     #[test]

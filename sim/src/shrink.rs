@@ -19,7 +19,7 @@ use crate::checker::{Invariant, Violation};
 use crate::double::Double;
 use crate::run;
 use crate::scenario::Scenario;
-use tidelock_faults::{End, Fault, Place};
+use tidelock_faults::{End, Place};
 
 /// What shrinking came to.
 #[derive(Clone, Debug)]
@@ -156,7 +156,12 @@ fn fewer_nodes(scenario: &Scenario) -> Scenario {
     for operation in &mut fewer.operations {
         operation.node = operation.node.min(fewer.nodes - 1);
     }
-    fewer.faults.retain(|fault| !names(fault, End::Node(fewer.nodes)));
+    let gone = End::Node(fewer.nodes);
+    fewer.faults.retain(|fault| !fault.place.ends().contains(&gone));
+    let sites = fewer.sites;
+    fewer
+        .faults
+        .retain(|fault| !matches!(fault.place, Place::StoreAt { site, .. } if site >= sites));
     fewer
 }
 
@@ -167,18 +172,29 @@ fn fewer_sessions(scenario: &Scenario) -> Scenario {
     for operation in &mut fewer.operations {
         operation.session = operation.session.min(fewer.sessions - 1);
     }
-    fewer.faults.retain(|fault| !names(fault, End::Session(fewer.sessions)));
+    let gone = End::Session(fewer.sessions);
+    fewer.faults.retain(|fault| !fault.place.ends().contains(&gone));
     fewer
 }
 
-/// True when a fault is about an end.
-fn names(fault: &Fault, end: End) -> bool {
-    match &fault.place {
-        Place::Link { from, to } => *from == end || *to == end,
-        Place::Disk(node)
-        | Place::Node(node)
-        | Place::Call { node, .. }
-        | Place::Clock { node, .. } => End::Node(*node) == end,
-        Place::Store(_) | Place::StoreAt { .. } | Place::Copy { .. } | Place::Everywhere => false,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Profile;
+
+    /// What strikes at a coordinator, or at the stores of a site that has none any more, goes with it.
+    #[test]
+    fn a_world_can_be_made_of_what_is_left() {
+        for seed in 0..20 {
+            let mut scenario = Scenario::generate(Profile::Hostile, seed);
+            while scenario.nodes > 1 {
+                scenario = fewer_nodes(&scenario);
+                assert_eq!(scenario.check(), Ok(()));
+            }
+            while scenario.sessions > 1 {
+                scenario = fewer_sessions(&scenario);
+                assert_eq!(scenario.check(), Ok(()));
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![cfg(madsim)]
 
 use std::process::{Command, Output};
+use tidelock_sim::scenario::{Profile, Scenario};
 
 fn sim(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tidelock-sim"))
@@ -22,6 +23,10 @@ fn a_mistake_is_exit_code_2_and_says_what_would_be_accepted() {
     let (malformed, partial) = (path("malformed.json"), path("partial.json"));
     std::fs::write(&malformed, "{ not json").expect("written");
     std::fs::write(&partial, "{\"profile\":\"standard\"}").expect("written");
+    let impossible = path("impossible.json");
+    let mut scenario = serde_json::to_value(Scenario::generate(Profile::Quick, 1)).expect("JSON");
+    scenario["operations"][0]["node"] = 7.into();
+    std::fs::write(&impossible, scenario.to_string()).expect("written");
     let (missing, inside_a_file) = (path("missing.json"), format!("{malformed}/report"));
     let unwritable = format!("{malformed}/figures.json");
     let quick = ["run", "--seeds", "0..1"];
@@ -41,6 +46,7 @@ fn a_mistake_is_exit_code_2_and_says_what_would_be_accepted() {
         (format!("replay {missing}"), "cannot read the scenario"),
         (format!("replay {malformed}"), "is no scenario"),
         (format!("replay {partial}"), "missing field"),
+        (format!("replay {impossible}"), "no coordinator 7"),
         (with(&["--report", &inside_a_file]), "cannot create the folder"),
         (with(&["--json", &unwritable]), "cannot write"),
         (format!("shrink quick:1 -o {missing}"), "breaks no invariant"),

@@ -5,7 +5,7 @@
 use tidelock_engine::record::StoreId;
 use tidelock_engine::version::NodeId;
 use tidelock_faults::{Call, End, Kind, Moment, Place};
-use tidelock_sim::checker::Invariant;
+use tidelock_sim::checker::{Fate, Invariant};
 use tidelock_sim::double::Double;
 use tidelock_sim::run::{self, Outcome};
 use tidelock_sim::scenario::Scenario;
@@ -280,4 +280,21 @@ fn a_difference_that_stays_makes_no_look_read_values() {
     };
     assert!(since("asks-leaves") > 5, "they differ in each look");
     assert_eq!(since("fetches"), 0);
+}
+
+/// A's w0 is refused by its D1 for good; B writes w1 at the other site, and A brings that to its own. Over it w0
+/// is tried at once, and loses.
+#[test]
+fn dead_letters_meet_what_their_own_coordinator_brings_from_another_site() {
+    let poison = Place::Store(StoreId::D1);
+    let mut scenario = two_sites().then(1_000, 0, "k", PUT).then(4_000, 1, "k", PUT).fault(
+        Kind::LoadPoisonRecord,
+        poison,
+        900..1_500,
+        0,
+    );
+    scenario.length_ms = 12_000;
+    let outcome = clean(&scenario);
+    let fate = |id| outcome.fates.iter().find(|write| write.id == id).and_then(|write| write.fate);
+    assert_eq!((fate(0), fate(1)), (Some(Fate::Loser), Some(Fate::Current)));
 }

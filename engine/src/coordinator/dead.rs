@@ -9,13 +9,15 @@
 //! letter is all that keeps them.
 
 use super::{Coordinator, Settled, State};
-use crate::dead_letter::{DeadLetter, EndedLetter, Ending, RETRY_EVERY, Refused, Verdict};
+use crate::dead_letter::{
+    DeadLetter, EndedLetter, Ending, RETRY_EVERY, Refused, TRIES_MIN, Verdict,
+};
 use crate::env::{Clock, Env, Refusal};
 use crate::journal::{Intent, LetterNote};
 use crate::lane::{Next, Priority};
 use crate::record::{Loser, RecordId, StoreId, Stored};
 use crate::retry::PAUSE_MAX;
-use crate::version::{Dot, Sibling, Version};
+use crate::version::{Dot, NodeId, Sibling, Version};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +35,12 @@ pub enum DeadLetterError {
     Lost {
         /// That write.
         to: Dot,
+    },
+    /// A newer write of this coordinator's waits over it, without knowing whether its condition held: it is
+    /// not tried again, and ends with that one.
+    Overtaken {
+        /// That write.
+        by: Dot,
     },
     /// The journal did not make it durable.
     Journal(String),
@@ -53,6 +61,11 @@ impl fmt::Display for DeadLetterError {
                 f,
                 "the write {to} stands over it, so it is not tried again; read its value, and write \
                  it anew or discard it"
+            ),
+            DeadLetterError::Overtaken { by } => write!(
+                f,
+                "it has a condition that was never decided, and the write {by} waits over it, so it is \
+                 not tried again and ends when D1 has that one; discard it, or retry that one"
             ),
             DeadLetterError::Journal(detail) => write!(
                 f,
@@ -123,12 +136,11 @@ impl<E: Env> Coordinator<E> {
             let mut notes = Vec::new();
             let left = losers.extract_if(.., |loser| {
                 let dot = loser.sibling.dot;
-                let letter = state.letters.letter(record, StoreId::D1, dot);
-                let waits = |letter: &&DeadLetter| letter.retry_at.is_some_and(|at| at > now);
-                let unkept = letter.filter(waits).filter(|letter| letter.unkept);
-                let unkept = unkept.filter(|_| state.is_journalled(record, dot));
-                notes.extend(unkept.cloned());
-                unkept.is_some() || state.letters.is_discarded(record, dot)
+                let left = state.is_left_to_letter(record, dot, now);
+                if left && !state.letters.is_discarded(record, dot) {
+                    notes.extend(state.letters.letter(record, StoreId::D1, dot).cloned());
+                }
+                left
             });
             (left.count(), notes)
         };
@@ -166,8 +178,7 @@ impl<E: Env> Coordinator<E> {
         let now = self.now();
         let State { slots, letters, .. } = &mut *state;
         let Some(slot) = slots.get_mut(record) else { return };
-        let own = |pending: &super::Pending| pending.is_kept_for(self.actor.node).is_none();
-        let last = slot.intents.iter().rposition(own);
+        let last = slot.newest_own(self.actor.node);
         for (at, pending) in slot.intents.iter_mut().enumerate() {
             let until = letters.dead_until(record, StoreId::D1, pending.intent.dot());
             let overtaken = pending.intent.only_over.is_some() && Some(at) < last;
@@ -303,6 +314,11 @@ impl<E: Env> Coordinator<E> {
         if let Some(to) = letter.lost_to {
             return Err(DeadLetterError::Lost { to });
         }
+        if letter.store == StoreId::D1
+            && let Some(by) = state.overtaken_by(&letter, self.actor.node)
+        {
+            return Err(DeadLetterError::Overtaken { by });
+        }
         state.letters.retry(&letter.record, letter.store, self.now());
         if letter.store != StoreId::D1 {
             // Its mark may have been left to whoever finds it.
@@ -398,6 +414,36 @@ impl State {
         self.lost.insert(dot, intent.clone());
         let lost = |letter: &mut DeadLetter| letter.lost_to = Some(to);
         self.letters.change(&intent.record, StoreId::D1, dot, lost)
+    }
+
+    /// The newest write that waits over a dead one whose condition was not decided.
+    fn overtaken_by(&self, letter: &DeadLetter, own: NodeId) -> Option<Dot> {
+        let slot = self.slots.get(&letter.record)?;
+        let dead = slot.intents.iter().position(|pending| pending.intent.dot() == letter.dot)?;
+        slot.intents[dead].intent.only_over.as_ref()?;
+        let last = slot.newest_own(own).filter(|last| *last > dead)?;
+        Some(slot.intents[last].intent.dot())
+    }
+
+    /// The authority refused to show a value that its set puts first, beside a write that is not at fault.
+    /// True: often enough that it is passed over.
+    pub(super) fn note_unshown(&mut self, record: &RecordId, dot: Dot) -> bool {
+        let slot = self.slots.entry(record.clone()).or_default();
+        slot.look = true;
+        let at = slot.unshown.iter().position(|(known, _)| *known == dot).unwrap_or_else(|| {
+            slot.unshown.push((dot, 0));
+            slot.unshown.len() - 1
+        });
+        slot.unshown[at].1 += 1;
+        slot.unshown[at].1 >= TRIES_MIN
+    }
+
+    /// True for a value whose bytes the authority does not even keep as a loser's.
+    pub(super) fn is_left_to_letter(&self, record: &RecordId, dot: Dot, now: Duration) -> bool {
+        let letter = self.letters.letter(record, StoreId::D1, dot);
+        let waits = |letter: &&DeadLetter| letter.retry_at.is_some_and(|at| at > now);
+        let unkept = letter.filter(waits).is_some_and(|letter| letter.unkept);
+        (unkept && self.is_journalled(record, dot)) || self.letters.is_discarded(record, dot)
     }
 
     /// Takes a dead write out of its record's queue.

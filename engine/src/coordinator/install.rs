@@ -10,7 +10,7 @@ use super::{Coordinator, State};
 use crate::blob::BlobsSeen;
 use crate::breaker::COOL_DOWN;
 use crate::conflict::{By, Decision};
-use crate::dead_letter::{Ending, Refused, Verdict};
+use crate::dead_letter::{Ending, Refused, TRIES_MIN, Verdict};
 use crate::env::{Env, Outcome, Refusal, RowHistory};
 use crate::journal::{Intent, LetterNote};
 use crate::lane::{Next, Priority};
@@ -146,6 +146,10 @@ impl<E: Env> Coordinator<E> {
             let version = candidate.held.version.clone();
             let known = self.known_row_seq(record);
             let Sibling { dot, bytes, .. } = suspect;
+            // What a ruling chose to show may be another's, and what is refused then.
+            let shown = version.chosen().filter(|shown| version.is_apart() && shown.dot != dot);
+            let merges = dataset.conflict.ruling(&record.key).starts_from_base();
+            let shown = shown.filter(|_| !merges && self.holds(record, dot)).map(|shown| shown.dot);
             match self.send_install(dataset, record, candidate).await {
                 Sent::Done => plan = self.plan(record),
                 Sent::Dead => {
@@ -185,6 +189,16 @@ impl<E: Env> Coordinator<E> {
                             plan = self.plan(record);
                         }
                     }
+                }
+                Sent::Refused(refusal) if let Some(shown) = shown => {
+                    if !self.state().note_unshown(record, shown) {
+                        return self.install_failed(record, expire);
+                    }
+                    tracing::warn!(
+                        %record, %shown, %refusal,
+                        "D1 does not take the value that would be shown: it loses, and is kept"
+                    );
+                    plan = self.plan(record);
                 }
                 Sent::Refused(refusal) | Sent::LoserRefused(_, refusal) => {
                     let what = Refused { record, store: StoreId::D1, dot, bytes };
@@ -349,10 +363,11 @@ impl<E: Env> Coordinator<E> {
             }
             (Some(ours), None) if ours.held.version.basis() == Basis::Unsettled => {
                 let Some(kept) = kept else { return Plan::Gather };
+                let set = ours.held.version.clone();
+                let passed_over = state.passed_over(record, &rules, &ours, &set, None, self.now());
                 // Documents are taken apart and merged: nobody waits for the lock meanwhile.
                 drop(state);
-                let set = ours.held.version.clone();
-                let Some(settled) = ours.settle(rules, &set, None, &kept) else {
+                let Some(settled) = ours.settle(rules, &set, &passed_over, None, &kept) else {
                     return lacking_bytes(record);
                 };
                 return ours.with(settled, kept.0).over(expect);
@@ -368,6 +383,9 @@ impl<E: Env> Coordinator<E> {
         match resolve::meet(rules.ruling, &ours.held, &theirs) {
             Met::Apart(set) => {
                 let Some(kept) = kept else { return Plan::Gather };
+                let theirs_set = Some(&theirs.version);
+                let passed_over =
+                    state.passed_over(record, &rules, &ours, &set, theirs_set, self.now());
                 drop(state);
                 // What the dataset cannot hold is no part of what is shown, and is kept.
                 let (set, loser) = match refused {
@@ -380,7 +398,7 @@ impl<E: Env> Coordinator<E> {
                     None => (set, None),
                 };
                 let held = loser.is_none().then_some(&theirs);
-                let Some(settled) = ours.settle(rules, &set, held, &kept) else {
+                let Some(settled) = ours.settle(rules, &set, &passed_over, held, &kept) else {
                     return lacking_bytes(record);
                 };
                 let version = ours.held.version.clone();
@@ -518,10 +536,11 @@ impl<E: Env> Coordinator<E> {
         let version = &target.version;
         let mut state = self.state();
         state.counters.installs += 1;
-        self.learn(&mut state, record, Some(version), row_seq, seq);
+        let news = self.learn(&mut state, record, Some(version), row_seq, seq);
         state.refused.remove(record);
         let slot = state.slots.entry(record.clone()).or_default();
         slot.failures = 0;
+        slot.unshown.clear();
         for store in &owe {
             let owed = slot.owed.get_or_insert_with(*store, Box::default);
             owed.granted(&grant, *store, sent_at, now);
@@ -532,6 +551,9 @@ impl<E: Env> Coordinator<E> {
             self.push_at(&mut state, store, record, Priority::Foreground, here);
         }
         self.settle(&mut state, record, version);
+        if news {
+            self.row_of_letters_changed(&mut state, record);
+        }
         if !state.news.is_empty() {
             let (record, version) = (record.clone(), Some(version.clone()));
             self.announce(&mut state, Change { record, version, row_seq, foreign: false, seq });
@@ -606,6 +628,35 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl State {
+    /// Values of a set that the authority does not take. They lose against a write of this coordinator's,
+    /// whatever the ruling says: their bytes stand in a letter alone, or were given up, or the authority keeps
+    /// them as a loser's and does not show them. With that write the set is another from here on; two sites
+    /// that join what both have must make the same of it.
+    fn passed_over(
+        &self,
+        record: &RecordId,
+        rules: &Rules<'_>,
+        ours: &Ours,
+        set: &Version,
+        theirs: Option<&Version>,
+        now: Duration,
+    ) -> Vec<Dot> {
+        let unshown = self.slots.get(record).map_or(&[][..], |slot| &slot.unshown);
+        let no_letters = self.letters.is_empty() && self.letters.ended().next().is_none();
+        if !ours.from_journal || (unshown.is_empty() && no_letters) {
+            return Vec::new();
+        }
+        // What was to be merged is not what was refused.
+        let chooses = !rules.ruling.starts_from_base();
+        let has = |dot| theirs.is_some_and(|set| set.siblings().iter().any(|s| s.dot == dot));
+        let is_passed_over = |dot: &Dot| {
+            let refused = |(known, tries): &(Dot, u32)| known == dot && *tries >= TRIES_MIN;
+            (chooses && unshown.iter().any(refused))
+                || (!has(*dot) && self.is_left_to_letter(record, *dot, now))
+        };
+        set.siblings().iter().map(|sibling| sibling.dot).filter(is_passed_over).collect()
+    }
+
     /// What decides between a record's concurrent values.
     fn ruling(&self, record: &RecordId) -> &Ruling {
         let dataset = self.policy.datasets.get(&record.dataset);
@@ -793,10 +844,12 @@ impl Ours {
         self
     }
 
+    /// What is shown of a set, and what is kept of it. What is passed over is no part of it, and is kept.
     fn settle(
         &self,
         rules: Rules<'_>,
         set: &Version,
+        passed_over: &[Dot],
         theirs: Option<&Held>,
         (losers, writes): &(Vec<Loser>, Vec<Written>),
     ) -> Option<Settled> {
@@ -808,7 +861,11 @@ impl Ours {
         }
         let theirs = theirs.and_then(written);
         let writes = writes.iter().chain(&self.writes).chain(&theirs).cloned();
-        settle::settle(rules, set, &values, &writes.collect::<Vec<_>>())
+        let writes: Vec<Written> = writes.collect();
+        if passed_over.is_empty() {
+            return settle::settle(rules, set, &values, &writes);
+        }
+        settle::settle_without(rules, set, passed_over, &values, &writes)
     }
 
     /// The same as it was settled; `kept`: what the authority keeps already.

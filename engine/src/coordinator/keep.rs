@@ -78,7 +78,7 @@ impl State {
     /// The newest write of this coordinator's own to a record, that the authority may lack.
     pub(super) fn newest_own(&self, record: &RecordId, own: NodeId) -> Option<&Pending> {
         let slot = self.slots.get(record)?;
-        slot.intents.iter().rfind(|pending| pending.is_kept_for(own).is_none())
+        slot.newest_own(own).map(|at| &slot.intents[at])
     }
 
     /// The same without what is under a condition that the authority has not decided.
@@ -86,5 +86,12 @@ impl State {
         let slot = self.slots.get(record)?;
         let is_own = |pending: &&Pending| pending.is_kept_for(own).is_none();
         slot.intents.iter().filter(is_own).rfind(|pending| pending.intent.only_over.is_none())
+    }
+}
+
+impl super::Slot {
+    /// Where the newest write of the coordinator's own stands among the intents.
+    pub(super) fn newest_own(&self, own: NodeId) -> Option<usize> {
+        self.intents.iter().rposition(|pending| pending.is_kept_for(own).is_none())
     }
 }

@@ -202,6 +202,8 @@ struct Slot {
     expire: bool,
     /// Installs in a row without success.
     failures: u32,
+    /// Values of others that the authority has refused to show, and how often.
+    unshown: Vec<(Dot, u32)>,
 }
 
 struct Pending {

@@ -9,11 +9,12 @@
 //! ```
 //!
 //! Invariant: the set is the join of those that met, whatever the order, and no policy takes anything
-//! out of it: a value leaves when a write over it arrives (rule V4). What a value was written over is
+//! out of it: a value leaves when a write over it arrives (rule V4), or when the authority takes it
+//! neither shown nor beside others, or not as what is shown. What a value was written over is
 //! kept with it, since only that tells which version two of them have in common; the join's history,
 //! which both share, does not.
 
-use super::{Sibling, Version, VersionVector};
+use super::{Dot, Sibling, Version, VersionVector};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -114,6 +115,17 @@ impl Version {
     /// The same values, of which the current one alone is kept.
     pub fn collapsed(&self) -> Self {
         Version::settled(self.history.clone(), *self.current())
+    }
+
+    /// The same without some of its values, as if what is left had been written over those. Unless nothing
+    /// would be left.
+    pub fn without(&self, dots: &[Dot]) -> Self {
+        let sides = self.sides().filter(|(sibling, _)| !dots.contains(&sibling.dot));
+        let sides: Vec<_> = sides.map(|(sibling, over)| (*sibling, over.clone())).collect();
+        if sides.is_empty() || sides.len() == self.siblings.len() {
+            return self.clone();
+        }
+        Version::of(self.history.clone(), sides)
     }
 
     /// The same values in a longer history.

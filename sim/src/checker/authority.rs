@@ -171,9 +171,20 @@ impl Checker {
             let dots = seen.iter().map(|(actor, counter)| Dot { actor: *actor, counter: *counter });
             dots.into_iter().find(|dot| !covers(&version.history, *dot))
         });
+        let newly = version.history.iter().flat_map(|(actor, counter)| {
+            let from = before.counter(*actor).min(*counter);
+            let dot = |counter| Dot { actor: *actor, counter };
+            let issued = self.issued.range(dot(from + 1)..=dot((*counter).max(from + 1)));
+            issued.filter(|(_, issued)| issued.record == *record).map(|(dot, _)| *dot)
+        });
+        let newly: Vec<Dot> =
+            newly.filter(|dot| covers(&version.history, *dot) && self.took_effect(*dot)).collect();
+        // Whether a letter has them is asked at the end.
+        let in_letters = newly.iter().copied().filter(|dot| self.is_refused_for_good(*dot));
         let kept: Vec<(Dot, Option<&VersionVector>)> = losers
             .iter()
             .map(|loser| loser.sibling.dot)
+            .chain(in_letters)
             .map(|dot| (dot, self.issued.get(&dot).map(|issued| &issued.history)))
             .chain([(current, shown)])
             .collect();
@@ -192,14 +203,7 @@ impl Checker {
                 || covers(&reaped, dot)
                 || graves.contains(&dot)
         };
-        let newly = version.history.iter().flat_map(|(actor, counter)| {
-            let from = before.counter(*actor).min(*counter);
-            let dot = |counter| Dot { actor: *actor, counter };
-            let issued = self.issued.range(dot(from + 1)..=dot((*counter).max(from + 1)));
-            issued.filter(|(_, issued)| issued.record == *record).map(|(dot, _)| *dot)
-        });
-        let newly = newly.filter(|dot| covers(&version.history, *dot) && self.took_effect(*dot));
-        let dropped = newly.chain(former).find(|dot| !accounted(*dot));
+        let dropped = newly.iter().copied().chain(former).find(|dot| !accounted(*dot));
         self.hold(Invariant::Causality, at_ms, unseen.is_none(), || {
             let dot = unseen.map(|dot| dot.to_string()).unwrap_or_default();
             format!("{record} shows {current} without {dot}, which its writer had seen")

@@ -144,14 +144,19 @@ impl Checker {
                 (readable(value, sibling.hash) || ended(&sibling)).then_some(sibling.dot)
             });
             let kept = losers.get(record).into_iter().flatten();
-            let kept = kept
+            let kept: BTreeSet<Dot> = kept
                 .filter(|l| readable(&l.value, l.sibling.hash) || ended(&l.sibling))
                 .map(|loser| loser.sibling.dot)
                 .collect();
             let issued = issued.get(record).map_or(&[][..], Vec::as_slice);
             let mut graves = observed.get(record).map_or(&[][..], |row| &row.graves).to_vec();
             graves.extend(self.graves(record));
-            let superseding = superseding(current, &kept, &graves, issued, &self.found);
+            let letters =
+                issued.iter().map(|(dot, _)| *dot).filter(|dot| self.is_in_a_letter(*dot));
+            let present = current.into_iter().chain(kept.iter().copied());
+            let present: BTreeSet<Dot> =
+                present.chain(graves.iter().copied()).chain(letters).collect();
+            let superseding = superseding(present, issued, &self.found);
             Present { superseding, current, kept, graves }
         };
         let records: BTreeSet<&RecordId> = rows.keys().chain(observed.keys()).collect();
@@ -162,15 +167,12 @@ impl Checker {
 /// The writes of a record that are present, or superseded by one that is; each with what it knew
 /// when it got its dot. What a merge added to a history later does not count.
 fn superseding(
-    current: Option<Dot>,
-    kept: &BTreeSet<Dot>,
-    graves: &[Dot],
+    present: BTreeSet<Dot>,
     issued: &[(Dot, &VersionVector)],
     found: &BTreeSet<Dot>,
 ) -> Vec<(Dot, Option<VersionVector>)> {
-    let mut waiting: Vec<Dot> =
-        current.into_iter().chain(kept.iter().chain(graves).copied()).collect();
-    let mut reached: BTreeSet<Dot> = waiting.iter().copied().collect();
+    let mut waiting: Vec<Dot> = present.iter().copied().collect();
+    let mut reached = present;
     let mut superseding = Vec::new();
     while let Some(by) = waiting.pop() {
         let Ok(found) = issued.binary_search_by_key(&by, |(dot, _)| *dot) else {

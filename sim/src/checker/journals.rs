@@ -32,6 +32,17 @@ impl Checker {
         kept(true) || (kept(false) && self.is_poison(hash))
     }
 
+    /// True for what a dead letter keeps at the end, since the authority takes it nowhere. What it was written
+    /// over is superseded by it all the same.
+    pub(super) fn is_in_a_letter(&self, dot: Dot) -> bool {
+        self.in_journals.contains(&(dot, false)) && self.is_refused_for_good(dot)
+    }
+
+    /// True for a write whose bytes the authority refuses for good.
+    pub(super) fn is_refused_for_good(&self, dot: Dot) -> bool {
+        self.issued.get(&dot).is_some_and(|issued| self.is_poison(Some(issued.hash)))
+    }
+
     /// A coordinator's disk no longer has an intent that it had.
     pub fn lost_with_disk(&mut self, intent: &Intent) {
         let dot = intent.dot();

@@ -85,7 +85,11 @@ impl Checker {
         // A delete that was reaped at some site may come back from another beside what had not seen it,
         // or not: a later write of its actor includes it.
         let forgotten = |dot: Dot| covers(reaped, dot) && !found.contains(&dot);
+        // What the authority would not show, or not keep, may have lost; what became of it is asked at the end.
+        let refused = |dot: Dot| self.unshown.contains(&dot) || self.is_refused_for_good(dot);
+        let passed_over = |dot: Dot| !law.counts() && refused(dot) && !found.contains(&dot);
         let newest = included.iter().filter(|(dot, _)| !superseded(*dot) && !forgotten(*dot));
+        let newest = newest.filter(|(dot, _)| !passed_over(*dot));
         let newest: Vec<_> = newest.collect();
         let expected: Vec<Dot> = newest.iter().map(|(dot, _)| *dot).collect();
         let rank = |deleted: bool, stamp: Stamp, dot: Dot| {

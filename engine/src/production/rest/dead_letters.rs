@@ -115,7 +115,9 @@ fn problem(id: &str, error: &DeadLetterError) -> Problem {
     let kind = match error {
         DeadLetterError::Unknown => Kind::UnknownDeadLetter,
         DeadLetterError::UnderWay => Kind::Busy,
-        DeadLetterError::Owed | DeadLetterError::Lost { .. } => Kind::StillOwed,
+        DeadLetterError::Owed
+        | DeadLetterError::Lost { .. }
+        | DeadLetterError::Overtaken { .. } => Kind::StillOwed,
         DeadLetterError::Journal(_) => Kind::OutcomeUnknown,
     };
     Problem::new(kind, format!("dead letter {id}: {error}"))

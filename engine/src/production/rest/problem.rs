@@ -344,8 +344,9 @@ impl From<WriteDoubt> for Problem {
             WriteDoubt::Undecided { dot } => Problem::new(
                 Kind::Undecided,
                 format!(
-                    "D1 does not answer, so whether the condition holds is not known yet; the \
-                     write is kept and happens if it does. Ask /v1/operations/{dot} for the outcome"
+                    "D1 does not answer, or does not take the value, so whether the condition holds \
+                     is not known yet; the write is kept and happens if it does. Ask \
+                     /v1/operations/{dot} for the outcome"
                 ),
             )
             .operation(dot),
