@@ -146,10 +146,7 @@ impl<E: Env> Coordinator<E> {
             let version = candidate.held.version.clone();
             let known = self.known_row_seq(record);
             let Sibling { dot, bytes, .. } = suspect;
-            // What a ruling chose to show may be another's, and what is refused then.
-            let shown = version.chosen().filter(|shown| version.is_apart() && shown.dot != dot);
-            let merges = dataset.conflict.ruling(&record.key).starts_from_base();
-            let shown = shown.filter(|_| !merges && self.holds(record, dot)).map(|shown| shown.dot);
+            let beside = self.shown_before(dataset, record, &version, dot);
             match self.send_install(dataset, record, candidate).await {
                 Sent::Done => plan = self.plan(record),
                 Sent::Dead => {
@@ -190,7 +187,7 @@ impl<E: Env> Coordinator<E> {
                         }
                     }
                 }
-                Sent::Refused(refusal) if let Some(shown) = shown => {
+                Sent::Refused(refusal) if let Some(shown) = beside => {
                     if !self.state().note_unshown(record, shown) {
                         return self.install_failed(record, expire);
                     }
@@ -236,6 +233,20 @@ impl<E: Env> Coordinator<E> {
         let state = self.state();
         let slot = state.slots.get(record);
         slot.is_some_and(|slot| slot.intents.iter().any(|p| p.durable && p.intent.dot() == dot))
+    }
+
+    /// The value that a ruling shows before a write that waits here: if showing is refused, it is that one's
+    /// doing. What values were merged to is nobody's.
+    fn shown_before(
+        &self,
+        dataset: &Dataset,
+        record: &RecordId,
+        version: &Version,
+        write: Dot,
+    ) -> Option<Dot> {
+        let shown = version.chosen().filter(|_| version.is_apart())?.dot;
+        let chooses = !dataset.conflict.ruling(&record.key).starts_from_base();
+        (shown != write && chooses && self.holds(record, write)).then_some(shown)
     }
 
     /// What to install beside what is dead.

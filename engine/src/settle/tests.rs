@@ -57,6 +57,26 @@ impl World {
     }
 }
 
+#[test]
+fn what_the_authority_does_not_take_is_kept_and_no_part_of_the_set() {
+    let (kept, refused) = (inline("1"), inline("2"));
+    let mine = write(dot(1, 1), 10, &kept);
+    let theirs = write(dot(2, 1), 20, &refused);
+    let set = Version::write(&VersionVector::new(), mine)
+        .join(&Version::write(&VersionVector::new(), theirs));
+    let mut values = Values::default();
+    values.note(&set, &mine, &kept);
+    values.note(&set, &theirs, &refused);
+    let conflicts = conflicts(Ruling::KeepSiblings);
+    let rules = rules(&conflicts);
+    assert_eq!(settle(rules, &set, &values, &[]).unwrap().held.version.current(), &theirs);
+    let settled = settle_without(rules, &set, &[theirs.dot], &values, &[]).unwrap();
+    assert_eq!((settled.held.version.siblings(), &settled.held.value), (&[mine][..], &kept));
+    let loser = Loser { sibling: theirs, value: refused, winner: mine.dot };
+    assert_eq!((settled.losers, settled.by), (vec![loser], By::KeepSiblings));
+    assert!(settled.why.unwrap().contains(&theirs.dot.to_string()));
+}
+
 fn two(conflicts: &Conflicts, first: (Dot, u64, &Stored), second: (Dot, u64, &Stored)) -> Settled {
     let mut world = World::default();
     let version = |(dot, wall_ms, value): (Dot, u64, &Stored)| {

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Invariant: the set is the join of those that met, whatever the order, and no policy takes anything
-//! out of it: a value leaves when a write over it arrives (rule V4), or when the authority takes it
-//! neither shown nor beside others, or not as what is shown. What a value was written over is
+//! out of it: a value leaves when a write over it arrives (rule V4), or when the authority does
+//! not take it and somebody writes beside it. What a value was written over is
 //! kept with it, since only that tells which version two of them have in common; the join's history,
 //! which both share, does not.
 
@@ -315,6 +315,20 @@ mod tests {
         let all = Version::write_beside(&late, &late.history, sibling(1, 4, 40));
         assert_eq!(dots(&all), [(1, 4)]);
         assert!(!all.is_apart());
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_set_stays_out_wherever_it_is_met_again() {
+        let refused = Version::write(&VersionVector::new(), sibling(1, 1, 10));
+        let set = Version::write_beside(&refused, &VersionVector::new(), sibling(2, 1, 20));
+        let rest = set.without(&[refused.current().dot]);
+        assert_eq!((dots(&rest), &rest.history), (vec![(2, 1)], &set.history));
+        for other in [&refused, &set] {
+            assert_eq!(dots(&rest.join(other)), [(2, 1)]);
+            assert_eq!(dots(&other.join(&rest)), [(2, 1)]);
+        }
+        let all: Vec<Dot> = set.siblings().iter().map(|sibling| sibling.dot).collect();
+        assert_eq!(set.without(&all), set, "something is shown");
     }
 
     #[test]
