@@ -95,6 +95,8 @@ pub struct Checker {
     excused: BTreeSet<Dot>,
     /// Coordinators that never come back: nobody waits for what they owe.
     outside: BTreeSet<NodeId>,
+    /// Sites whose coordinators have all left: nobody keeps their stores equal any more.
+    ended: BTreeSet<SiteId>,
     /// What stands in journals at the end, and whether it is that of one of those.
     in_journals: BTreeSet<(Dot, bool)>,
     violations: Vec<Violation>,
@@ -122,8 +124,44 @@ impl Checker {
         }
     }
 
+    /// Those that somebody answers for.
     fn sites(&self) -> impl Iterator<Item = SiteId> + use<> {
-        (0..u16::try_from(self.rows.len()).expect("a scenario has few sites")).map(SiteId)
+        let ended = self.ended.clone();
+        let all = 0..u16::try_from(self.rows.len()).expect("a scenario has few sites");
+        all.map(SiteId).filter(move |site| !ended.contains(site))
+    }
+
+    /// The last coordinator of a site has left it: what the site has, others have as well, and its own copies
+    /// are equal. From here on nothing is asked of it.
+    pub fn site_ends(&mut self, at_ms: u64, site: SiteId) {
+        let unequal = self.rows[usize::from(site.0)].values().flat_map(|row| &row.projections);
+        let waits = |of: &&Projection| of.unequal_since_ms.is_some() && !of.poisoned;
+        let unequal = unequal.filter(waits).count();
+        self.hold(Invariant::Convergence, at_ms, unequal == 0, || {
+            format!("everybody left {site} while {unequal} of its copies were not equal")
+        });
+        self.tally.unequal -= unequal;
+        self.ended.insert(site);
+        self.unconfirmed.retain(|(_, waiting), _| *waiting != site);
+        let records: Vec<RecordId> = self.apart.keys().cloned().collect();
+        for record in records {
+            self.compare_sites(at_ms, &record);
+        }
+    }
+
+    /// Somebody answers for a site again, which has what it had.
+    pub fn site_begins(&mut self, at_ms: u64, site: SiteId) {
+        if self.ended.remove(&site) {
+            let records = self.rows.iter().flat_map(|rows| rows.keys().cloned());
+            for record in records.collect::<BTreeSet<_>>() {
+                self.compare_sites(at_ms, &record);
+            }
+        }
+    }
+
+    /// True for a site that nobody answers for.
+    pub fn has_ended(&self, site: SiteId) -> bool {
+        self.ended.contains(&site)
     }
 
     fn row(&self, site: SiteId, record: &RecordId) -> Option<&Observed> {

@@ -97,6 +97,7 @@ async fn join(world: &Arc<World>, node: NodeId, fault: &Fault) {
         if !state.members.away.remove(&node) {
             return;
         }
+        state.checker.site_begins(world.now_ms(), world.scenario.site_of(node));
         let away: Vec<NodeId> = state.members.away.iter().copied().collect();
         state.members.unlisted.retain(|(at, _)| *at != node);
         state.members.unlisted.extend(away.into_iter().map(|other| (node, other)));
@@ -198,6 +199,10 @@ fn take_away(world: &Arc<World>, node: NodeId, life: u64, kind: Kind) -> bool {
         }
         world.end_commit(&mut state, node, Landing::Whole);
         throw_away_disk(world, &mut state, node);
+        if world.answers_for(&state, node).next().is_none() {
+            state.checker.site_ends(world.now_ms(), world.scenario.site_of(node));
+            state.sometimes.insert("the-last-member-of-a-site-left-it");
+        }
         let refers = world
             .policy()
             .datasets
@@ -213,6 +218,16 @@ fn take_away(world: &Arc<World>, node: NodeId, life: u64, kind: Kind) -> bool {
         world.state().former.push(former);
     }
     true
+}
+
+impl World {
+    /// The members of a coordinator's site.
+    fn answers_for(&self, state: &State, node: NodeId) -> impl Iterator<Item = NodeId> {
+        let site = self.scenario.site_of(node);
+        let nodes = (0..self.scenario.nodes).map(NodeId);
+        let here = nodes.filter(|other| self.scenario.site_of(*other) == site);
+        here.filter(|other| !state.members.is_away(*other)).collect::<Vec<_>>().into_iter()
+    }
 }
 
 fn holds_a_mark(state: &State, world: &World, node: NodeId) -> bool {

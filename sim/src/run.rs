@@ -300,14 +300,15 @@ fn is_mending(world: &World) -> bool {
     let letters = dead_letters(&state);
     let owes = |(site, stores): (usize, &Stores)| {
         let site = SiteId(u16::try_from(site).expect("a scenario has few sites"));
-        stores.d1.rows().iter().any(|(record, row)| {
-            let dead = |store: StoreId| {
-                state.checker.is_refused(site, record, store)
-                    && letters.contains(&(record.clone(), store))
-            };
-            let inside = |store: StoreId| !world.scenario.is_outside(End::Store(store));
-            row.owed.keys().any(|store| inside(*store) && !dead(*store))
-        })
+        !state.checker.has_ended(site)
+            && stores.d1.rows().iter().any(|(record, row)| {
+                let dead = |store: StoreId| {
+                    state.checker.is_refused(site, record, store)
+                        && letters.contains(&(record.clone(), store))
+                };
+                let inside = |store: StoreId| !world.scenario.is_outside(End::Store(store));
+                row.owed.keys().any(|store| inside(*store) && !dead(*store))
+            })
     };
     state.checker.is_damaged()
         || state.checker.is_apart()
@@ -352,6 +353,9 @@ fn verdict(world: &Arc<World>, recovery: Option<Recovered>, keep: bool) -> Outco
     state.checker.finish(now_ms);
     for (number, stores) in state.sites.iter().enumerate() {
         let site = SiteId(u16::try_from(number).expect("a scenario has few sites"));
+        if state.checker.has_ended(site) {
+            continue;
+        }
         let (rows, losers) = (stores.d1.rows(), stores.d1.losers());
         let blob = |hash| holds_blob(stores, hash);
         state.checker.finish_site(now_ms, site, rows, losers, blob);

@@ -211,3 +211,28 @@ fn a_crash_while_leaving_loses_nothing() {
     assert_eq!(happened(&outcome, "crash").len(), 1);
     assert_eq!(happened(&outcome, "retired").len(), 1);
 }
+
+/// B is the last of its site, which A's cannot hear while B's write is only there. It leaves once A's has it, and
+/// is missed by nobody: A's site goes on alone.
+#[test]
+fn the_last_of_a_site_leaves_only_when_the_other_site_has_what_it_has() {
+    let apart = Place::Link { from: End::Node(0), to: End::Node(1) };
+    let mut scenario = retired(Scenario::still(2), 1, 2_000..14_000)
+        .fault(Kind::NetPartition, apart, 900..6_000, 0)
+        .then(1_000, 1, "k", PUT)
+        .then(1_100, 0, "k", PUT)
+        .then(1_200, 1, "gone", Act::Delete)
+        .then(15_000, 0, "later", PUT);
+    scenario.sites = 2;
+    let outcome = clean(&scenario);
+    let [at_ms] = happened(&outcome, "retired")[..] else { panic!("it was retired") };
+    assert!((6_000..14_000).contains(&at_ms), "at {at_ms} ms");
+    assert!(outcome.sometimes.contains("the-last-member-of-a-site-left-it"));
+    let fate = |id| outcome.fates.iter().find(|write| write.id == id).unwrap().fate;
+    assert!(matches!(fate(0), Some(Fate::Current | Fate::Loser)), "{:?}", fate(0));
+    assert_eq!(fate(3), Some(Fate::Current));
+    // Without the question what it had goes with it.
+    let wrong = run::run(&scenario, Some(Double::MembersNeverAsked), false);
+    let fired = wrong.violations.iter().any(|v| v.invariant == Invariant::ZeroLoss);
+    assert!(fired, "{:?}", wrong.violations);
+}

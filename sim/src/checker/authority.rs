@@ -415,7 +415,9 @@ impl Checker {
         let held = |rows: &BTreeMap<RecordId, Observed>| {
             rows.get(record).map(|row| (row.history.clone(), row.hash, row.deleted))
         };
-        let first = held(&self.rows[0]);
+        let rows: Vec<&BTreeMap<RecordId, Observed>> =
+            self.sites().map(|site| &self.rows[usize::from(site.0)]).collect();
+        let first = rows.first().copied().map(held);
         // A site may keep a tombstone for longer than another.
         let gone = |rows: &BTreeMap<RecordId, Observed>| {
             rows.get(record).is_none_or(|row| row.current.is_none() || row.deleted)
@@ -423,8 +425,8 @@ impl Checker {
         let reaped = |rows: &BTreeMap<RecordId, Observed>| {
             rows.get(record).is_some_and(|row| row.current.is_none() && !row.reaped.is_empty())
         };
-        let all_gone = self.rows.iter().any(reaped) && self.rows.iter().all(gone);
-        if !all_gone && self.rows.iter().any(|rows| held(rows) != first) {
+        let all_gone = rows.iter().copied().any(reaped) && rows.iter().copied().all(gone);
+        if !all_gone && rows.iter().any(|rows| Some(held(rows)) != first) {
             self.apart.insert(record.clone(), at_ms);
         }
     }
