@@ -61,7 +61,7 @@ fn meet_sets(ours: &Held, theirs: &Held) -> Met {
     match ours.version.compare(&theirs.version) {
         Some(Ordering::Less) => Met::Theirs,
         Some(Ordering::Greater) if ours.version.basis() > Basis::Unsettled => Met::Ours,
-        Some(Ordering::Equal) if ours.version.is_apart() && theirs.version.is_apart() => {
+        Some(Ordering::Equal) if ours.version.is_apart() || theirs.version.is_apart() => {
             either(theirs.version.includes(&ours.version))
         }
         Some(Ordering::Equal) => meet_lww(ours, theirs),

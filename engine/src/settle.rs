@@ -199,6 +199,9 @@ pub fn settle_without(
     values: &Values,
     writes: &[Written],
 ) -> Option<Settled> {
+    if refused.is_empty() {
+        return settle(rules, set, values, writes);
+    }
     let rest = set.without(refused);
     let mut settled = settle(rules, &rest, values, writes)?;
     let winner = settled.held.version.current().dot;

@@ -194,6 +194,51 @@ fn v4_what_the_authority_does_not_show_loses_against_what_it_takes() {
     }
 }
 
+/// A puts beside a delete, which wins; B puts over that delete. A's clock is far ahead, so A's is shown when the two
+/// meet: B's site takes that, and A's D1 refuses it a few times. What A passes over then is passed over at B's too.
+#[test]
+fn v4_what_one_site_does_not_take_loses_at_both() {
+    let mut lost = 0;
+    for until_ms in (7_600..8_500).step_by(25) {
+        let refused = Place::StoreAt { site: 0, store: StoreId::D1 };
+        let mut scenario = two_sites(2, Law::DeleteWins, 2_900..6_000)
+            .fault(Kind::D1Constraint, refused, 5_900..until_ms, 0)
+            .then(1_000, 1, "k", PUT)
+            .then(2_000, 1, "k", Act::Delete)
+            .then(3_000, 0, "k", BESIDE)
+            .then(3_500, 1, "k", PUT);
+        scenario.clock_skew_ms[0] = 3_600_000;
+        scenario.length_ms = 14_000;
+        let outcome = clean(&scenario);
+        let fate = |id| outcome.fates.iter().find(|write| write.id == id).unwrap().fate;
+        match (fate(2), fate(3)) {
+            (Some(Fate::Current), Some(Fate::Loser)) => {}
+            (Some(Fate::Loser), Some(Fate::Current)) => lost += 1,
+            other => panic!("until {until_ms}: {other:?}"),
+        }
+    }
+    assert!(lost > 0, "it is refused often enough in some of them");
+}
+
+/// A inc, which D1 refuses for a while; A inc by compare-and-set, of what it had read of D1 before that. Over what
+/// D1 has, what waits would be lost.
+#[test]
+fn v7_no_condition_is_decided_without_what_a_dead_letter_adds() {
+    let d1 = Place::Store(StoreId::D1);
+    for after_ms in (0..60).step_by(5) {
+        let scenario = Scenario::still(1)
+            .under(Law::Counter)
+            .fault(Kind::D1Constraint, d1.clone(), 2_900..3_600, 0)
+            // Until the last fault has ended no operator has it tried again.
+            .fault(Kind::D1Constraint, d1.clone(), 7_500..7_600, 0)
+            .then(1_000, 0, "k", add(1))
+            .then(3_000, 0, "k", add(64))
+            .then(3_000 + after_ms, 0, "k", INCREMENT);
+        let outcome = clean(&scenario);
+        assert!(matches!(told(&outcome, 2), Some(Told::Acknowledged(_))), "{:?}", outcome.fates);
+    }
+}
+
 /// A inc; B inc over that, which D1 refuses for good; B inc over both; then each of them inc at once. They start
 /// from what the three had made, and D1 must know what that was: what is dead is a part of it. (What
 /// `shrink` left of a seed whose profile had `d1.constraint`.)

@@ -177,7 +177,7 @@ fn a_put_whose_bytes_came_after_its_coordinator_had_stopped() {
 /// site, and in a set that two sites join.
 #[test]
 fn what_the_authority_refused_among_others_that_it_takes() {
-    for seed in [1_732, 1_497, 3_760, 2_197] {
+    for seed in [1_732, 1_497, 3_760, 2_197, 16_000, 27_759, 28_703] {
         let scenario = Scenario::generate(Profile::Conflicts, seed);
         assert_eq!(run::run(&scenario, None, false).violations, [], "conflicts:{seed}");
     }

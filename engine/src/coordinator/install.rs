@@ -146,7 +146,7 @@ impl<E: Env> Coordinator<E> {
             let version = candidate.held.version.clone();
             let known = self.known_row_seq(record);
             let Sibling { dot, bytes, .. } = suspect;
-            let beside = self.shown_before(dataset, record, &version, dot);
+            let beside = shown_before(dataset, record, &version, dot);
             match self.send_install(dataset, record, candidate).await {
                 Sent::Done => plan = self.plan(record),
                 Sent::Dead => {
@@ -233,20 +233,6 @@ impl<E: Env> Coordinator<E> {
         let state = self.state();
         let slot = state.slots.get(record);
         slot.is_some_and(|slot| slot.intents.iter().any(|p| p.durable && p.intent.dot() == dot))
-    }
-
-    /// The value that a ruling shows before a write that waits here: if showing is refused, it is that one's
-    /// doing. What values were merged to is nobody's.
-    fn shown_before(
-        &self,
-        dataset: &Dataset,
-        record: &RecordId,
-        version: &Version,
-        write: Dot,
-    ) -> Option<Dot> {
-        let shown = version.chosen().filter(|_| version.is_apart())?.dot;
-        let chooses = !dataset.conflict.ruling(&record.key).starts_from_base();
-        (shown != write && chooses && self.holds(record, write)).then_some(shown)
     }
 
     /// What to install beside what is dead.
@@ -418,7 +404,7 @@ impl<E: Env> Coordinator<E> {
                 let ours = ours.with(settled, kept.0);
                 let mut losers = ours.losers;
                 losers.extend(loser);
-                self.state().counters.conflicts += (losers.len() - before) as u64;
+                self.state().counters.conflicts += losers.len().saturating_sub(before) as u64;
                 let Ours { held, by, mut writes, .. } = ours;
                 writes.extend(written(&theirs).filter(|_| foreign && merges));
                 let candidate = Candidate { expect, held, losers, by, writes, conditional: None };
@@ -639,10 +625,10 @@ impl<E: Env> Coordinator<E> {
 }
 
 impl State {
-    /// Values of a set that the authority does not take. They lose against a write of this coordinator's,
-    /// whatever the ruling says: their bytes stand in a letter alone, or were given up, or the authority keeps
-    /// them as a loser's and does not show them. With that write the set is another from here on; two sites
-    /// that join what both have must make the same of it.
+    /// Values of a set that the authority does not take. They lose against the others, whatever the ruling says:
+    /// their bytes stand in a letter alone, or were given up, or the authority keeps them as a loser's and does not
+    /// show them. Two sites that join what both have may differ in that for a while, under one history: then the
+    /// smaller set stands at both ([`Version::includes`]).
     fn passed_over(
         &self,
         record: &RecordId,
@@ -654,7 +640,7 @@ impl State {
     ) -> Vec<Dot> {
         let unshown = self.slots.get(record).map_or(&[][..], |slot| &slot.unshown);
         let no_letters = self.letters.is_empty() && self.letters.ended().next().is_none();
-        if !ours.from_journal || (unshown.is_empty() && no_letters) {
+        if unshown.is_empty() && no_letters {
             return Vec::new();
         }
         // What was to be merged is not what was refused.
@@ -662,8 +648,10 @@ impl State {
         let has = |dot| theirs.is_some_and(|set| set.siblings().iter().any(|s| s.dot == dot));
         let is_passed_over = |dot: &Dot| {
             let refused = |(known, tries): &(Dot, u32)| known == dot && *tries >= TRIES_MIN;
+            // What another site brings it brings to others as well, which have no letters of it.
+            let in_letter = ours.from_journal && !has(*dot);
             (chooses && unshown.iter().any(refused))
-                || (!has(*dot) && self.is_left_to_letter(record, *dot, now))
+                || (in_letter && self.is_left_to_letter(record, *dot, now))
         };
         set.siblings().iter().map(|sibling| sibling.dot).filter(is_passed_over).collect()
     }
@@ -697,6 +685,19 @@ pub(super) fn written(held: &Held) -> Option<Written> {
     let only = (!held.version.is_apart()).then_some(held)?;
     let (sibling, over) = only.version.sides().next()?;
     Some(Written { sibling: *sibling, over: over.clone(), value: only.value.clone() })
+}
+
+/// The value that a ruling shows before what is brought in: if showing is refused, it is that one's doing.
+/// What values were merged to is nobody's.
+fn shown_before(
+    dataset: &Dataset,
+    record: &RecordId,
+    version: &Version,
+    write: Dot,
+) -> Option<Dot> {
+    let shown = version.chosen().filter(|_| version.is_apart())?.dot;
+    let chooses = !dataset.conflict.ruling(&record.key).starts_from_base();
+    (shown != write && chooses).then_some(shown)
 }
 
 /// Why a dataset cannot hold what somebody wrote to the authority itself; `None`: it can.
@@ -872,11 +873,7 @@ impl Ours {
         }
         let theirs = theirs.and_then(written);
         let writes = writes.iter().chain(&self.writes).chain(&theirs).cloned();
-        let writes: Vec<Written> = writes.collect();
-        if passed_over.is_empty() {
-            return settle::settle(rules, set, &values, &writes);
-        }
-        settle::settle_without(rules, set, passed_over, &values, &writes)
+        settle::settle_without(rules, set, passed_over, &values, &writes.collect::<Vec<_>>())
     }
 
     /// The same as it was settled; `kept`: what the authority keeps already.

@@ -7,8 +7,9 @@
 //!
 //! ```text
 //! D1 answers ─────────────────────────> applied to what stands there, over exactly that
-//! it does not, and the record's merge
-//! makes the same of the patch later ──> applied to what is known here, with the history of that
+//! it does not, or a dead letter waits here,
+//! and the record's merge makes the same
+//! of the patch later ─────────────────> applied to what is known here, with the history of that
 //! ```
 //!
 //! The second is taken where values are merged: D1 finds in the write what its patch did, as the difference
@@ -146,13 +147,19 @@ impl<E: Env> Coordinator<E> {
                 WriteOutcome::Refused(WriteRefusal::ConditionFailed { .. }) if over.is_none() => {
                     return Ok(WriteOutcome::Refused(WriteRefusal::Busy));
                 }
+                refused @ WriteOutcome::Refused(WriteRefusal::OverDeadLetter { .. })
+                    if over.is_none() =>
+                {
+                    let patched = self.patch_known(&dataset, &key, &patch, deadline).await;
+                    return Ok(patched.unwrap_or(refused));
+                }
                 outcome => return Ok(outcome),
             }
         }
         unreachable!("the last try returns")
     }
 
-    /// Changes a record while the authority does not answer, if the merge there makes of it what the patch
+    /// Changes a record while the authority does not answer, or does not take what was written here, if the merge there makes of it what the patch
     /// says.
     async fn patch_known(
         &self,

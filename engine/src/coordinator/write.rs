@@ -383,6 +383,15 @@ impl<E: Env> Coordinator<E> {
         {
             return Err(WriteRefusal::DeadLettersFull { letters: self.pace.dead_letters_max });
         }
+        let ruling = dataset.conflict.ruling(&record.key);
+        let decides = !matches!(write.condition, Condition::None | Condition::Context(_));
+        // What still waits here is dead, or this would wait.
+        if decides
+            && ruling.starts_from_base()
+            && let Some(dead) = state.newest_unconditional(record, self.actor.node)
+        {
+            return Err(WriteRefusal::OverDeadLetter { dot: dead.intent.dot() });
+        }
         let store_time = state.store_time_least(now);
         let only_over = match &write.condition {
             Condition::None | Condition::Context(_) => None,
@@ -416,7 +425,6 @@ impl<E: Env> Coordinator<E> {
             (Lifetime::Usual, Some(lifetime)) | (Lifetime::For(lifetime), _) => ends_in(lifetime)?,
             (Lifetime::Until(at_ms), _) => Some(at_ms),
         };
-        let ruling = dataset.conflict.ruling(&record.key);
         if expires_at_ms.is_some() && *ruling != Ruling::Lww {
             return Err(WriteRefusal::CannotExpire { dataset: dataset.name.to_string() });
         }

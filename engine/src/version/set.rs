@@ -134,15 +134,26 @@ impl Version {
     }
 
     /// True when nothing of the other is missing here: it includes all its writes and, where the two
-    /// are one set that was settled twice, what is shown here is what stays.
+    /// are one set that was settled twice, what is shown here is what stays. Of two such the one stays that
+    /// lacks values of the other: an authority does not take those (their join lacks them too).
     pub fn includes(&self, other: &Self) -> bool {
         match self.compare(other) {
             Some(Ordering::Greater) => true,
-            Some(Ordering::Equal) => {
-                !(self.is_apart() && other.is_apart()) || self.rank() >= other.rank()
-            }
+            Some(Ordering::Equal) => match (self.is_part_of(other), other.is_part_of(self)) {
+                (true, false) => true,
+                (false, true) => false,
+                (true, true) | (false, false) => {
+                    !(self.is_apart() && other.is_apart()) || self.rank() >= other.rank()
+                }
+            },
             Some(Ordering::Less) | None => false,
         }
+    }
+
+    /// True when each value is one of the other's.
+    fn is_part_of(&self, other: &Self) -> bool {
+        let theirs = |sibling: &Sibling| other.siblings.iter().any(|own| own.dot == sibling.dot);
+        self.siblings.iter().all(theirs)
     }
 
     fn rank(&self) -> (Basis, [u8; 32]) {
@@ -327,6 +338,10 @@ mod tests {
             assert_eq!(dots(&rest.join(other)), [(2, 1)]);
             assert_eq!(dots(&other.join(&rest)), [(2, 1)]);
         }
+        assert!(
+            rest.includes(&set) && !set.includes(&rest),
+            "one history, and it stands at every site"
+        );
         let all: Vec<Dot> = set.siblings().iter().map(|sibling| sibling.dot).collect();
         assert_eq!(set.without(&all), set, "something is shown");
     }

@@ -43,6 +43,11 @@ impl Checker {
         self.issued.get(&dot).is_some_and(|issued| self.is_poison(Some(issued.hash)))
     }
 
+    /// True for a write that may have lost against any other: an authority would not show it.
+    pub(super) fn is_passed_over(&self, dot: Dot) -> bool {
+        self.unshown.contains(&dot) || self.is_refused_for_good(dot)
+    }
+
     /// A coordinator's disk no longer has an intent that it had.
     pub fn lost_with_disk(&mut self, intent: &Intent) {
         let dot = intent.dot();

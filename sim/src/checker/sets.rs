@@ -86,8 +86,8 @@ impl Checker {
         // or not: a later write of its actor includes it.
         let forgotten = |dot: Dot| covers(reaped, dot) && !found.contains(&dot);
         // What the authority would not show, or not keep, may have lost; what became of it is asked at the end.
-        let refused = |dot: Dot| self.unshown.contains(&dot) || self.is_refused_for_good(dot);
-        let passed_over = |dot: Dot| !law.counts() && refused(dot) && !found.contains(&dot);
+        let passed_over =
+            |dot: Dot| !law.counts() && self.is_passed_over(dot) && !found.contains(&dot);
         let newest = included.iter().filter(|(dot, _)| !superseded(*dot) && !forgotten(*dot));
         let newest = newest.filter(|(dot, _)| !passed_over(*dot));
         let newest: Vec<_> = newest.collect();

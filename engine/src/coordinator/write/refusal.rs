@@ -72,6 +72,12 @@ pub enum WriteRefusal {
     },
     /// Another conditional write to this record is under way. The same again, later.
     Busy,
+    /// What the write would replace under its condition includes nothing of a dead letter, whose part in a merge
+    /// would be lost. The same again once that was retried or discarded; without a condition, now.
+    OverDeadLetter {
+        /// The write that waits as one.
+        dot: Dot,
+    },
     /// The caller's deadline has passed, so the write was not begun.
     DeadlinePassed,
     /// This coordinator is stopping. The same again, elsewhere or later.
@@ -104,6 +110,7 @@ impl WriteRefusal {
             | WriteRefusal::AuthorityUnreachable { .. }
             | WriteRefusal::ContextAhead { .. }
             | WriteRefusal::Busy
+            | WriteRefusal::OverDeadLetter { .. }
             | WriteRefusal::DeadlinePassed
             | WriteRefusal::Stopping
             | WriteRefusal::Leaving => true,
@@ -179,6 +186,12 @@ impl fmt::Display for WriteRefusal {
                 f,
                 "{SIBLINGS_MAX} values of {dataset}/{key} stand beside each other that this write's \
                  context has not seen; read the record and write with the context of that"
+            ),
+            WriteRefusal::OverDeadLetter { dot } => write!(
+                f,
+                "the write {dot} of this record waits as a dead letter, and what it adds would be lost \
+                 to a write that does not include it; retry or discard it (`tidelock dlq list`), or write \
+                 without a condition"
             ),
             WriteRefusal::Leaving => {
                 f.write_str("this coordinator is being retired; write at another")

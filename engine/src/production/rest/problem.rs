@@ -33,6 +33,8 @@ pub enum Kind {
     UnknownConflict,
     /// The copy is owed, and cannot be given up alone.
     StillOwed,
+    /// A write under a condition would lose what a dead letter adds.
+    OverDeadLetter,
     /// Not an operation that this process remembers.
     UnknownOperation,
     /// No such peer, or one that stands in the configuration.
@@ -133,6 +135,9 @@ impl Kind {
             Kind::UnknownWebhook => ("unknown-webhook", "No such webhook", S::NOT_FOUND, false),
             Kind::UnknownConflict => ("unknown-conflict", "No such conflict", S::NOT_FOUND, false),
             Kind::StillOwed => ("still-owed", "The copy is owed", S::CONFLICT, false),
+            Kind::OverDeadLetter => {
+                ("over-dead-letter", "A dead letter is in the way", S::CONFLICT, true)
+            }
             Kind::NoSuchAddress => ("no-such-address", "No such address", S::NOT_FOUND, false),
             Kind::MethodNotAllowed => {
                 ("method-not-allowed", "Method not allowed", S::METHOD_NOT_ALLOWED, false)
@@ -316,6 +321,7 @@ impl From<WriteRefusal> for Problem {
             WriteRefusal::JournalFull { .. } => Kind::JournalFull,
             WriteRefusal::AuthorityUnreachable { .. } => Kind::StoreUnavailable,
             WriteRefusal::ContextAhead { .. } | WriteRefusal::Busy => Kind::Busy,
+            WriteRefusal::OverDeadLetter { .. } => Kind::OverDeadLetter,
             WriteRefusal::DeadlinePassed => Kind::DeadlinePassed,
             WriteRefusal::Stopping | WriteRefusal::Leaving => Kind::Stopping,
         };
