@@ -165,6 +165,44 @@ fn what_waits_for_the_write_over_it_is_not_tried_again_and_says_so() {
     server.stop();
 }
 
+/// Where values are merged, what waits is a part of the sum: nothing is decided without it.
+#[test]
+fn a_patch_goes_beside_a_dead_letter_and_a_condition_waits_for_it() {
+    let (_folder, data) = folder();
+    let counters = r#"
+[[dataset]]
+name = "counters"
+kind = "json"
+d1 = {}
+kv = {}
+[dataset.conflict]
+default = "merge"
+[dataset.conflict.fields]
+"/n" = "delta_sum"
+"#;
+    let server = Server::start_site(&data, 0, "127.0.0.1:0", counters);
+    let path = "/v1/records/counters/a";
+    let first = server.send("PUT", path, b"{\"n\":1}");
+    let etag = first.header("etag").unwrap().to_owned();
+    server.until_idle();
+    let d1 = open(&data, "d1");
+    let refused = "CREATE TRIGGER no_large_sum BEFORE UPDATE ON tidelock_records
+                   WHEN CAST(NEW.value AS TEXT) LIKE '%65%'
+                   BEGIN SELECT RAISE(ABORT, 'this table takes no 65'); END";
+    d1.execute_batch(refused).unwrap();
+    assert_eq!(server.send("PUT", path, b"{\"n\":65}").status, 202);
+    letters(&server, 1);
+    let conditional = server.send_with("PUT", path, &[("if-match", &etag)], b"{\"n\":3}");
+    assert_eq!((conditional.status, conditional.problem()), (409, "over-dead-letter".to_owned()));
+    let merge = [("content-type", "application/merge-patch+json")];
+    let patched = server.send_with("PATCH", path, &merge, b"{\"n\":69}");
+    assert!(matches!(patched.status, 200 | 202), "{patched:?}");
+    letters(&server, 0);
+    let got = server.send("GET", &format!("{path}?read=latest"), b"");
+    assert_eq!(got.json()["n"], 69, "what waited and what was patched");
+    server.stop();
+}
+
 #[test]
 fn what_no_store_takes_is_kept_in_its_letter_and_the_newer_write_goes_its_way() {
     let (_folder, data) = folder();

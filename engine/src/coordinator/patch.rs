@@ -159,8 +159,8 @@ impl<E: Env> Coordinator<E> {
         unreachable!("the last try returns")
     }
 
-    /// Changes a record while the authority does not answer, or does not take what was written here, if the merge there makes of it what the patch
-    /// says.
+    /// Changes a record while the authority does not answer, or does not take what was written here before, if the
+    /// merge there makes of it what the patch says.
     async fn patch_known(
         &self,
         dataset: &str,

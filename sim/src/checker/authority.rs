@@ -89,10 +89,8 @@ impl Checker {
             self.version_changed(at_ms, site, record, version);
             self.set_of_row_holds(at_ms, record, row, version);
         } else if observed.hash != Some(version.current().hash) {
-            if self.is_settled_again(
-                self.row(site, record).and_then(|row| row.version.as_ref()),
-                version,
-            ) {
+            let before = self.row(site, record).and_then(|row| row.version.as_ref());
+            if self.is_settled_again(before, version) {
                 self.settled_again(at_ms, site, record, version);
                 self.set_of_row_holds(at_ms, record, row, version);
             } else {
@@ -121,11 +119,13 @@ impl Checker {
     /// True for a set that was settled before, with less at hand, or with values that an authority does not take.
     fn is_settled_again(&self, before: Option<&Version>, version: &Version) -> bool {
         let Some(before) = before.filter(|before| before.is_apart()) else { return false };
-        let left_out = before.siblings().iter().map(|sibling| sibling.dot);
-        let mut left_out =
-            left_out.filter(|dot| version.siblings().iter().all(|sibling| sibling.dot != *dot));
-        version.is_apart() && left_out.clone().next().is_none()
-            || left_out.clone().next().is_some() && left_out.all(|dot| self.is_passed_over(dot))
+        let stays = |dot: &Dot| version.siblings().iter().any(|sibling| sibling.dot == *dot);
+        let values = before.siblings().iter().map(|sibling| sibling.dot);
+        let left_out: Vec<Dot> = values.filter(|dot| !stays(dot)).collect();
+        match left_out[..] {
+            [] => version.is_apart(),
+            _ => left_out.iter().all(|dot| self.is_passed_over(*dot)),
+        }
     }
 
     /// A site had settled a set with less at hand than another, and takes over what that made of it.
