@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The files of `sim/tests/` whose tests mutants may name.
-pub const TESTS: [&str; 7] =
-    ["traces", "exchange", "conflicts", "reconcile", "reap", "blobs", "audit"];
+pub const TESTS: [&str; 8] =
+    ["traces", "exchange", "conflicts", "reconcile", "reap", "blobs", "audit", "members"];
 /// Seeds between two looks at the result.
 const SEEDS_AT_ONCE: u64 = 20;
 
