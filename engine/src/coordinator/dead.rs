@@ -9,9 +9,7 @@
 //! letter is all that keeps them.
 
 use super::{Coordinator, Settled, State};
-use crate::dead_letter::{
-    DeadLetter, EndedLetter, Ending, RETRY_EVERY, Refused, TRIES_MIN, Verdict,
-};
+use crate::dead_letter::{DeadLetter, EndedLetter, Ending, RETRY_EVERY, Refused, Verdict};
 use crate::env::{Clock, Env, Refusal};
 use crate::journal::{Intent, LetterNote};
 use crate::lane::{Next, Priority};
@@ -423,19 +421,6 @@ impl State {
         slot.intents[dead].intent.only_over.as_ref()?;
         let last = slot.newest_own(own).filter(|last| *last > dead)?;
         Some(slot.intents[last].intent.dot())
-    }
-
-    /// The authority refused to show a value that its set puts first, beside a write that is not at fault.
-    /// True: often enough that it is passed over.
-    pub(super) fn note_unshown(&mut self, record: &RecordId, dot: Dot) -> bool {
-        let slot = self.slots.entry(record.clone()).or_default();
-        slot.look = true;
-        let at = slot.unshown.iter().position(|(known, _)| *known == dot).unwrap_or_else(|| {
-            slot.unshown.push((dot, 0));
-            slot.unshown.len() - 1
-        });
-        slot.unshown[at].1 += 1;
-        slot.unshown[at].1 >= TRIES_MIN
     }
 
     /// True for a value whose bytes the authority does not even keep as a loser's.
