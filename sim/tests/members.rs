@@ -236,3 +236,39 @@ fn the_last_of_a_site_leaves_only_when_the_other_site_has_what_it_has() {
     let fired = wrong.violations.iter().any(|v| v.invariant == Invariant::ZeroLoss);
     assert!(fired, "{:?}", wrong.violations);
 }
+
+/// The same without the question, while its KV does not answer: copies that nobody will bring up to date are told.
+#[test]
+fn a_site_is_not_left_with_copies_that_are_owed() {
+    let mut scenario = retired(Scenario::still(2), 1, 2_000..14_000)
+        .fault(Kind::NetPartition, cut(1, StoreId::Kv), 900..6_000, 0)
+        .then(1_000, 1, "k", PUT);
+    scenario.sites = 2;
+    let outcome = clean(&scenario);
+    assert!(happened(&outcome, "retired")[0] >= 6_000);
+    let wrong = run::run(&scenario, Some(Double::MembersNeverAsked), false);
+    let fired =
+        wrong.violations.iter().any(|violation| violation.message.contains("everybody left"));
+    assert!(fired, "{:?}", wrong.violations);
+}
+
+/// Somebody joins a site that everybody had left: it is held against the others again, and takes in what it missed.
+#[test]
+fn a_site_that_somebody_joins_again_is_one_like_the_others() {
+    let mut scenario = retired(Scenario::still(2), 1, 2_000..6_000).then(1_000, 1, "k", PUT);
+    scenario = added(scenario, 1, 9_000).then(7_000, 0, "missed", PUT);
+    for at in 0..12 {
+        scenario = scenario.then(11_000 + at * 100, 0, &format!("k{at}"), PUT);
+    }
+    scenario.sites = 2;
+    scenario.length_ms = 20_000;
+    let outcome = clean(&scenario);
+    assert_eq!(
+        (happened(&outcome, "retired").len(), happened(&outcome, "joins")),
+        (1, vec![9_000])
+    );
+    let wrong = run::run(&scenario, Some(Double::FeedSkips), false);
+    let misses = |message: &str| message.contains("of notes/k2 at site 1");
+    let fired = wrong.violations.iter().any(|violation| misses(&violation.message));
+    assert!(fired, "{:?}", wrong.violations);
+}
